@@ -1,0 +1,166 @@
+"""What a user gave, checked at the door: every message names what was given, what was expected and the mend."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tlstm_jax.config import Recurrent
+from tlstm_jax.scan import Layout, Options
+from tlstm_jax.typing import Array, Params, TLSTMState
+
+
+def check_key(key: Any) -> None:
+    """A PRNG key, new style (scalar) or raw (uint32)."""
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32):
+        raise ValueError(f"key must be a JAX PRNG key such as jax.random.key(0), got {key!r}.")
+
+
+def check_in_features(in_features: Any) -> None:
+    """R, a positive int."""
+    if isinstance(in_features, bool) or not isinstance(in_features, (int, np.integer)) or in_features < 1:
+        raise ValueError(f"in_features must be a positive integer, got {in_features!r}.")
+
+
+def check_batch_shape(batch_shape: Any) -> tuple[int, ...]:
+    """Non-negative ints; one int stands for one batch dimension."""
+    try:
+        sizes = tuple(operator.index(size) for size in np.atleast_1d(np.asarray(batch_shape, dtype=object)))
+        if any(size < 0 for size in sizes):
+            raise TypeError
+    except TypeError:
+        raise ValueError(f"batch_shape must be a tuple of non-negative integers, got {batch_shape!r}.") from None
+    return sizes
+
+
+def check_array(name: str, value: Any) -> Array:
+    """A floating-point array; integers (token ids) and complex numbers are refused rather than cast."""
+    try:
+        array = value if isinstance(value, jax.Array) else jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be an array, got {type(value).__name__}.") from None
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} must be floating point, got {array.dtype} of shape {array.shape}: "
+            "cast it with .astype(jnp.float32), or one-hot encode or embed it if it holds symbols."
+        )
+    return array
+
+
+def last_axis(name: str, array: Array) -> int:
+    """R, the size of the last axis."""
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(f"{name} must have features along the last axis, got shape {array.shape}.")
+    return int(array.shape[-1])
+
+
+def check_inputs(name: str, value: Any, params: Params, *, time_axes: int, time_major: bool = False) -> Array:
+    """Inputs of ``step`` (no time axis) or ``unroll`` (one)."""
+    array = check_array(name, value)
+    layout = "(*batch, R)" if time_axes == 0 else "(T, *batch, R)" if time_major else "(*batch, T, R)"
+    if array.ndim < 1 + time_axes:
+        raise ValueError(f"{name} must have shape {layout}, got shape {array.shape}.")
+    in_features = params["input"]["kernel"].shape[0]
+    if array.shape[-1] != in_features:
+        raise ValueError(
+            f"{name} has {array.shape[-1]} features (shape {array.shape}, expected {layout}), but the parameters "
+            f"were made for in_features={in_features}: pass inputs whose last axis is {in_features}, "
+            f"or initialize parameters for {array.shape[-1]}."
+        )
+    return array
+
+
+def check_params(params: Any, cfg: Any) -> None:
+    """The tree and the shapes that ``cfg`` calls for."""
+    if not isinstance(cfg, Recurrent):
+        raise ValueError(f"cfg must be a configuration such as TLSTMConfig(..), got {type(cfg).__name__}.")
+    try:
+        in_features = params["input"]["kernel"].shape[0]
+    except (TypeError, KeyError, IndexError, AttributeError):
+        given = f"a dict with keys {sorted(map(str, params))}" if isinstance(params, Mapping) else type(params).__name__
+        raise ValueError(
+            f"params must be the nested dict that init_params returns, got {given}; "
+            'of a linen module\'s variables, pass variables["params"].'
+        ) from None
+    given_shapes = _shapes_by_name(jax.tree.map(jnp.shape, params))
+    expected_shapes = _shapes_by_name(cfg.param_shapes(in_features))
+    for name in sorted({*given_shapes, *expected_shapes}):
+        got, want = given_shapes.get(name, "missing"), expected_shapes.get(name, "no such array")
+        if got != want:
+            raise ValueError(
+                f"params do not fit the configuration: {name} is {got}, expected {want}. They were made for another "
+                "configuration: pass that one, or initialize parameters for this one."
+            )
+
+
+def _shapes_by_name(tree: Any) -> dict[str, Any]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: isinstance(x, tuple))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): shape for path, shape in leaves}
+
+
+def check_state(name: str, state: Any, batch_shape: tuple[int, ...], cfg: Recurrent) -> TLSTMState:
+    """A state for this batch and model: ``(c, h)``, or ``(None, h)`` for the tRNN."""
+    if not isinstance(state, tuple) or len(state) != 2:
+        raise ValueError(f"{name} must be a TLSTMState(c, h), such as init_state returns, got {type(state).__name__}.")
+    c, h = state
+    expected = (*batch_shape, *cfg.tensor_shape, cfg.features)
+    fields = {"h": h} if cfg.cell == "rnn" else {"c": c, "h": h}
+    if cfg.cell == "rnn" and c is not None:
+        raise ValueError(f'{name}.c must be None, since cell="rnn" has no memory, got {type(c).__name__}.')
+    arrays: dict[str, Array] = {}
+    for field, value in fields.items():
+        arrays[field] = check_array(f"{name}.{field}", value)
+        if arrays[field].shape != expected:
+            raise ValueError(
+                f"{name}.{field} has shape {arrays[field].shape}, expected (*batch, *tensor_shape, features) = "
+                f"{expected}: make it with init_state(cfg, {batch_shape})."
+            )
+    return TLSTMState(arrays.get("c"), arrays["h"])
+
+
+def check_sequences(seq_lengths: Any, reset: Any, layout: Layout) -> tuple[Array | None, Array | None]:
+    """``seq_lengths`` (*batch,) integers in 0..T and ``reset`` booleans, one for each input, where given."""
+    lengths = None if seq_lengths is None else _check_lengths(seq_lengths, layout)
+    if reset is None:
+        return lengths, None
+    reset = reset if isinstance(reset, jax.Array) else jnp.asarray(reset)
+    if reset.dtype != jnp.bool_:
+        raise ValueError(f"reset must hold booleans, got {reset.dtype}: compare or cast it with .astype(bool).")
+    if reset.shape != layout.time_and_batch:
+        axes = "(T, *batch)" if layout.time_major else "(*batch, T)"
+        raise ValueError(f"reset must have shape {axes} = {layout.time_and_batch}, got {reset.shape}.")
+    return lengths, reset
+
+
+def _check_lengths(seq_lengths: Any, layout: Layout) -> Array:
+    lengths = seq_lengths if isinstance(seq_lengths, jax.Array) else jnp.asarray(seq_lengths)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(f"seq_lengths must hold integers, got {lengths.dtype}: cast it with .astype(jnp.int32).")
+    if lengths.shape != layout.batch_shape:
+        raise ValueError(
+            f"seq_lengths must have the batch shape {layout.batch_shape}, one length for each row, got {lengths.shape}."
+        )
+    known = not isinstance(lengths, jax.core.Tracer) and lengths.is_fully_addressable
+    if known and lengths.size:  # inside jit the values are not known yet
+        shortest, longest = int(lengths.min()), int(lengths.max())
+        if shortest < 0 or longest > layout.num_steps:
+            raise ValueError(
+                f"seq_lengths must lie in 0..T = 0..{layout.num_steps}, got {shortest if shortest < 0 else longest}: "
+                "a row cannot be longer than the inputs that hold it."
+            )
+    return lengths
+
+
+def check_options(time_major: bool, aligned: bool, reverse: bool, keep_order: bool, unroll: Any, remat: Any) -> Options:
+    """The options of an unroll, ``unroll`` and ``remat`` being positive ints or booleans."""
+    for name, value in (("unroll", unroll), ("remat", remat)):
+        if not isinstance(value, (bool, int, np.integer)) or (not isinstance(value, bool) and value < 1):
+            raise ValueError(f"{name} must be True, False or a positive number of timesteps, got {value!r}.")
+    flags = bool(time_major), bool(aligned), bool(reverse), bool(keep_order)
+    return Options(*flags, *(v if isinstance(v, bool) else int(v) for v in (unroll, remat)))

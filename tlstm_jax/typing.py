@@ -1,0 +1,89 @@
+"""The legend of axis names: every shape in this package is written with these letters.
+
+========  ==========================================================================
+letter    meaning
+========  ==========================================================================
+``*b``    batch dimensions, any number of them; ``b`` alone: all of them flattened
+``t``     timesteps (T)
+``r``     input features (R)
+``m``     features, that is channels at one location (M)
+``*p``    locations along each tensorized dimension (P_1, .., P_{D-1})
+``*bp``   ``*b`` followed by ``*p`` (jaxtyping allows one starred axis in an annotation)
+``*k``    kernel size along each tensorized dimension (K_1, .., K_{D-1})
+``k``     kernel offsets: <K>, the product of all K_d, in row-major order
+``a``     channels of the pre-activation A: 4M + <K>, 4M or M (:attr:`TLSTMConfig.gate_features`)
+========  ==========================================================================
+
+Public functions take ``*b`` in front (batch-major). Behind the door the batch is flattened
+to one axis and the *locations* lead, ``(*p, b, m)``: a shift by a kernel offset is then one
+contiguous block, whatever the rank of the tensor.
+
+jaxtyping is the notation of these annotations and checks them in the tests. It is not needed
+to run the package, so without it the aliases stand for plain arrays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Integer
+else:
+    try:
+        from jaxtyping import Bool, Float, Integer
+    except ModuleNotFoundError:
+
+        class _Unchecked:
+            def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
+                return item[0]
+
+        Bool = Float = Integer = _Unchecked
+
+Array = jax.Array
+
+Params = dict[str, Any]
+"""A plain nested dict of arrays, as :func:`tlstm_jax.init_params` returns it."""
+
+Inputs = Float[Array, "*b r"]
+"""x_t: one timestep of inputs."""
+Outputs = Float[Array, "*b m"]
+"""h at the output corner, one timestep."""
+Locations = Float[Array, "*p b m"]
+"""H_t, C_t or G, I, F, O behind the door."""
+Preactivations = Float[Array, "*p b a"]
+"""A_t, eq. 14."""
+MemoryKernels = Float[Array, "*p b k"]
+"""Q_t, eq. 15: one convex kernel over the offsets for each location."""
+Lengths = Integer[Array, "*b"]
+"""The number of inputs in each right-padded row."""
+
+
+class TLSTMState(NamedTuple):
+    """State of a tLSTM between two timesteps.
+
+    Attributes:
+        c: memory cell C_t, ``(*batch, *tensor_shape, features)``, at least float32;
+            None for ``cell="rnn"``, which has no memory.
+        h: hidden state H_t, same shape, in the computation dtype.
+    """
+
+    c: Float[Array, "*bp m"] | None
+    h: Float[Array, "*bp m"]
+
+
+__all__ = [
+    "Array",
+    "Bool",
+    "Float",
+    "Inputs",
+    "Integer",
+    "Lengths",
+    "Locations",
+    "MemoryKernels",
+    "Outputs",
+    "Params",
+    "Preactivations",
+    "TLSTMState",
+]

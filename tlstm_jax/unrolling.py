@@ -1,0 +1,127 @@
+"""The tLSTM over a sequence: check at the door, project, scan, take the corner, align."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+
+from tlstm_jax import cell, checks
+from tlstm_jax.config import Recurrent, TLSTMConfig
+from tlstm_jax.scan import Layout, Options, run
+from tlstm_jax.typing import Array, Bool, Float, Lengths, Params, TLSTMState
+
+
+def unroll(
+    params: Params,
+    xs: Float[Array, "*bt r"],
+    cfg: TLSTMConfig,
+    *,
+    initial_state: TLSTMState | None = None,
+    seq_lengths: Lengths | None = None,
+    reset: Bool[Array, "*bt"] | None = None,
+    time_major: bool = False,
+    aligned: bool = True,
+    reverse: bool = False,
+    keep_order: bool = False,
+    unroll: int | bool = 1,
+    remat: int | bool = False,
+) -> tuple[TLSTMState, Float[Array, "*bt m"]]:
+    """Runs a tLSTM over sequences, with its output delay handled (eqs. 8, 23).
+
+    With ``aligned=True``, L - 1 timesteps of zero inputs are run after the T real ones, and
+    ``ys[t]`` is h at the output corner of timestep t + L - 1: it sees x_0 .. x_t and nothing later
+    (with layer normalization, whose statistics span all locations, it is not so: there ``ys[t]``
+    also feels the L - 1 inputs that follow). With ``aligned=False`` no further timesteps are run
+    and ``ys[t]`` is the corner of timestep t itself, which answers input t - L + 1: what truncated
+    backpropagation and streams want.
+
+    Args:
+        params: as from :func:`init_params`.
+        xs: ``(*batch, T, R)``, or ``(T, *batch, R)`` with ``time_major``; floating point.
+        cfg: the model.
+        initial_state: the state before the first input; zeros by default.
+        seq_lengths: ``(*batch,)`` integers in 0..T, the length of each right-padded row. Outputs
+            beyond it are zero, and the row's state is the one after its last input; a row of length
+            0 keeps its initial state. What the padding holds has no influence. Values are checked
+            where they are known, that is outside ``jit``.
+        reset: ``(*batch, T)`` booleans (time-major with ``time_major``): the row's state is zero
+            before that input, so what follows equals a fresh sequence. The answers to the last L - 1
+            inputs before a reset are still inside when it comes: they are lost, and with
+            ``aligned=True`` their outputs are zero. (A chunk ends with a flush of its own and knows
+            no reset of the next chunk, so across chunks those answers are kept.)
+        time_major: time is the first axis of ``xs``, ``reset`` and the outputs.
+        aligned: see above.
+        reverse: run from the last input to the first; outputs come in that order. With ``seq_lengths``
+            each row is reversed within its own length, and with ``reset`` each of its sequences ends
+            where another begins, so that none sees another.
+        keep_order: with ``reverse``, outputs in the order of the inputs.
+        unroll: timesteps in one iteration of the scan, as in ``jax.lax.scan``.
+        remat: True to rematerialize every timestep in the backward pass, or a number of timesteps
+            for each rematerialized chunk: memory for T / n states and n timesteps' residuals.
+
+    Returns:
+        The state after the real inputs (without the flush), so that chunks chain exactly, and the
+        outputs, ``(*batch, T, M)`` or ``(T, *batch, M)``, in the computation dtype.
+
+    Raises:
+        ValueError: a shape, a dtype, a length or an option does not fit; the message names it.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpy as np, tlstm_jax as tl
+        >>> cfg = tl.TLSTMConfig(features=8, tensor_shape=(3, 3))
+        >>> params = tl.init_params(jax.random.key(0), 5, cfg)
+        >>> xs = jax.random.normal(jax.random.key(1), (2, 10, 5))
+        >>> state, ys = tl.unroll(params, xs, cfg)
+        >>> ys.shape
+        (2, 10, 8)
+
+        A sequence in chunks, the state carried across, gives the same:
+
+        >>> middle, first = tl.unroll(params, xs[:, :4], cfg)
+        >>> end, second = tl.unroll(params, xs[:, 4:], cfg, initial_state=middle)
+        >>> np.allclose(jnp.concatenate([first, second], axis=1), ys, atol=1e-6)
+        True
+    """
+    options = checks.check_options(time_major, aligned, reverse, keep_order, unroll, remat)
+    arguments = check_arguments(params, xs, cfg, initial_state, seq_lengths, reset, options)
+    return _unroll(params, *arguments, cfg=cfg, options=options)
+
+
+def check_arguments(
+    params: Params, xs: Any, cfg: Recurrent, initial_state: Any, seq_lengths: Any, reset: Any, options: Options
+) -> tuple[Array, TLSTMState, Array | None, Array | None]:
+    """``xs``, ``initial_state`` (zeros if None), ``seq_lengths`` and ``reset``, each as it should be."""
+    checks.check_params(params, cfg)
+    xs = checks.check_inputs("xs", xs, params, time_axes=1, time_major=options.time_major)
+    layout = Layout.of(xs.shape, options.time_major)
+    seq_lengths, reset = checks.check_sequences(seq_lengths, reset, layout)
+    if initial_state is None:
+        initial_state = cell.init_state(cfg, layout.batch_shape)
+    initial_state = checks.check_state("initial_state", initial_state, layout.batch_shape, cfg)
+    return xs, initial_state, seq_lengths, reset
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "options"))
+def _unroll(
+    params: Params,
+    xs: Array,
+    initial_state: TLSTMState,
+    seq_lengths: Array | None,
+    reset: Array | None,
+    *,
+    cfg: TLSTMConfig,
+    options: Options,
+) -> tuple[TLSTMState, Array]:
+    batch_shape = Layout.of(xs.shape, options.time_major).batch_shape
+    state = cell.to_locations_major(cell.cast_state(initial_state, xs, cfg), batch_shape)
+    params = cell.cast_params(params, xs, cfg)
+
+    def step(state: TLSTMState, projected: Array) -> tuple[TLSTMState, Array]:
+        state = cell.timestep(params, state, projected, cfg)
+        return state, cell.output(state, cfg)
+
+    project = functools.partial(cell.project, params)
+    state, ys = run(project, step, state, xs, seq_lengths, reset, options, delay=cfg.delay)
+    return cell.to_batch_major(state, batch_shape), ys
