@@ -19,7 +19,7 @@ from tlstm_jax import checks
 from tlstm_jax.config import Recurrent, TLSTMConfig
 from tlstm_jax.convolution import hidden_convolution, memory_convolution
 from tlstm_jax.normalization import normalize
-from tlstm_jax.typing import Array, Float, Inputs, Locations, Outputs, Params, Preactivations, TLSTMState
+from tlstm_jax.typing import Array, Float, Inputs, Locations, MemoryKernels, Outputs, Params, Preactivations, TLSTMState
 
 Groups = dict[str, Callable[[Array, int, Any], Params]]
 """For each parameter group, ``init(key, in_features, cfg)``."""
@@ -59,7 +59,7 @@ def init_params(key: Array, in_features: int, cfg: TLSTMConfig) -> Params:
         >>> params["hidden"]["kernel"].shape
         (3, 3, 100, 409)
     """
-    return init_groups(key, in_features, cfg, param_groups(cfg))
+    return init_groups(key, in_features, cfg, param_groups(checks.check_config("cfg", cfg, TLSTMConfig)))
 
 
 def param_groups(cfg: TLSTMConfig) -> Groups:
@@ -99,7 +99,7 @@ def init_norm(key: Array, in_features: int, cfg: TLSTMConfig) -> Params:
     return {"scale": jnp.ones(shapes["scale"], cfg.param_dtype), "bias": jnp.zeros(shapes["bias"], cfg.param_dtype)}
 
 
-def init_state(cfg: Recurrent, batch_shape: tuple[int, ...] = ()) -> TLSTMState:
+def init_state(cfg: TLSTMConfig, batch_shape: tuple[int, ...] = ()) -> TLSTMState:
     """The zero state, ``c`` and ``h`` each ``(*batch_shape, *tensor_shape, features)``.
 
     ``c`` is None for the tRNN. Dtypes: ``h`` has ``cfg.dtype`` (or ``param_dtype``), ``c`` the same
@@ -113,7 +113,13 @@ def init_state(cfg: Recurrent, batch_shape: tuple[int, ...] = ()) -> TLSTMState:
         >>> tl.init_state(tl.TLSTMConfig(features=8, tensor_shape=(3,)), (2,)).h.shape
         (2, 3, 8)
     """
-    shape = (*checks.check_batch_shape(batch_shape), *cfg.tensor_shape, cfg.features)
+    checks.check_config("cfg", cfg, TLSTMConfig)
+    return zero_state(cfg, checks.check_batch_shape(batch_shape))
+
+
+def zero_state(cfg: Recurrent, batch_shape: tuple[int, ...]) -> TLSTMState:
+    """:func:`init_state` for any recurrent model here."""
+    shape = (*batch_shape, *cfg.tensor_shape, cfg.features)
     h = jnp.zeros(shape, cfg.hidden_dtype)
     return TLSTMState(None if cfg.cell == "rnn" else jnp.zeros(shape, cfg.memory_dtype(h.dtype)), h)
 
@@ -149,7 +155,7 @@ def step(params: Params, state: TLSTMState, x: Inputs, cfg: TLSTMConfig) -> tupl
         >>> np.allclose(outputs[cfg.depth - 1 :], ys[: 7 - (cfg.depth - 1)], atol=1e-6)
         True
     """
-    checks.check_params(params, cfg)
+    checks.check_params(params, checks.check_config("cfg", cfg, TLSTMConfig))
     x = checks.check_inputs("x", x, params, time_axes=0)
     state = checks.check_state("state", state, x.shape[:-1], cfg)
     return _step(params, state, x, cfg)
@@ -176,7 +182,9 @@ def timestep(params: Params, state: TLSTMState, projected: Float[Array, "b m"], 
     return TLSTMState(c.astype(state.c.dtype), h.astype(state.h.dtype))
 
 
-def gates(a: Preactivations, cfg: TLSTMConfig) -> tuple[Locations, Locations, Locations, Locations, Locations | None]:
+def gates(
+    a: Preactivations, cfg: TLSTMConfig
+) -> tuple[Locations, Locations, Locations, Locations, MemoryKernels | None]:
     """[G, I, F, O, Q] = [tanh(A^g), sigm(A^i), sigm(A^f), sigm(A^o), softmax(A^q)] (eq. 15); Q None for tLSTM-M."""
     m = cfg.features
     g, i, f, o, q = jnp.split(a, (m, 2 * m, 3 * m, 4 * m), axis=-1)

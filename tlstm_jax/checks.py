@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
+import reprlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +15,26 @@ from tlstm_jax.config import Recurrent
 from tlstm_jax.scan import Layout, Options
 from tlstm_jax.typing import Array, Params, TLSTMState
 
+C = TypeVar("C", bound=Recurrent)
+
+
+def check_config(name: str, cfg: Any, kind: type[C]) -> C:
+    """A configuration of the kind that this function or module runs."""
+    if not isinstance(cfg, kind):
+        raise ValueError(
+            f"{name} must be a {kind.__name__}, got {type(cfg).__name__}: make one with {kind.__name__}(..)."
+        )
+    return cfg
+
 
 def check_key(key: Any) -> None:
-    """A PRNG key, new style (scalar) or raw (uint32)."""
+    """One PRNG key, new style (a scalar) or raw (uint32)."""
     dtype = getattr(key, "dtype", None)
-    if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32):
-        raise ValueError(f"key must be a JAX PRNG key such as jax.random.key(0), got {key!r}.")
+    new_style = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and key.ndim == 0
+    raw = dtype == jnp.uint32 and key.ndim == 1 and key.shape[0] in (2, 4)
+    if not (new_style or raw):
+        given = repr(key) if dtype is None else f"{dtype} of shape {key.shape}"
+        raise ValueError(f"key must be a JAX PRNG key such as jax.random.key(0), got {given}.")
 
 
 def check_in_features(in_features: Any) -> None:
@@ -39,18 +54,29 @@ def check_batch_shape(batch_shape: Any) -> tuple[int, ...]:
     return sizes
 
 
+def to_array(name: str, value: Any) -> Array | np.ndarray[Any, Any]:
+    """A JAX array as it is; anything else through numpy, at its full width, so that what it holds can be looked at."""
+    if isinstance(value, jax.Array):
+        return value
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        array = np.asarray(None)
+    if array.dtype.kind not in "biufcV":  # V: bfloat16 and its like
+        given = f"{array.dtype} array" if isinstance(value, np.ndarray) else type(value).__name__
+        raise ValueError(f"{name} must be an array of numbers, got {given}: {reprlib.repr(value):.60}.")
+    return array
+
+
 def check_array(name: str, value: Any) -> Array:
     """A floating-point array; integers (token ids) and complex numbers are refused rather than cast."""
-    try:
-        array = value if isinstance(value, jax.Array) else jnp.asarray(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be an array, got {type(value).__name__}.") from None
+    array = to_array(name, value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
             f"{name} must be floating point, got {array.dtype} of shape {array.shape}: "
             "cast it with .astype(jnp.float32), or one-hot encode or embed it if it holds symbols."
         )
-    return array
+    return jnp.asarray(array)
 
 
 def last_axis(name: str, array: Array) -> int:
@@ -76,10 +102,8 @@ def check_inputs(name: str, value: Any, params: Params, *, time_axes: int, time_
     return array
 
 
-def check_params(params: Any, cfg: Any) -> None:
-    """The tree and the shapes that ``cfg`` calls for."""
-    if not isinstance(cfg, Recurrent):
-        raise ValueError(f"cfg must be a configuration such as TLSTMConfig(..), got {type(cfg).__name__}.")
+def check_params(params: Any, cfg: Recurrent) -> None:
+    """The tree, the shapes and the dtypes that ``cfg`` calls for."""
     try:
         in_features = params["input"]["kernel"].shape[0]
     except (TypeError, KeyError, IndexError, AttributeError):
@@ -88,18 +112,24 @@ def check_params(params: Any, cfg: Any) -> None:
             f"params must be the nested dict that init_params returns, got {given}; "
             'of a linen module\'s variables, pass variables["params"].'
         ) from None
-    given_shapes = _shapes_by_name(jax.tree.map(jnp.shape, params))
-    expected_shapes = _shapes_by_name(cfg.param_shapes(in_features))
-    for name in sorted({*given_shapes, *expected_shapes}):
-        got, want = given_shapes.get(name, "missing"), expected_shapes.get(name, "no such array")
+    given_leaves = _by_name(params)
+    expected_shapes = _by_name(cfg.param_shapes(in_features))
+    for name in sorted({*given_leaves, *expected_shapes}):
+        leaf = given_leaves.get(name)
+        got = "missing" if leaf is None else jnp.shape(leaf)
+        want = expected_shapes.get(name, "no such array")
         if got != want:
             raise ValueError(
                 f"params do not fit the configuration: {name} is {got}, expected {want}. They were made for another "
                 "configuration: pass that one, or initialize parameters for this one."
             )
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(
+                f"params must be floating point, but {name} is {jnp.result_type(leaf)}: cast it with .astype."
+            )
 
 
-def _shapes_by_name(tree: Any) -> dict[str, Any]:
+def _by_name(tree: Any) -> dict[str, Any]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: isinstance(x, tuple))
     return {jax.tree_util.keystr(path, simple=True, separator="."): shape for path, shape in leaves}
 
@@ -110,6 +140,10 @@ def check_state(name: str, state: Any, batch_shape: tuple[int, ...], cfg: Recurr
         raise ValueError(f"{name} must be a TLSTMState(c, h), such as init_state returns, got {type(state).__name__}.")
     c, h = state
     expected = (*batch_shape, *cfg.tensor_shape, cfg.features)
+    if cfg.cell == "lstm" and c is None:
+        raise ValueError(
+            f'{name}.c must be an array, since cell="lstm" has a memory, got None: use init_state(cfg, ..).'
+        )
     fields = {"h": h} if cfg.cell == "rnn" else {"c": c, "h": h}
     if cfg.cell == "rnn" and c is not None:
         raise ValueError(f'{name}.c must be None, since cell="rnn" has no memory, got {type(c).__name__}.')
@@ -124,43 +158,61 @@ def check_state(name: str, state: Any, batch_shape: tuple[int, ...], cfg: Recurr
     return TLSTMState(arrays.get("c"), arrays["h"])
 
 
+def check_module_call(
+    params: Params, cfg: Recurrent, inputs: Any, carries: dict[str, Any], *, time_axes: int, time_major: bool = False
+) -> None:
+    """What a module was called with, under the names that its arguments have there."""
+    check_params(params, cfg)
+    array = check_inputs("inputs", inputs, params, time_axes=time_axes, time_major=time_major)
+    batch_shape = Layout.of(array.shape, time_major).batch_shape if time_axes else array.shape[:-1]
+    for name, carry in carries.items():
+        if carry is not None:
+            check_state(name, carry, batch_shape, cfg)
+
+
 def check_sequences(seq_lengths: Any, reset: Any, layout: Layout) -> tuple[Array | None, Array | None]:
     """``seq_lengths`` (*batch,) integers in 0..T and ``reset`` booleans, one for each input, where given."""
     lengths = None if seq_lengths is None else _check_lengths(seq_lengths, layout)
     if reset is None:
         return lengths, None
-    reset = reset if isinstance(reset, jax.Array) else jnp.asarray(reset)
+    reset = to_array("reset", reset)
     if reset.dtype != jnp.bool_:
         raise ValueError(f"reset must hold booleans, got {reset.dtype}: compare or cast it with .astype(bool).")
     if reset.shape != layout.time_and_batch:
         axes = "(T, *batch)" if layout.time_major else "(*batch, T)"
         raise ValueError(f"reset must have shape {axes} = {layout.time_and_batch}, got {reset.shape}.")
-    return lengths, reset
+    return lengths, jnp.asarray(reset)
 
 
 def _check_lengths(seq_lengths: Any, layout: Layout) -> Array:
-    lengths = seq_lengths if isinstance(seq_lengths, jax.Array) else jnp.asarray(seq_lengths)
+    lengths = to_array("seq_lengths", seq_lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"seq_lengths must hold integers, got {lengths.dtype}: cast it with .astype(jnp.int32).")
     if lengths.shape != layout.batch_shape:
         raise ValueError(
             f"seq_lengths must have the batch shape {layout.batch_shape}, one length for each row, got {lengths.shape}."
         )
-    known = not isinstance(lengths, jax.core.Tracer) and lengths.is_fully_addressable
+    known = isinstance(lengths, np.ndarray) or (
+        not isinstance(lengths, jax.core.Tracer) and lengths.is_fully_addressable
+    )
     if known and lengths.size:  # inside jit the values are not known yet
-        shortest, longest = int(lengths.min()), int(lengths.max())
+        values = np.asarray(lengths)  # numpy: under a trace, even known arrays give tracers
+        shortest, longest = values.min(), values.max()
         if shortest < 0 or longest > layout.num_steps:
             raise ValueError(
                 f"seq_lengths must lie in 0..T = 0..{layout.num_steps}, got {shortest if shortest < 0 else longest}: "
                 "a row cannot be longer than the inputs that hold it."
             )
-    return lengths
+    return jnp.asarray(lengths)
 
 
 def check_options(time_major: bool, aligned: bool, reverse: bool, keep_order: bool, unroll: Any, remat: Any) -> Options:
     """The options of an unroll, ``unroll`` and ``remat`` being positive ints or booleans."""
+    flags = {"time_major": time_major, "aligned": aligned, "reverse": reverse, "keep_order": keep_order}
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name} must be True or False, got {reprlib.repr(value)}.")
     for name, value in (("unroll", unroll), ("remat", remat)):
         if not isinstance(value, (bool, int, np.integer)) or (not isinstance(value, bool) and value < 1):
             raise ValueError(f"{name} must be True, False or a positive number of timesteps, got {value!r}.")
-    flags = bool(time_major), bool(aligned), bool(reverse), bool(keep_order)
-    return Options(*flags, *(v if isinstance(v, bool) else int(v) for v in (unroll, remat)))
+    return Options(*map(bool, flags.values()), *(v if isinstance(v, bool) else int(v) for v in (unroll, remat)))

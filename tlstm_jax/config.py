@@ -208,7 +208,7 @@ def finite(name: str, value: Any) -> float:
     try:
         if isinstance(value, bool) or not math.isfinite(value):
             raise TypeError
-    except TypeError:
+    except (TypeError, OverflowError):
         raise ValueError(f"{name} must be a finite number, got {value!r}.") from None
     return float(value)
 

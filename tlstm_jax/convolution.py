@@ -16,7 +16,7 @@ def concatenate_input(h: Locations, projected: Float[Array, "b m"], cfg: TLSTMCo
     is the input, the rest zero. Everything further out is the zero padding of the convolution.
     """
     padded = jnp.pad(h, (*cfg.padding, (0, 0), (0, 0)))
-    return padded.at[cfg.input_location].set(projected)
+    return padded.at[cfg.input_location].set(projected.astype(h.dtype))
 
 
 def hidden_convolution(

@@ -45,13 +45,16 @@ class TLSTMCell(nn.RNNCellBase):
     @nn.compact
     def __call__(self, carry: TLSTMState, inputs: Array) -> tuple[TLSTMState, Array]:
         """One timestep: carry and ``inputs`` (*batch, R) to the next carry and ``(*batch, M)``."""
+        config = checks.check_config("config", self.config, TLSTMConfig)
         inputs = checks.check_array("inputs", inputs)
-        params = _params(self, inputs, self.config, cell.param_groups(self.config))
-        return cell.step(params, carry, inputs, self.config)
+        params = _params(self, inputs, config, cell.param_groups(config))
+        checks.check_module_call(params, config, inputs, {"carry": carry}, time_axes=0)
+        return cell.step(params, carry, inputs, config)
 
     @nn.nowrap
     def initialize_carry(self, rng: Array, input_shape: tuple[int, ...]) -> TLSTMState:
         """The zero state for inputs of ``input_shape``, (*batch, R); ``rng`` is not used."""
+        checks.check_config("config", self.config, TLSTMConfig)
         return cell.init_state(self.config, tuple(input_shape[:-1]))
 
     @property
@@ -119,14 +122,18 @@ class _Layer(nn.Module, kw_only=True):
         """
         config, groups, unroll = self._model()
         inputs = checks.check_array("inputs", inputs)
+        params = _params(self, inputs, config, groups)
+        time_major = self.time_major if time_major is None else time_major
+        carries = {"initial_carry": initial_carry}
+        checks.check_module_call(params, config, inputs, carries, time_axes=1, time_major=time_major)
         carry, outputs = unroll(
-            _params(self, inputs, config, groups),
+            params,
             inputs,
             config,
             initial_state=initial_carry,
             seq_lengths=seq_lengths,
             reset=reset,
-            time_major=self.time_major if time_major is None else time_major,
+            time_major=time_major,
             reverse=self.reverse if reverse is None else reverse,
             keep_order=self.keep_order if keep_order is None else keep_order,
             aligned=self.aligned if aligned is None else aligned,
@@ -164,7 +171,8 @@ class TLSTM(_Layer):
 
     @nn.nowrap
     def _model(self) -> tuple[Any, cell.Groups, Any]:
-        return self.config, cell.param_groups(self.config), unrolling.unroll
+        config = checks.check_config("config", self.config, TLSTMConfig)
+        return config, cell.param_groups(config), unrolling.unroll
 
 
 class StackedLSTM(_Layer):
@@ -202,9 +210,12 @@ class StackedLSTM(_Layer):
 
 
 def _params(module: nn.Module, inputs: Array, config: Any, groups: cell.Groups) -> Params:
-    """The module's parameters, made for the features of ``inputs`` when there are none yet."""
-    if module.has_variable("params", "input"):
-        in_features: int = module.get_variable("params", "input")["kernel"].shape[0]
-    else:
-        in_features = checks.last_axis("inputs", inputs)
+    """The module's parameters, made for the features of ``inputs`` while it initializes.
+
+    Afterwards they are taken as they are, so that what does not fit is reported by the checks of the
+    pure functions, which name the array and the mend.
+    """
+    if not module.is_initializing():
+        return {name: module.get_variable("params", name) for name in module.variables.get("params", {})}
+    in_features = checks.last_axis("inputs", inputs)
     return {name: module.param(name, init, in_features, config) for name, init in groups.items()}

@@ -45,12 +45,14 @@ class TLSTMCell(nnx.RNNCellBase):
 
     def __init__(self, in_features: int, config: TLSTMConfig, *, rngs: nnx.Rngs) -> None:
         self.in_features = in_features
-        self.config = config
+        self.config = checks.check_config("config", config, TLSTMConfig)
         _create_params(self, in_features, config, cell.param_groups(config), rngs)
 
     def __call__(self, carry: TLSTMState, inputs: Array) -> tuple[TLSTMState, Array]:
         """One timestep: carry and ``inputs`` (*batch, R) to the next carry and ``(*batch, M)``."""
-        return cell.step(_params(self, cell.param_groups(self.config)), carry, inputs, self.config)
+        params = _params(self, cell.param_groups(self.config))
+        checks.check_module_call(params, self.config, inputs, {"carry": carry}, time_axes=0)
+        return cell.step(params, carry, inputs, self.config)
 
     def initialize_carry(
         self,
@@ -136,14 +138,18 @@ class _Layer(nnx.Module):
         Raises:
             ValueError: as :func:`tlstm_jax.unroll`.
         """
+        params = _params(self, self._groups())
+        time_major = self.time_major if time_major is None else time_major
+        carries = {"initial_carry": initial_carry}
+        checks.check_module_call(params, self.config, inputs, carries, time_axes=1, time_major=time_major)
         carry, outputs = self._unroll(
-            _params(self, self._groups()),
+            params,
             inputs,
             self.config,
             initial_state=initial_carry,
             seq_lengths=seq_lengths,
             reset=reset,
-            time_major=self.time_major if time_major is None else time_major,
+            time_major=time_major,
             reverse=self.reverse if reverse is None else reverse,
             keep_order=self.keep_order if keep_order is None else keep_order,
             aligned=self.aligned if aligned is None else aligned,
@@ -182,6 +188,7 @@ class TLSTM(_Layer):
     _unroll = staticmethod(unrolling.unroll)
 
     def __init__(self, in_features: int, config: TLSTMConfig, *, rngs: nnx.Rngs, **options: Any) -> None:
+        checks.check_config("config", config, TLSTMConfig)
         self._create(in_features, config, rngs, **options)
 
     def _groups(self) -> cell.Groups:
@@ -234,6 +241,8 @@ class StackedLSTM(_Layer):
 
 def _create_params(module: nnx.Module, in_features: int, config: Any, groups: cell.Groups, rngs: nnx.Rngs) -> None:
     checks.check_in_features(in_features)
+    if not isinstance(rngs, nnx.Rngs):
+        raise ValueError(f"rngs must be nnx.Rngs, such as nnx.Rngs(0), got {type(rngs).__name__}.")
     for name, init in groups.items():
         setattr(module, name, _to_module(init(rngs.params(), in_features, config)))
 

@@ -7,6 +7,7 @@ rank. The tLSTM and the stacked baseline run through the same code.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -181,14 +182,16 @@ def _scan(
     chunk = min(1 if remat is True else remat, max(length, 1))
     whole = length - length % chunk
 
-    def scan_chunk(size: int) -> Callable[[Any, Any], tuple[Any, Array]]:
-        return jax.checkpoint(lambda carry, xs: lax.scan(body, carry, xs, size, unroll=unroll), prevent_cse=False)
+    def scan_chunk(carry: Any, xs: Any, size: int = chunk) -> tuple[Any, Array]:
+        return lax.scan(body, carry, xs, size, unroll=unroll)
 
-    chunks = jax.tree.map(lambda x: x[:whole].reshape(-1, chunk, *x.shape[1:]), xs)
-    carry, ys = lax.scan(scan_chunk(chunk), carry, chunks, whole // chunk)
+    chunks = jax.tree.map(lambda x: x[:whole].reshape(whole // chunk, chunk, *x.shape[1:]), xs)
+    in_a_scan = jax.checkpoint(scan_chunk, prevent_cse=False)  # which keeps the two computations apart by itself
+    carry, ys = lax.scan(in_a_scan, carry, chunks, whole // chunk)
     ys = ys.reshape(whole, *ys.shape[2:])
     if whole < length:
-        carry, tail = scan_chunk(length - whole)(carry, jax.tree.map(lambda x: x[whole:], xs))
+        rest = jax.checkpoint(functools.partial(scan_chunk, size=length - whole))
+        carry, tail = rest(carry, jax.tree.map(lambda x: x[whole:], xs))
         ys = jnp.concatenate([ys, tail])
     return carry, ys
 

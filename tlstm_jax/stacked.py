@@ -89,6 +89,7 @@ def init_params(key: Array, in_features: int, cfg: StackedLSTMConfig) -> Params:
     Raises:
         ValueError: ``in_features`` is not a positive integer, or ``key`` is not a key.
     """
+    checks.check_config("cfg", cfg, StackedLSTMConfig)
     return cell.init_groups(key, in_features, cfg, param_groups(cfg))
 
 
@@ -145,6 +146,7 @@ def unroll(
         >>> state.h.shape, ys.shape
         ((2, 3, 8), (2, 10, 8))
     """
+    checks.check_config("cfg", cfg, StackedLSTMConfig)
     options = checks.check_options(time_major, aligned, reverse, keep_order, unroll, remat)
     arguments = check_arguments(params, xs, cfg, initial_state, seq_lengths, reset, options)
     return _unroll(params, *arguments, cfg=cfg, options=options)

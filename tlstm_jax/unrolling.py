@@ -84,6 +84,7 @@ def unroll(
         >>> np.allclose(jnp.concatenate([first, second], axis=1), ys, atol=1e-6)
         True
     """
+    checks.check_config("cfg", cfg, TLSTMConfig)
     options = checks.check_options(time_major, aligned, reverse, keep_order, unroll, remat)
     arguments = check_arguments(params, xs, cfg, initial_state, seq_lengths, reset, options)
     return _unroll(params, *arguments, cfg=cfg, options=options)
@@ -98,7 +99,7 @@ def check_arguments(
     layout = Layout.of(xs.shape, options.time_major)
     seq_lengths, reset = checks.check_sequences(seq_lengths, reset, layout)
     if initial_state is None:
-        initial_state = cell.init_state(cfg, layout.batch_shape)
+        initial_state = cell.zero_state(cfg, layout.batch_shape)
     initial_state = checks.check_state("initial_state", initial_state, layout.batch_shape, cfg)
     return xs, initial_state, seq_lengths, reset
 

@@ -1,0 +1,36 @@
+"""Small images for sequential classification: MNIST, and scikit-learn's digits, which need no download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.datasets import digits, mnist
+from experiments.datasets.base import DataError, Dataset, DataUnavailable, Split
+
+__all__ = ["DataError", "DataUnavailable", "Dataset", "Split", "load"]
+
+
+def load(name: str, *, data_dir: Path | None = None, prepared_dir: Path | None = None) -> Dataset:
+    """Load a dataset into memory.
+
+    Args:
+        name: ``"mnist"`` (28x28; 50000 train, 10000 validation, 10000 test) or ``"digits"`` (8x8;
+            1397, 200, 200; always there).
+        data_dir: a folder with the four idx files of MNIST. They are checked whenever a folder is
+            given. None takes the copy prepared earlier, or else downloads. ``"digits"`` reads no
+            folder, and refuses one.
+        prepared_dir: where tensorflow-datasets keeps the prepared copy of MNIST; None is its own
+            default, ``TFDS_DATA_DIR`` or ``~/tensorflow_datasets``. ``"digits"`` prepares nothing.
+
+    Raises:
+        DataUnavailable: there is no prepared copy, and none can be downloaded.
+        DataError: the name is unknown, a file in ``data_dir`` is missing or not the official one,
+            the prepared copy is damaged or cannot be written, or a package is not installed.
+    """
+    if name == "mnist":
+        return mnist.load(data_dir=data_dir, prepared_dir=prepared_dir)
+    if name != "digits":
+        raise DataError(f"unknown dataset {name!r}: expected 'mnist' or 'digits'")
+    if data_dir is not None:
+        raise DataError(f"digits comes with scikit-learn and reads no folder, got data_dir {data_dir}: leave it out")
+    return digits.load()

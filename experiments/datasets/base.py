@@ -1,0 +1,58 @@
+"""What every dataset here is, and how one fails to load."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class DataError(ValueError):
+    """Data that cannot be used; one line that says what was given, what was expected, and how to mend it."""
+
+
+class DataUnavailable(DataError):
+    """Data that is neither on this machine nor to be had from the network."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Images and their classes.
+
+    Args:
+        images: ``(N, H, W)`` uint8, from 0 to the dataset's ``max_value``.
+        labels: ``(N,)`` int32, from 0 to the dataset's ``num_classes - 1``.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Any) -> Split:
+        """The images and labels at ``index``: a slice, or an array of integers or booleans."""
+        return Split(self.images[index], self.labels[index])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A classification task in three disjoint parts.
+
+    Args:
+        name: the name :func:`experiments.datasets.load` knows it by.
+        train: to learn from.
+        validation: to choose by.
+        test: to report on, once.
+        num_classes: number of classes.
+        max_value: the brightest pixel that can occur: 255 for mnist, 16 for digits.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    num_classes: int
+    max_value: int
