@@ -9,17 +9,17 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 
-def learning_curves(path: Path, history: list[dict[str, Any]], test_accuracy: float, title: str) -> None:
+def learning_curves(path: Path, history: list[dict[str, Any]], kept: int, test_accuracy: float, title: str) -> None:
     """Draws loss and accuracy against epochs, and marks the parameters that were kept.
 
     Args:
         path: the PNG to write.
         history: one record an epoch, as in ``metrics.jsonl``.
+        kept: the epoch whose parameters were kept.
         test_accuracy: of the parameters kept.
         title: what was trained.
     """
     epochs = [record["epoch"] for record in history]
-    best = max(history, key=lambda record: record["validation_accuracy"])
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         figure.suptitle(title)
@@ -28,7 +28,7 @@ def learning_curves(path: Path, history: list[dict[str, Any]], test_accuracy: fl
             for split, colour in (("train", "tab:blue"), ("validation", "tab:orange")):
                 values = [record[f"{split}_{quantity}"] for record in history]
                 axes.plot(epochs, values, color=colour, label=split, marker="." if len(epochs) < 3 else None)
-            axes.axvline(best["epoch"], color="0.6", linewidth=0.8, linestyle=":")
+            axes.axvline(kept, color="0.6", linewidth=1, linestyle=":", label="parameters kept")
             axes.set(xlabel="epoch")
         left.set(ylabel="negative log-likelihood (nats)", yscale="log")
         right.set(ylabel="accuracy", ylim=(0, 1.02))

@@ -37,7 +37,9 @@ class ModelOptions:
     shared: bool = True
     """slstm: one parameter set for all layers, as in the paper, or one for each."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of matrix products and hidden states; parameters and memory cells are always float32."""
+    """Of matrix products and hidden states; memory cells, gates and norms are always float32."""
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the parameters."""
     remat: int = 0
     """Rematerialize in chunks of this many timesteps, to save memory; 0 does not."""
 
@@ -58,6 +60,7 @@ class ModelOptions:
             norm_epsilon=self.norm_epsilon,
             forget_bias=self.forget_bias,
             dtype=jnp.dtype(self.precision),
+            param_dtype=jnp.dtype(self.param_dtype),
         )
 
     def layer(self) -> nn.Module:
@@ -77,6 +80,7 @@ class ModelOptions:
             shared=self.shared,
             forget_bias=self.forget_bias,
             dtype=jnp.dtype(self.precision),
+            param_dtype=jnp.dtype(self.param_dtype),
             remat=remat,
         )
 

@@ -30,21 +30,21 @@ from experiments.datasets import Split
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """Training; where a default is None, the dataset decides (see above)."""
+    """Training; the defaults shown are those for the dataset chosen."""
 
     batch_size: int = 50
     """Sequences in a batch, over all devices together."""
-    learning_rate: float | None = None
+    learning_rate: float = 1e-3
     """Adam's."""
-    schedule: Literal["constant", "cosine"] | None = None
+    schedule: Literal["constant", "cosine"] = "constant"
     """Of the learning rate over all epochs; cosine ends at 0."""
     weight_decay: float = 0.0
     """AdamW's: shrink the kernels by this fraction of the learning rate at every step."""
     clip_norm: float = 1.0
     """Clip gradients to this global norm; 0 does not."""
-    epochs: int | None = None
+    epochs: int = 50
     """At most."""
-    patience: int | None = None
+    patience: int = 10
     """Stop after this many epochs without a better validation accuracy."""
     seed: int = 0
     """Of the initial parameters and the order of the data."""
@@ -60,10 +60,9 @@ class TrainOptions:
     def check(self) -> None:
         """Raises a ValueError for a number that makes no sense."""
         for name in ("batch_size", "epochs", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
-        if self.learning_rate is not None and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate must be a positive number, got {self.learning_rate}.")
         for name in ("clip_norm", "weight_decay", "checkpoint_seconds"):
             if not getattr(self, name) >= 0:
@@ -111,12 +110,12 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
     Args:
         task: data and model.
         params: initial parameters.
-        options: with no None left but ``workdir``.
+        options: how.
         workdir: the run's folder, claimed; holds a checkpoint to go on from, or none.
 
     Returns:
-        ``history``, a record for each epoch, the ``best`` of them by validation accuracy, the ``test``
-        loss and accuracy of its parameters, and ``final`` and ``best_params``.
+        ``history``, a record for each epoch, the ``best`` of them by validation accuracy, and the
+        ``test_loss`` and ``test_accuracy`` of its parameters, which the last checkpoint holds too.
 
     Raises:
         CheckpointError: the checkpoint there cannot be read.
@@ -143,7 +142,7 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
     def save() -> None:
         checkpoints.save(int(state.step), (state, best), {"history": history})
 
-    total = options.epochs * steps_per_epoch  # type: ignore[operator] # not None here
+    total = options.epochs * steps_per_epoch
     with progress_bar(total, int(state.step)) as bar, asked_to_stop() as stop:
         saved = time.monotonic()
         while not is_over(history, options):
@@ -177,14 +176,14 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
             bar.write(describe(record, options))
     checkpoints.close()
     test = evaluate("test", eval_step, jax.device_put(best, state.step.sharding), task.test, options, mesh)
-    return {"history": history, "best": best_of(history), **test, "final": state.params, "best_params": best}
+    return {"history": history, "best": best_of(history), **test}
 
 
 def make_optimizer(options: TrainOptions, steps_per_epoch: int) -> optax.GradientTransformation:
     """Adam with clipping, a schedule and weight decay, which spares biases and gains."""
     rate: Any = options.learning_rate
     if options.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(rate, options.epochs * steps_per_epoch)  # type: ignore[operator]
+        rate = optax.cosine_decay_schedule(rate, options.epochs * steps_per_epoch)
     clip = optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity()
     return optax.chain(clip, optax.adamw(rate, weight_decay=options.weight_decay, mask=kernels_only))
 
@@ -262,8 +261,8 @@ def averages(name: str, totals: dict[str, jax.Array]) -> dict[str, float]:
 
 
 def best_of(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """The first record of the highest validation accuracy."""
-    return max(history, key=lambda record: record["validation_accuracy"])
+    """The record of the highest validation accuracy; of equals, the one of the lowest loss."""
+    return max(history, key=lambda record: (record["validation_accuracy"], -record["validation_loss"]))
 
 
 def is_over(history: list[dict[str, Any]], options: TrainOptions) -> bool:
@@ -271,7 +270,7 @@ def is_over(history: list[dict[str, Any]], options: TrainOptions) -> bool:
     if not history:
         return False
     since_best = len(history) - best_of(history)["epoch"]
-    return len(history) >= options.epochs or since_best >= options.patience  # type: ignore[operator]
+    return len(history) >= options.epochs or since_best >= options.patience
 
 
 def progress_bar(total: int, step: int) -> Any:

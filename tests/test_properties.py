@@ -151,9 +151,10 @@ def test_layer_normalization_is_not_separable():
 # Sequences
 
 
-@pytest.mark.parametrize("time_major", [False, True])
-@pytest.mark.parametrize("batch_shape", [(), (2,), (2, 3), (0,)])
-@pytest.mark.parametrize("steps", [0, 1, 2, T])
+@pytest.mark.parametrize(
+    ("batch_shape", "time_major"), [((), False), ((2,), True), ((2, 3), False), ((2, 3), True), ((0,), False)]
+)
+@pytest.mark.parametrize("steps", [0, 1, T])
 @pytest.mark.parametrize("name", ["2d", "3d mixed", "trnn"])
 def test_unroll_is_step_by_step(name, steps, batch_shape, time_major):
     cfg, params, _, _ = setup(name)
@@ -176,7 +177,7 @@ def test_unroll_is_step_by_step(name, steps, batch_shape, time_major):
         close(final, end)
 
 
-@pytest.mark.parametrize("cut", range(T + 1))
+@pytest.mark.parametrize("cut", [0, 1, 5, T])
 @pytest.mark.parametrize("name", MODELS)
 def test_chunks_chain(name, cut):
     """The state carries over exactly: unaligned outputs always, aligned ones where the model is separable."""
