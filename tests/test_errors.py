@@ -5,7 +5,6 @@ import re
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
@@ -24,14 +23,6 @@ STACK_PARAMS = stacked.init_params(KEY, R, STACK)
 STATE = tl.init_state(CFG, (B,))
 XS = np.ones((B, T, R), np.float32)
 RESET = np.zeros((B, T), bool)
-
-
-@pytest.fixture(autouse=True)
-def without_beartype():
-    """Users have no import hook: what is tested is the package's own checks."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def refused(given, expected):

@@ -88,16 +88,28 @@ def test_initialization(name):
     fan_in = m * cfg.num_offsets
     assert float(hidden["kernel"].std()) == pytest.approx(fan_in**-0.5, rel=0.05)
     assert float(params["input"]["kernel"].std()) == pytest.approx((2 / (50 + m)) ** 0.5, rel=0.05)
-    bias = np.zeros(cfg.gate_features)
+    bias = np.zeros(cfg.gate_features - m)
     if cfg.cell == "lstm":
-        bias[2 * m : 3 * m] = 2.5
-    np.testing.assert_array_equal(hidden["bias"], bias)
+        bias[m : 2 * m] = 2.5
+    np.testing.assert_array_equal(hidden["bias"][m:], bias)
+    assert 0.5 * fan_in**-0.5 < np.abs(hidden["bias"][:m]).max() <= fan_in**-0.5
     if cfg.norm is None:
         assert "norm" not in params
     else:
         chex.assert_trees_all_equal(
             params["norm"], {"scale": jnp.ones((*cfg.tensor_shape, m)), "bias": jnp.zeros((*cfg.tensor_shape, m))}
         )
+
+
+@pytest.mark.parametrize("inputs", [0.0, 1.0])
+@pytest.mark.parametrize("tensor_shape", [(8,), (4, 4)])
+def test_initial_gradients_do_not_explode(tensor_shape, inputs):
+    """With zero biases memory cells start at exactly zero, and the norm's derivative there made this 1e13 at P = 8."""
+    cfg = tl.TLSTMConfig(features=16, tensor_shape=tensor_shape, forget_bias=4.0)
+    params = tl.init_params(jax.random.key(0), R, cfg)
+    xs = inputs * jax.random.normal(jax.random.key(1), (4, 12, R))
+    gradients = jax.grad(lambda params: tl.unroll(params, xs, cfg)[1].mean())(params)
+    assert max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(gradients)) < 10
 
 
 def test_configs_that_mean_the_same_are_equal():

@@ -10,15 +10,10 @@ from flax import nnx
 import tlstm_jax as tl
 from tlstm_jax import stacked
 
+pytestmark = pytest.mark.usefixtures("x64")
 R, M, L, T = 2, 3, 3, 5
 LENGTHS = (5, 0, 3)
 RESET = np.array([[0, 0, 1, 0, 0], [1, 0, 0, 0, 0], [0, 1, 0, 0, 1]], bool)
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.fixture(params=[True, False], ids=["shared", "unshared"])

@@ -42,7 +42,10 @@ def init_params(key: Array, in_features: int, cfg: TLSTMConfig) -> Params:
     The kernels are uniform with variance 1 / fan-in, where fan-in is <K> M for ``hidden``. That is
     Glorot's initialization taken gate by gate, each of them being a <K> M -> <K> M map by Glorot's
     count; Glorot over all the gates at once would count outputs that no gate has and shrink the
-    kernel as the gates become more. Biases are 0 except the forget gate's, ``cfg.forget_bias``; gains are 1.
+    kernel as the gates become more. The forget gate's bias is ``cfg.forget_bias``. That of g (of A for
+    the tRNN) is uniform within 1 / sqrt(fan-in), and not 0: with zero biases a location's memory is exactly
+    zero until the first input arrives, where the derivative of the norm is 1 / sqrt(epsilon) at every
+    timestep, and the gradient of b^h grows as 1000^(P - 1). All other biases are 0, gains 1.
 
     Args:
         key: a JAX PRNG key.
@@ -84,12 +87,15 @@ def init_input(key: Array, in_features: int, cfg: Recurrent) -> Params:
 
 
 def init_hidden(key: Array, in_features: int, cfg: TLSTMConfig) -> Params:
-    """W^h and b^h of eqs. 6 and 14; the forget gate starts at ``cfg.forget_bias``."""
+    """W^h and b^h of eqs. 6 and 14; see :func:`init_params`."""
     shapes = cfg.param_shapes(in_features)["hidden"]
-    kernel = variance_scaling(1.0, "fan_in", "uniform")(key, shapes["kernel"], cfg.param_dtype)
+    key_kernel, key_bias = jax.random.split(key)
+    kernel = variance_scaling(1.0, "fan_in", "uniform")(key_kernel, shapes["kernel"], cfg.param_dtype)
+    m, bound = cfg.features, (cfg.num_offsets * cfg.features) ** -0.5
     bias = jnp.zeros(shapes["bias"], cfg.param_dtype)
+    bias = bias.at[:m].set(jax.random.uniform(key_bias, (m,), cfg.param_dtype, -bound, bound))
     if cfg.cell == "lstm":
-        bias = bias.at[2 * cfg.features : 3 * cfg.features].set(cfg.forget_bias)
+        bias = bias.at[2 * m : 3 * m].set(cfg.forget_bias)
     return {"kernel": kernel, "bias": bias}
 
 
