@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,15 @@ class Checkpoints:
     Args:
         folder: where they are kept; it need not exist.
         keep: how many.
+
+    Raises:
+        CheckpointError: there is a file in its place.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder = folder.absolute()
+        if folder.exists() and not folder.is_dir():
+            raise CheckpointError(f"{folder} is a file, expected the folder of checkpoints: move it away")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -34,12 +40,12 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Writes ``state`` (a pytree of arrays) and ``meta`` (JSON), with a checksum of the former."""
+        """Writes ``state`` (a pytree of arrays) and ``meta`` (JSON), with a checksum of both."""
         if step == self.latest_step:
             self._manager.delete(step)  # the same state with newer meta
         composite = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            meta=ocp.args.JsonSave({**meta, "sha256": checksum(state)}),
+            meta=ocp.args.JsonSave({**meta, "sha256": checksum(state, meta)}),
         )
         self._manager.save(step, args=composite)
 
@@ -60,7 +66,7 @@ class Checkpoints:
         except Exception as error:  # damage shows wherever it lies: in json, in zarr, in a missing file
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"the checkpoint {path} cannot be read ({reason}): {self._mend(step)}") from error
-        if checksum(restored.state) != expected:
+        if checksum(restored.state, meta) != expected:
             raise CheckpointError(f"the checkpoint {path} is damaged (its checksum differs): {self._mend(step)}")
         return restored.state, meta
 
@@ -75,9 +81,9 @@ class Checkpoints:
         self._manager.close()
 
 
-def checksum(tree: Any) -> str:
-    """sha256 over the bytes, dtypes and shapes of every leaf."""
-    digest = hashlib.sha256()
+def checksum(tree: Any, meta: dict[str, Any]) -> str:
+    """sha256 over the bytes, dtypes and shapes of every leaf, and over ``meta``."""
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for leaf in jax.tree.leaves(tree):
         array = np.asarray(leaf)
         digest.update(f"{array.dtype}{array.shape}".encode())

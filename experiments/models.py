@@ -17,7 +17,7 @@ class ModelOptions:
     """The recurrent layer."""
 
     model: Literal["tlstm", "trnn", "slstm"] = "tlstm"
-    """tlstm; trnn, without memory cells (eqs. 5-8); slstm, the baseline: stacked LSTM layers."""
+    """tlstm; trnn, without memory cells (eqs. 5-8; the paper's has `--norm none`); slstm, stacked LSTM layers."""
     features: int = 64
     """M: channels at each location, or units in each layer. Decides the number of parameters."""
     tensor_shape: tuple[int, ...] = (3,)
@@ -42,6 +42,14 @@ class ModelOptions:
     """Of the parameters."""
     remat: int = 0
     """Rematerialize in chunks of this many timesteps, to save memory; 0 does not."""
+
+    def check(self) -> None:
+        """Raises a ValueError for an option that the model chosen does not have."""
+        tensor = ("tensor_shape", "kernel_size", "memory_conv", "norm", "norm_epsilon")
+        others = {"tlstm": ("num_layers", "shared"), "trnn": ("memory_conv", "forget_bias", "num_layers", "shared")}
+        for name in others.get(self.model, tensor):
+            if getattr(self, name) != getattr(ModelOptions, name):
+                raise ValueError(f"{name} means nothing to {self.model}, got {getattr(self, name)}: leave it out.")
 
     @property
     def config(self) -> tl.TLSTMConfig:

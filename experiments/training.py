@@ -69,8 +69,8 @@ class TrainOptions:
                 raise ValueError(f"{name} must be 0 or a positive number, got {getattr(self, name)}.")
         if not 0 <= self.devices <= jax.local_device_count():
             raise ValueError(f"devices must be 0..{jax.local_device_count()} on this machine, got {self.devices}.")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in 0..2^32 - 1, got {self.seed}.")
 
 
 class Task(NamedTuple):
@@ -280,10 +280,11 @@ def progress_bar(total: int, step: int) -> Any:
 
 
 def show(bar: Any, state: State) -> None:
-    """Advances the bar; fetches loss and accuracy, which waits for the device, only when it is drawn."""
-    if bar.update() or bar.n % 50 == 1:
+    """Advances the bar; fetches loss and accuracy, which waits for the device, only every 20 steps."""
+    if bar.n % 20 == 0:
         mean = averages("train", state.totals)
         bar.set_postfix(loss=f"{mean['train_loss']:.3f}", accuracy=f"{mean['train_accuracy']:.1%}", refresh=False)
+    bar.update()
 
 
 def describe(record: dict[str, Any], options: TrainOptions) -> str:
@@ -297,7 +298,10 @@ def describe(record: dict[str, Any], options: TrainOptions) -> str:
 
 @contextlib.contextmanager
 def asked_to_stop() -> Iterator[list[int]]:
-    """The signals that ask for a stop, as they come in; a second one stops at once."""
+    """The signals that ask for a stop, as they come in; a second one stops at once.
+
+    One that comes after the last step is not needed any more: the run is about to finish.
+    """
     received: list[int] = []
 
     def handler(signum: int, frame: Any) -> None:

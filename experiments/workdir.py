@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ CONFIG, METRICS, SUMMARY, CHECKPOINTS, CURVES = (
     "checkpoints",
     "learning_curves.png",
 )
+NEW = ".new"  # of a file that is being written
+ELSEWHERE = "give --workdir another folder"
 
 
 class WorkdirError(ValueError):
@@ -28,43 +29,60 @@ def claim(workdir: Path, config: dict[str, Any], *, overwrite: bool) -> None:
     Args:
         workdir: the folder; made where it does not exist.
         config: everything that decides the run's numbers, as JSON.
-        overwrite: remove an earlier run's files first (those that a run writes, and no others).
+        overwrite: remove an earlier run's files first: those that a run writes, and no others. A folder
+            that is no run's is never touched.
 
     Raises:
         WorkdirError: it holds another configuration's run or files that no run wrote, or cannot be written.
     """
+    config = json.loads(json.dumps(config))  # as it will be read back
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
-            pass
+        recorded = read_json(workdir / CONFIG)
+        if recorded is None and any(path.suffix != NEW for path in workdir.iterdir()):
+            raise WorkdirError(f"{workdir} holds files but no {CONFIG}, so it is no run's: {ELSEWHERE}")
+        if recorded is not None and not (isinstance(recorded, dict) and "task" in recorded):
+            raise WorkdirError(f"{workdir / CONFIG} is not of a run: {ELSEWHERE}")
+        if recorded is not None and overwrite:
+            _discard(workdir)
+            recorded = None
+        if recorded is None:
+            write_json(workdir / CONFIG, config)
     except OSError as error:
         raise WorkdirError(
             f"cannot write to the workdir {workdir} ({error.strerror or error}): "
             "give --workdir a folder that can be written"
         ) from error
-    if overwrite:
-        for name in (CONFIG, METRICS, SUMMARY, CURVES):
-            (workdir / name).unlink(missing_ok=True)
-        shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
-    recorded = read_json(workdir / CONFIG)
-    config = json.loads(json.dumps(config))  # as it will be read back
-    if recorded is None and not overwrite and any(workdir.iterdir()):
-        raise WorkdirError(
-            f"{workdir} holds files but no {CONFIG}, so it is no run's: give --workdir another folder, "
-            "or --overwrite to write beside them"
-        )
-    if recorded is None:
-        write_json(workdir / CONFIG, config)
-    elif recorded != config:
+    if recorded is not None and recorded != config:
         differences = ", ".join(
             f"{key} {_shown(recorded.get(key))} there and {_shown(config.get(key))} here"
             for key in sorted({*recorded, *config})
             if recorded.get(key) != config.get(key)
         )
         raise WorkdirError(
-            f"{workdir} belongs to a run of another configuration ({differences}): give --workdir another folder, "
+            f"{workdir} belongs to a run of another configuration ({differences}): {ELSEWHERE}, "
             "the same options to go on with that run, or --overwrite to discard it"
         )
+
+
+def _discard(workdir: Path) -> None:
+    """Removes what a run wrote, the configuration last, so that what is left can still be told to be a run's."""
+    if (workdir / CHECKPOINTS).exists():
+        shutil.rmtree(workdir / CHECKPOINTS)
+    for name in (METRICS, SUMMARY, CURVES, CONFIG):
+        (workdir / name).unlink(missing_ok=True)
+
+
+def read_summary(workdir: Path) -> dict[str, Any] | None:
+    """The summary of a finished run, or None.
+
+    Raises:
+        WorkdirError: it is damaged.
+    """
+    summary = read_json(workdir / SUMMARY)
+    if summary is not None and not (isinstance(summary, dict) and "test_accuracy" in summary):
+        raise WorkdirError(f"{workdir / SUMMARY} is damaged: delete it, and the run will write it again")
+    return summary
 
 
 def _shown(value: Any) -> str:
@@ -82,8 +100,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise WorkdirError(f"cannot read {path} ({error}): restore it, or use --overwrite to begin again") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise WorkdirError(f"cannot read {path} ({error}): restore it, or {ELSEWHERE}") from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -97,7 +115,7 @@ def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".new")
+    beside = path.with_name(path.name + NEW)
     with beside.open("w") as file:
         file.write(text)
         file.flush()

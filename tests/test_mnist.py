@@ -71,7 +71,7 @@ def whole(tiny, tmp_path):
 def test_a_run_leaves_what_it_says(whole, capfd):
     config = json.loads((whole / wd.CONFIG).read_text())
     assert config["features"] == 4
-    assert config["learning_rate"] == 4e-3
+    assert config["learning_rate"] == 8e-3
     assert config["permutation"] is None
     records = metrics(whole)
     assert [record["epoch"] for record in records] == [1, 2, 3]
@@ -109,9 +109,16 @@ def test_it_learns(tiny, tmp_path):
     assert json.loads((tmp_path / wd.SUMMARY).read_text())["test_accuracy"] > 0.9
 
 
-@pytest.mark.parametrize("model", [["--model", "trnn"], ["--model", "slstm", "--num-layers", "2", "--no-shared"]])
+@pytest.mark.parametrize(
+    "model",
+    [
+        ["--model", "trnn", "--tensor-shape", "2", "--norm", "none"],
+        ["--model", "slstm", "--num-layers", "2", "--no-shared"],
+    ],
+)
 def test_other_models(tiny, tmp_path, model, capsys):
-    assert mnist.main([*TINY, *model, "--epochs", "1", "--norm", "none", "--workdir", str(tmp_path)]) == 0
+    arguments = ["--data", "digits", "--features", "4", "--batch-size", "10", "--epochs", "1"]
+    assert mnist.main([*arguments, *model, "--workdir", str(tmp_path)]) == 0
     assert ("tRNN" if "trnn" in model else "sLSTM (unshared)") in capsys.readouterr().out
 
 
@@ -184,15 +191,26 @@ def test_killed_and_resumed_is_the_unbroken_run(whole, tmp_path, monkeypatch, mo
 
 def test_killed_between_the_last_epoch_and_the_summary(whole, tmp_path, monkeypatch):
     workdir = tmp_path / "broken"
-    monkeypatch.setattr(mnist, "learning_curves", lambda *_: (_ for _ in ()).throw(Killed))
-    with pytest.raises(Killed):
-        mnist.main([*TINY, "--workdir", str(workdir)])
-    monkeypatch.undo()
-    assert (workdir / wd.METRICS).exists()
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as context:
+        context.setattr(mnist, "learning_curves", killed)
+        with pytest.raises(Killed):
+            mnist.main([*TINY, "--workdir", str(workdir)])
     assert not (workdir / wd.SUMMARY).exists()
+    assert mnist.main([*TINY, "--workdir", str(workdir)]) == 0
+    assert_same_run(whole, workdir)
+    assert (workdir / wd.CURVES).read_bytes() == (whole / wd.CURVES).read_bytes()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_while_claiming_the_workdir(tiny, tmp_path):
+    (tmp_path / "config.json.new").write_text("{")
+    assert mnist.main([*TINY, "--epochs", "1", "--workdir", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_real_process_stopped_by_a_signal(tmp_path, signum):
     """On the real digits: stopped in the second epoch or later, started again, and the same as never stopped."""
     arguments = ["--features", "3", "--tensor-shape", "1", "--norm", "none", "--batch-size", "200", "--epochs", "4"]
@@ -246,11 +264,15 @@ def test_overwrite_discards_the_run_and_nothing_else(whole):
     assert (whole / "notes.txt").read_text() == "mine"
 
 
-def test_a_folder_of_something_else_is_refused(tiny, tmp_path, capsys):
-    (tmp_path / "thesis.tex").write_text("mine")
-    assert mnist.main([*TINY, "--workdir", str(tmp_path)]) == 2
-    assert "holds files but no config.json" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+@pytest.mark.parametrize("name", ["thesis.tex", "config.json", "checkpoints/mine", "summary.json"])
+def test_a_folder_of_something_else_is_refused(tiny, tmp_path, capsys, name, overwrite):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"my": "project"}')
+    assert mnist.main([*TINY, "--workdir", str(tmp_path), *overwrite]) == 2
+    assert "give --workdir another folder" in capsys.readouterr().err
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+    assert (tmp_path / name).read_text() == '{"my": "project"}'
 
 
 def test_a_workdir_that_cannot_be_written(tiny, tmp_path, capsys):
@@ -285,13 +307,29 @@ def test_a_corrupt_checkpoint(whole, capsys, how):
     assert mnist.main([*TINY, "--workdir", str(whole)]) == 0
 
 
-def test_a_corrupt_config(whole, capsys):
-    damage(whole / wd.CONFIG, "truncated")
+@pytest.mark.parametrize(
+    ("name", "contents", "message"),
+    [
+        (wd.CONFIG, '{"task"', "cannot read .*config.json"),
+        (wd.CONFIG, "[]", "config.json is not of a run"),
+        (wd.SUMMARY, "{}", "summary.json is damaged: delete it"),
+    ],
+)
+def test_damaged_files_of_a_run(whole, capsys, name, contents, message):
+    (whole / name).write_text(contents)
     assert mnist.main([*TINY, "--workdir", str(whole)]) == 2
-    assert "cannot read" in capsys.readouterr().err
+    assert re.search(message, capsys.readouterr().err)
 
 
-def test_every_flipped_bit_of_a_checkpoint_is_noticed_or_harmless(tmp_path):
+def test_a_file_where_the_checkpoints_should_be(whole, capsys):
+    (whole / wd.SUMMARY).unlink()
+    (whole / wd.CHECKPOINTS).rename(whole / "elsewhere")
+    (whole / wd.CHECKPOINTS).write_text("")
+    assert mnist.main([*TINY, "--workdir", str(whole)]) == 2
+    assert "checkpoints is a file" in capsys.readouterr().err
+
+
+def test_flipped_bits_of_a_checkpoint_are_noticed_or_harmless(tmp_path):
     """The checksum is ours, since not every format underneath has one."""
     state = {"w": np.arange(300.0), "b": np.arange(5)}
     with_damage = 0
@@ -349,8 +387,11 @@ def test_a_batch_is_spread_over_all_devices():
         (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["--learning-rate", "-1"], "learning_rate must be a positive number, got -1"),
         (["--devices", "9"], "devices must be 0..4"),
-        (["--model", "slstm", "--num-layers", "0"], "num_layers must be at least 1, got 0"),
         (["--remat", "-1"], "remat must be 0 or a positive number"),
+        (["--seed", "99999999999999999999"], "seed must be in 0..2"),
+        (["--model", "slstm"], "tensor_shape means nothing to slstm"),
+        (["--model", "trnn", "--no-memory-conv"], "memory_conv means nothing to trnn"),
+        (["--num-layers", "2"], "num_layers means nothing to tlstm"),
         (["--permuted", "--permutation-seed", "-1"], "permutation_seed must be in"),
     ],
 )
@@ -361,6 +402,15 @@ def test_bad_options_exit_with_2_and_one_line(tiny, tmp_path, capsys, arguments,
     assert len(error.splitlines()) == 1
     assert re.search(message, error)
     assert not (tmp_path / "run").exists()
+
+
+def test_bad_options_without_a_workdir(tiny, tmp_path, capsys, monkeypatch):
+    """The default folder is named for the model, so there is none for a model that cannot be."""
+    monkeypatch.chdir(tmp_path)
+    assert mnist.main([*TINY, "--kernel-size", "1"]) == 2
+    assert "kernel_size" in capsys.readouterr().err
+    assert mnist.main([*TINY, "--epochs", "1"]) == 0
+    assert (tmp_path / "runs" / "digits-2D-tLSTM+CN-L2-P2-M4-seed0" / wd.SUMMARY).exists()
 
 
 @pytest.mark.parametrize(

@@ -401,13 +401,40 @@ def test_vmap_over_parameters():
         close(ys[i], tl.unroll(tl.init_params(key, R, cfg), xs, cfg)[1])
 
 
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "float64"])
+@pytest.mark.parametrize("param_dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("x_dtype", ["bfloat16", "float32", "float64"])
+def test_step_and_unroll_compute_in_the_same_dtypes(dtype, param_dtype, x_dtype):
+    cfg = model("2d", dtype=dtype, param_dtype=param_dtype)
+    computation = jnp.dtype(dtype) if dtype else jnp.promote_types(param_dtype, x_dtype)
+    params = tl.init_params(jax.random.key(0), R, cfg)
+    xs = jax.random.normal(jax.random.key(1), (2, 3, R), x_dtype)
+    for state in (tl.init_state(cfg, (2,)), tl.init_state(model("2d", param_dtype="float64"), (2,))):
+        _, ys = tl.unroll(params, xs, cfg, initial_state=state, aligned=False)
+        assert ys.dtype == computation
+        for t in range(3):
+            old, (state, y) = state, tl.step(params, state, xs[:, t], cfg)
+            assert y.dtype == computation
+            assert [leaf.dtype for leaf in jax.tree.leaves(state)] == [leaf.dtype for leaf in jax.tree.leaves(old)]
+        if state.h.dtype == jnp.float64:  # wide enough to carry anything unrounded
+            close(ys[:, -1].astype("float64"), y.astype("float64"), rtol=1e-2, atol=1e-2)
+
+
+def test_unroll_inside_a_scan_keeps_dtypes():
+    cfg, params, xs, _ = setup("2d", dtype="float32")
+    chunks = jnp.moveaxis(xs[:, :6].reshape(2, 3, 2, R), 1, 0).astype("float64")
+    step = lambda state, chunk: tl.unroll(params, chunk, cfg, initial_state=state)  # noqa: E731
+    final, _ = jax.lax.scan(step, tl.init_state(cfg, (2,)), chunks)
+    assert final.h.dtype == jnp.float32
+
+
 def test_step_inside_a_scan_keeps_dtypes():
     """The carry of a user's own scan must not change its type, even where inputs promote the outputs."""
     cfg, params, xs, _ = setup("2d", dtype="float32")
     inputs = jnp.moveaxis(xs, 1, 0).astype("float64")
     final, ys = jax.lax.scan(lambda s, x: tl.step(params, s, x, cfg), tl.init_state(cfg, (2,)), inputs)
     assert final.h.dtype == jnp.float32
-    assert ys.dtype == jnp.float32
+    assert ys.dtype == jnp.float64
 
 
 def test_the_cell_is_compiled_once():

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
+from experiments import mnist, models, training
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -24,9 +26,8 @@ def test_the_commands_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert f"\n{target}:" in makefile
-    for option in re.findall(r"experiments\.mnist .*?(--[a-z-]+)", README):
-        from experiments import mnist, models, training
-
+    lines = "\n".join(line for line in README.splitlines() if "experiments.mnist" in line)
+    for option in re.findall(r"(--[a-z-]+)", lines):
         fields = {
             f"--{name.replace('_', '-')}"
             for cls in (mnist.Options, models.ModelOptions, training.TrainOptions)

@@ -161,9 +161,16 @@ def step(params: Params, state: TLSTMState, x: Inputs, cfg: TLSTMConfig) -> tupl
         >>> np.allclose(outputs[cfg.depth - 1 :], ys[: 7 - (cfg.depth - 1)], atol=1e-6)
         True
     """
+    return call(params, state, x, cfg)
+
+
+def call(
+    params: Params, state: Any, x: Any, cfg: TLSTMConfig, names: tuple[str, str] = ("x", "state")
+) -> tuple[TLSTMState, Array]:
+    """:func:`step`; ``names`` are what the caller calls ``x`` and ``state``."""
     checks.check_params(params, checks.check_config("cfg", cfg, TLSTMConfig))
-    x = checks.check_inputs("x", x, params, time_axes=0)
-    state = checks.check_state("state", state, x.shape[:-1], cfg)
+    x = checks.check_inputs(names[0], x, params, time_axes=0)
+    state = checks.check_state(names[1], state, x.shape[:-1], cfg)
     return _step(params, state, x, cfg)
 
 
@@ -172,8 +179,10 @@ def _step(params: Params, state: TLSTMState, x: Array, cfg: TLSTMConfig) -> tupl
     batch_shape = x.shape[:-1]
     params = cast_params(params, x, cfg)
     projected = project(params, x.reshape(math.prod(batch_shape), x.shape[-1]))
-    inner = timestep(params, to_locations_major(state, batch_shape), projected, cfg)
-    return to_batch_major(inner, batch_shape), output(inner, cfg).reshape(*batch_shape, cfg.features)
+    inner = to_locations_major(start_state(state, x, batch_shape, cfg), batch_shape)
+    inner = timestep(params, inner, projected, cfg)
+    y = output(inner, cfg).reshape(*batch_shape, cfg.features)
+    return keep_dtypes(to_batch_major(inner, batch_shape), state), y
 
 
 def timestep(params: Params, state: TLSTMState, projected: Float[Array, "b m"], cfg: TLSTMConfig) -> TLSTMState:
@@ -225,11 +234,17 @@ def cast_params(params: Params, x: Array, cfg: Recurrent) -> Params:
     }
 
 
-def cast_state(state: TLSTMState, x: Array, cfg: Recurrent) -> TLSTMState:
-    """H in the computation dtype and C in the memory cell's, whatever the user's state has."""
+def start_state(state: TLSTMState | None, x: Array, batch_shape: tuple[int, ...], cfg: Recurrent) -> TLSTMState:
+    """The state to begin from, zeros for None, with H in the computation dtype and C in the memory cell's."""
+    state = zero_state(cfg, batch_shape) if state is None else state
     dtype = cfg.computation_dtype(x)
     c = None if state.c is None else state.c.astype(cfg.memory_dtype(dtype))
     return TLSTMState(c, state.h.astype(dtype))
+
+
+def keep_dtypes(state: TLSTMState, given: TLSTMState | None) -> TLSTMState:
+    """``state`` with the dtypes of the state that was given, if one was: the carry of a scan must not change type."""
+    return state if given is None else jax.tree.map(lambda new, old: new.astype(old.dtype), state, given)
 
 
 def to_locations_major(state: TLSTMState, batch_shape: tuple[int, ...]) -> TLSTMState:

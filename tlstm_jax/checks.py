@@ -158,18 +158,6 @@ def check_state(name: str, state: Any, batch_shape: tuple[int, ...], cfg: Recurr
     return TLSTMState(arrays.get("c"), arrays["h"])
 
 
-def check_module_call(
-    params: Params, cfg: Recurrent, inputs: Any, carries: dict[str, Any], *, time_axes: int, time_major: bool = False
-) -> None:
-    """What a module was called with, under the names that its arguments have there."""
-    check_params(params, cfg)
-    array = check_inputs("inputs", inputs, params, time_axes=time_axes, time_major=time_major)
-    batch_shape = Layout.of(array.shape, time_major).batch_shape if time_axes else array.shape[:-1]
-    for name, carry in carries.items():
-        if carry is not None:
-            check_state(name, carry, batch_shape, cfg)
-
-
 def check_sequences(seq_lengths: Any, reset: Any, layout: Layout) -> tuple[Array | None, Array | None]:
     """``seq_lengths`` (*batch,) integers in 0..T and ``reset`` booleans, one for each input, where given."""
     lengths = None if seq_lengths is None else _check_lengths(seq_lengths, layout)

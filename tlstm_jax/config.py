@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import jax.numpy as jnp
+import numpy as np
 
 from tlstm_jax.typing import Array
 
@@ -106,9 +107,9 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
         norm_epsilon = finite("norm_epsilon", self.norm_epsilon)
         if not norm_epsilon > 0:
             raise ValueError(f"norm_epsilon must be a positive number, got {self.norm_epsilon!r}.")
-        if self.cell not in CELLS:
+        if not isinstance(self.cell, str) or self.cell not in CELLS:
             raise ValueError(f'cell must be "lstm" or "rnn" (the tRNN), got {self.cell!r}.')
-        if self.norm not in NORMS:
+        if not isinstance(self.norm, str | None) or self.norm not in NORMS:
             raise ValueError(f'norm must be "channel", "layer" or None, got {self.norm!r}.')
         if not isinstance(self.memory_conv, bool):
             raise ValueError(f"memory_conv must be True or False, got {self.memory_conv!r}.")
@@ -149,11 +150,6 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
     def delay(self) -> int:
         """L - 1: how many timesteps after its input an output leaves."""
         return self.depth - 1
-
-    @property
-    def num_locations(self) -> int:
-        """The product of all P_d."""
-        return math.prod(self.tensor_shape)
 
     @property
     def num_offsets(self) -> int:
@@ -229,6 +225,8 @@ def positive_size(name: str, value: object, at_least: int = 1) -> int:
 
 def sizes(name: str, value: object, ndim: int | None = None, at_least: int = 1) -> tuple[int, ...]:
     """One size for each dimension; an int stands for all of them."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if not isinstance(value, Sequence) or isinstance(value, str):
         return (positive_size(name, value, at_least),) * (ndim or 1)
     sizes = tuple(positive_size(f"{name}[{i}]", v, at_least) for i, v in enumerate(value))

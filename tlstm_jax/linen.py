@@ -48,8 +48,7 @@ class TLSTMCell(nn.RNNCellBase):
         config = checks.check_config("config", self.config, TLSTMConfig)
         inputs = checks.check_array("inputs", inputs)
         params = _params(self, inputs, config, cell.param_groups(config))
-        checks.check_module_call(params, config, inputs, {"carry": carry}, time_axes=0)
-        return cell.step(params, carry, inputs, config)
+        return cell.call(params, carry, inputs, config, ("inputs", "carry"))
 
     @nn.nowrap
     def initialize_carry(self, rng: Array, input_shape: tuple[int, ...]) -> TLSTMState:
@@ -120,26 +119,19 @@ class _Layer(nn.Module, kw_only=True):
         Raises:
             ValueError: as :func:`tlstm_jax.unroll`.
         """
-        config, groups, unroll = self._model()
+        config, groups, call = self._model()
         inputs = checks.check_array("inputs", inputs)
         params = _params(self, inputs, config, groups)
-        time_major = self.time_major if time_major is None else time_major
-        carries = {"initial_carry": initial_carry}
-        checks.check_module_call(params, config, inputs, carries, time_axes=1, time_major=time_major)
-        carry, outputs = unroll(
-            params,
-            inputs,
-            config,
-            initial_state=initial_carry,
-            seq_lengths=seq_lengths,
-            reset=reset,
-            time_major=time_major,
-            reverse=self.reverse if reverse is None else reverse,
-            keep_order=self.keep_order if keep_order is None else keep_order,
-            aligned=self.aligned if aligned is None else aligned,
-            unroll=self.unroll,
-            remat=self.remat,
+        options = checks.check_options(
+            self.time_major if time_major is None else time_major,
+            self.aligned if aligned is None else aligned,
+            self.reverse if reverse is None else reverse,
+            self.keep_order if keep_order is None else keep_order,
+            self.unroll,
+            self.remat,
         )
+        names = ("inputs", "initial_carry")
+        carry, outputs = call(params, inputs, config, initial_carry, seq_lengths, reset, options, names)
         return_carry = self.return_carry if return_carry is None else return_carry
         return (carry, outputs) if return_carry else outputs
 
@@ -172,7 +164,7 @@ class TLSTM(_Layer):
     @nn.nowrap
     def _model(self) -> tuple[Any, cell.Groups, Any]:
         config = checks.check_config("config", self.config, TLSTMConfig)
-        return config, cell.param_groups(config), unrolling.unroll
+        return config, cell.param_groups(config), unrolling.call
 
 
 class StackedLSTM(_Layer):
@@ -206,7 +198,7 @@ class StackedLSTM(_Layer):
         config = stacked.StackedLSTMConfig(
             self.features, self.num_layers, self.shared, self.forget_bias, self.dtype, self.param_dtype
         )
-        return config, stacked.param_groups(config), stacked.unroll
+        return config, stacked.param_groups(config), stacked.call
 
 
 def _params(module: nn.Module, inputs: Array, config: Any, groups: cell.Groups) -> Params:

@@ -51,8 +51,7 @@ class TLSTMCell(nnx.RNNCellBase):
     def __call__(self, carry: TLSTMState, inputs: Array) -> tuple[TLSTMState, Array]:
         """One timestep: carry and ``inputs`` (*batch, R) to the next carry and ``(*batch, M)``."""
         params = _params(self, cell.param_groups(self.config))
-        checks.check_module_call(params, self.config, inputs, {"carry": carry}, time_axes=0)
-        return cell.step(params, carry, inputs, self.config)
+        return cell.call(params, carry, inputs, self.config, ("inputs", "carry"))
 
     def initialize_carry(
         self,
@@ -139,27 +138,20 @@ class _Layer(nnx.Module):
             ValueError: as :func:`tlstm_jax.unroll`.
         """
         params = _params(self, self._groups())
-        time_major = self.time_major if time_major is None else time_major
-        carries = {"initial_carry": initial_carry}
-        checks.check_module_call(params, self.config, inputs, carries, time_axes=1, time_major=time_major)
-        carry, outputs = self._unroll(
-            params,
-            inputs,
-            self.config,
-            initial_state=initial_carry,
-            seq_lengths=seq_lengths,
-            reset=reset,
-            time_major=time_major,
-            reverse=self.reverse if reverse is None else reverse,
-            keep_order=self.keep_order if keep_order is None else keep_order,
-            aligned=self.aligned if aligned is None else aligned,
-            unroll=self.unroll,
-            remat=self.remat,
+        options = checks.check_options(
+            self.time_major if time_major is None else time_major,
+            self.aligned if aligned is None else aligned,
+            self.reverse if reverse is None else reverse,
+            self.keep_order if keep_order is None else keep_order,
+            self.unroll,
+            self.remat,
         )
+        names = ("inputs", "initial_carry")
+        carry, outputs = self._call(params, inputs, self.config, initial_carry, seq_lengths, reset, options, names)
         return_carry = self.return_carry if return_carry is None else return_carry
         return (carry, outputs) if return_carry else outputs
 
-    _unroll: Any
+    _call: Any
 
     def _groups(self) -> cell.Groups:
         raise NotImplementedError
@@ -185,7 +177,7 @@ class TLSTM(_Layer):
         (2, 10, 16)
     """
 
-    _unroll = staticmethod(unrolling.unroll)
+    _call = staticmethod(unrolling.call)
 
     def __init__(self, in_features: int, config: TLSTMConfig, *, rngs: nnx.Rngs, **options: Any) -> None:
         checks.check_config("config", config, TLSTMConfig)
@@ -217,7 +209,7 @@ class StackedLSTM(_Layer):
         (2, 10, 8)
     """
 
-    _unroll = staticmethod(stacked.unroll)
+    _call = staticmethod(stacked.call)
 
     def __init__(
         self,

@@ -46,7 +46,6 @@ class StackedLSTMConfig(Recurrent):
     param_dtype: Any = jnp.float32
 
     cell = "lstm"
-    depth = 1  # timesteps from an input to its output: a stack runs all of its layers in one
 
     def __post_init__(self) -> None:
         if not isinstance(self.shared, bool):
@@ -146,9 +145,23 @@ def unroll(
         >>> state.h.shape, ys.shape
         ((2, 3, 8), (2, 10, 8))
     """
-    checks.check_config("cfg", cfg, StackedLSTMConfig)
     options = checks.check_options(time_major, aligned, reverse, keep_order, unroll, remat)
-    arguments = check_arguments(params, xs, cfg, initial_state, seq_lengths, reset, options)
+    return call(params, xs, cfg, initial_state, seq_lengths, reset, options)
+
+
+def call(
+    params: Params,
+    xs: Any,
+    cfg: StackedLSTMConfig,
+    initial_state: Any,
+    seq_lengths: Any,
+    reset: Any,
+    options: Options,
+    names: tuple[str, str] = ("xs", "initial_state"),
+) -> tuple[TLSTMState, Array]:
+    """:func:`unroll` behind its options; see :func:`tlstm_jax.unrolling.call`."""
+    checks.check_config("cfg", cfg, StackedLSTMConfig)
+    arguments = check_arguments(params, xs, cfg, initial_state, seq_lengths, reset, options, names)
     return _unroll(params, *arguments, cfg=cfg, options=options)
 
 
@@ -156,7 +169,7 @@ def unroll(
 def _unroll(
     params: Params,
     xs: Array,
-    initial_state: TLSTMState,
+    initial_state: TLSTMState | None,
     seq_lengths: Array | None,
     reset: Array | None,
     *,
@@ -164,7 +177,7 @@ def _unroll(
     options: Options,
 ) -> tuple[TLSTMState, Array]:
     batch_shape = Layout.of(xs.shape, options.time_major).batch_shape
-    whole = cell.to_locations_major(cell.cast_state(initial_state, xs, cfg), batch_shape)
+    whole = cell.to_locations_major(cell.start_state(initial_state, xs, batch_shape, cfg), batch_shape)
     state = tuple(jax.tree.map(operator.itemgetter(i), whole) for i in range(cfg.num_layers))
     dtype = whole.h.dtype
 
@@ -179,4 +192,4 @@ def _unroll(
     project = functools.partial(cell.project, cell.cast_params({"input": params["input"]}, xs, cfg))
     state, ys = run(project, step, state, xs, seq_lengths, reset, options)
     whole = jax.tree.map(lambda *layers: jnp.stack(layers), *state)
-    return cell.to_batch_major(whole, batch_shape), ys
+    return cell.keep_dtypes(cell.to_batch_major(whole, batch_shape), initial_state), ys

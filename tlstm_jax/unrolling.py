@@ -41,7 +41,8 @@ def unroll(
         params: as from :func:`init_params`.
         xs: ``(*batch, T, R)``, or ``(T, *batch, R)`` with ``time_major``; floating point.
         cfg: the model.
-        initial_state: the state before the first input; zeros by default.
+        initial_state: the state before the first input; zeros by default. The returned state has its
+            dtypes, so that it can be the carry of a scan over chunks.
         seq_lengths: ``(*batch,)`` integers in 0..T, the length of each right-padded row. Outputs
             beyond it are zero, and the row's state is the one after its last input; a row of length
             0 keeps its initial state. What the padding holds has no influence. Values are checked
@@ -84,23 +85,43 @@ def unroll(
         >>> np.allclose(jnp.concatenate([first, second], axis=1), ys, atol=1e-6)
         True
     """
-    checks.check_config("cfg", cfg, TLSTMConfig)
     options = checks.check_options(time_major, aligned, reverse, keep_order, unroll, remat)
-    arguments = check_arguments(params, xs, cfg, initial_state, seq_lengths, reset, options)
+    return call(params, xs, cfg, initial_state, seq_lengths, reset, options)
+
+
+def call(
+    params: Params,
+    xs: Any,
+    cfg: TLSTMConfig,
+    initial_state: Any,
+    seq_lengths: Any,
+    reset: Any,
+    options: Options,
+    names: tuple[str, str] = ("xs", "initial_state"),
+) -> tuple[TLSTMState, Array]:
+    """:func:`unroll` behind its options; ``names`` are what the caller calls ``xs`` and ``initial_state``."""
+    checks.check_config("cfg", cfg, TLSTMConfig)
+    arguments = check_arguments(params, xs, cfg, initial_state, seq_lengths, reset, options, names)
     return _unroll(params, *arguments, cfg=cfg, options=options)
 
 
 def check_arguments(
-    params: Params, xs: Any, cfg: Recurrent, initial_state: Any, seq_lengths: Any, reset: Any, options: Options
-) -> tuple[Array, TLSTMState, Array | None, Array | None]:
-    """``xs``, ``initial_state`` (zeros if None), ``seq_lengths`` and ``reset``, each as it should be."""
+    params: Params,
+    xs: Any,
+    cfg: Recurrent,
+    initial_state: Any,
+    seq_lengths: Any,
+    reset: Any,
+    options: Options,
+    names: tuple[str, str],
+) -> tuple[Array, TLSTMState | None, Array | None, Array | None]:
+    """``xs``, ``initial_state``, ``seq_lengths`` and ``reset``, each as it should be; all but ``xs`` may be None."""
     checks.check_params(params, cfg)
-    xs = checks.check_inputs("xs", xs, params, time_axes=1, time_major=options.time_major)
+    xs = checks.check_inputs(names[0], xs, params, time_axes=1, time_major=options.time_major)
     layout = Layout.of(xs.shape, options.time_major)
     seq_lengths, reset = checks.check_sequences(seq_lengths, reset, layout)
-    if initial_state is None:
-        initial_state = cell.zero_state(cfg, layout.batch_shape)
-    initial_state = checks.check_state("initial_state", initial_state, layout.batch_shape, cfg)
+    if initial_state is not None:
+        initial_state = checks.check_state(names[1], initial_state, layout.batch_shape, cfg)
     return xs, initial_state, seq_lengths, reset
 
 
@@ -108,7 +129,7 @@ def check_arguments(
 def _unroll(
     params: Params,
     xs: Array,
-    initial_state: TLSTMState,
+    initial_state: TLSTMState | None,
     seq_lengths: Array | None,
     reset: Array | None,
     *,
@@ -116,7 +137,7 @@ def _unroll(
     options: Options,
 ) -> tuple[TLSTMState, Array]:
     batch_shape = Layout.of(xs.shape, options.time_major).batch_shape
-    state = cell.to_locations_major(cell.cast_state(initial_state, xs, cfg), batch_shape)
+    state = cell.to_locations_major(cell.start_state(initial_state, xs, batch_shape, cfg), batch_shape)
     params = cell.cast_params(params, xs, cfg)
 
     def step(state: TLSTMState, projected: Array) -> tuple[TLSTMState, Array]:
@@ -125,4 +146,4 @@ def _unroll(
 
     project = functools.partial(cell.project, params)
     state, ys = run(project, step, state, xs, seq_lengths, reset, options, delay=cfg.delay)
-    return cell.to_batch_major(state, batch_shape), ys
+    return cell.keep_dtypes(cell.to_batch_major(state, batch_shape), initial_state), ys

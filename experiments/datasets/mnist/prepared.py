@@ -52,7 +52,7 @@ def prepare(source: Path, prepared_dir: Path) -> None:
     except OSError as error:
         raise DataError(
             f"cannot write the prepared MNIST to {final} ({error.strerror or error}): "
-            "expected a folder that can be written; TFDS_DATA_DIR or prepared_dir names it"
+            "expected a folder that can be written; --prepared-dir or TFDS_DATA_DIR names it"
         ) from error
 
 
