@@ -117,6 +117,7 @@ def test_configs_that_mean_the_same_are_equal():
     b = tl.TLSTMConfig(np.int64(4), [3, 3], (3, 3), dtype=jnp.bfloat16, param_dtype=np.float32)
     assert a == b
     assert hash(a) == hash(b)
+    assert tl.TLSTMConfig(4, (3, 3), dtype="float64") != tl.TLSTMConfig(4, (3, 3), dtype=None)
 
 
 def test_state_of_the_trnn_has_no_memory():

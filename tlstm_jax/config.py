@@ -238,11 +238,14 @@ def sizes(name: str, value: object, ndim: int | None = None, at_least: int = 1) 
 
 
 def float_dtype(name: str, value: Any) -> Any:
-    """A floating-point dtype, canonical so that equal ones hash alike."""
+    """A floating-point dtype as its scalar type: equal ones hash alike, and None equals none of them.
+
+    (numpy holds ``np.dtype("float64") == None`` to be true, which would make two configurations equal.)
+    """
     try:
         dtype = jnp.dtype(value)
     except TypeError:
         raise ValueError(f"{name} must be a floating-point dtype such as jnp.bfloat16, got {value!r}.") from None
     if value is None or not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"{name} must be a floating-point dtype such as jnp.bfloat16, got {value!r}.")
-    return dtype
+    return dtype.type
