@@ -34,6 +34,6 @@ def learning_curves(path: Path, history: list[dict[str, Any]], kept: int, test_a
         right.set(ylabel="accuracy", ylim=(0, 1.02))
         right.axhline(test_accuracy, color="tab:green", linewidth=1, linestyle="--", label=f"test {test_accuracy:.1%}")
         right.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0))
-        right.legend(frameon=False, loc="lower right")
-        left.legend(frameon=False, loc="upper right")
+        right.legend(loc="lower right", framealpha=1, edgecolor="none")
+        left.legend(loc="upper right", framealpha=1, edgecolor="none")
         figure.savefig(path, dpi=120)

@@ -218,7 +218,7 @@ def test_variables_move_to_the_pure_functions_and_back():
 
 def test_initialization_as_documented():
     params = LAYER.init(jax.random.key(0), XS)["params"]
-    np.testing.assert_array_equal(params["hidden"]["bias"], [0] * 2 * M + [1] * M + [0] * (M + 3))
+    np.testing.assert_array_equal(params["hidden"]["bias"][M:], [0] * M + [1] * M + [0] * (M + 3))
     same(params["norm"], {"scale": jnp.ones((3, M)), "bias": jnp.zeros((3, M))})
     same(params, LAYER.init(jax.random.key(0), XS[0, 0, :2])["params"])  # neither batch nor T matters
     other = LAYER.init({"params": jax.random.key(1)}, XS)["params"]

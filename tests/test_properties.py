@@ -137,7 +137,7 @@ def test_separable(name):
         assert (seen[t, s] > 0) == (s <= t), (t, s)
 
 
-@pytest.mark.parametrize("name", SEPARABLE)
+@pytest.mark.parametrize("name", ["2d", "3d mixed", "depth 1"])
 def test_an_input_reaches_its_output_in_exactly_depth_timesteps(name):
     cfg, params, xs, _ = setup(name, batch_shape=())
     jacobian = jax.jacobian(lambda xs: tl.unroll(params, xs, cfg, aligned=False)[1])(xs)
@@ -164,11 +164,9 @@ def test_layer_normalization_is_not_separable():
 # Sequences
 
 
-@pytest.mark.parametrize(
-    ("batch_shape", "time_major"), [((), False), ((2,), True), ((2, 3), False), ((2, 3), True), ((0,), False)]
-)
+@pytest.mark.parametrize(("batch_shape", "time_major"), [((), False), ((2, 3), False), ((2, 3), True), ((0,), False)])
 @pytest.mark.parametrize("steps", [0, 1, T])
-@pytest.mark.parametrize("name", ["2d", "3d mixed", "trnn"])
+@pytest.mark.parametrize("name", ["3d mixed", "trnn"])
 def test_unroll_is_step_by_step(name, steps, batch_shape, time_major):
     cfg, params, _, _ = setup(name)
     xs = jax.random.normal(jax.random.key(1), (*batch_shape, steps, R))
@@ -190,7 +188,7 @@ def test_unroll_is_step_by_step(name, steps, batch_shape, time_major):
         close(final, end)
 
 
-@pytest.mark.parametrize("cut", [0, 1, 5, T])
+@pytest.mark.parametrize("cut", [0, 2, T])
 @pytest.mark.parametrize("name", MODELS)
 def test_chunks_chain(name, cut):
     """The state carries over exactly: unaligned outputs always, aligned ones where the model is separable."""
@@ -206,11 +204,11 @@ def test_chunks_chain(name, cut):
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("name", MODELS)
 def test_lengths_are_each_row_alone(name, aligned):
-    cfg, params, xs, state = setup(name, batch_shape=(2, 4))
-    lengths = jnp.array([[0, 1, 2, T], [T, 3, 0, 5]])
+    cfg, params, xs, state = setup(name, batch_shape=(2, 3))
+    lengths = jnp.array([[0, 2, T], [T, 0, 2]])
     dirty = jnp.where(jnp.arange(T)[:, None] < lengths[..., None, None], xs, jnp.nan)  # what pads must not matter
     final, ys = tl.unroll(params, dirty, cfg, initial_state=state, seq_lengths=lengths, aligned=aligned)
-    for at in np.ndindex(2, 4):
+    for at in np.ndindex(2, 3):
         n, row = int(lengths[at]), jax.tree.map(lambda z, at=at: z[at], state)
         alone, expected = tl.unroll(params, xs[at][:n], cfg, initial_state=row, aligned=aligned)
         close(ys[at][:n], expected)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from tlstm_jax.config import Recurrent
 from tlstm_jax.scan import Layout, Options
@@ -54,7 +55,7 @@ def check_batch_shape(batch_shape: Any) -> tuple[int, ...]:
     return sizes
 
 
-def to_array(name: str, value: Any) -> Array | np.ndarray[Any, Any]:
+def to_array(name: str, value: Any) -> Array | NDArray[Any]:
     """A JAX array as it is; anything else through numpy, at its full width, so that what it holds can be looked at."""
     if isinstance(value, jax.Array):
         return value
