@@ -76,8 +76,11 @@ class Checkpoints:
             return "delete it to begin again, or take another --workdir"
         return f"delete it to go on from step {max(earlier)}"
 
-    def close(self) -> None:
-        """Waits for what is under way."""
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Waits for what is under way, and lets go of the folder."""
         self._manager.close()
 
 

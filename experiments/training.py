@@ -131,19 +131,17 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
     best = params
     history: list[dict[str, Any]] = []
 
-    checkpoints = Checkpoints(workdir / wd.CHECKPOINTS)
-    if checkpoints.latest_step is not None:
-        (state, best), meta = checkpoints.restore((state, best))
-        history = meta["history"]
-        print(f"going on from step {state.step} in {workdir}", file=sys.stderr)
-    best = jax.device_get(best)
-    wd.write_lines(workdir / wd.METRICS, history)
-
     def save() -> None:
         checkpoints.save(int(state.step), (state, best), {"history": history})
 
-    total = options.epochs * steps_per_epoch
-    with progress_bar(total, int(state.step)) as bar, asked_to_stop() as stop:
+    with Checkpoints(workdir / wd.CHECKPOINTS) as checkpoints, progress_bar() as bar, asked_to_stop() as stop:
+        if checkpoints.latest_step is not None:
+            (state, best), meta = checkpoints.restore((state, best))
+            history = meta["history"]
+            bar.write(f"going on from step {state.step} in {workdir}", file=sys.stderr)
+        best = jax.device_get(best)
+        wd.write_lines(workdir / wd.METRICS, history)
+        bar.total, bar.initial, bar.n = options.epochs * steps_per_epoch, int(state.step), int(state.step)
         saved = time.monotonic()
         while not is_over(history, options):
             epoch = len(history)
@@ -174,7 +172,6 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
             saved = time.monotonic()
             wd.write_lines(workdir / wd.METRICS, history)
             bar.write(describe(record, options))
-    checkpoints.close()
     test = evaluate("test", eval_step, jax.device_put(best, state.step.sharding), task.test, options, mesh)
     return {"history": history, "best": best_of(history), **test}
 
@@ -273,10 +270,10 @@ def is_over(history: list[dict[str, Any]], options: TrainOptions) -> bool:
     return len(history) >= options.epochs or since_best >= options.patience
 
 
-def progress_bar(total: int, step: int) -> Any:
+def progress_bar() -> Any:
     """Steps, and steps per second; every 30 seconds at most where nobody watches."""
     interval = 0.2 if sys.stderr.isatty() else 30
-    return tqdm(total=total, initial=step, unit="step", mininterval=interval, maxinterval=interval, dynamic_ncols=True)
+    return tqdm(unit="step", mininterval=interval, maxinterval=interval, dynamic_ncols=True)
 
 
 def show(bar: Any, state: State) -> None:

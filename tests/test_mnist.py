@@ -169,8 +169,7 @@ class Killed(BaseException):
     """Ends a run as kill -9 would: nothing gets to clean up or save."""
 
 
-@pytest.mark.parametrize("moment", [1, 5, 13])
-@pytest.mark.parametrize("seconds", ["0", "1000"])
+@pytest.mark.parametrize(("moment", "seconds"), [(1, "0"), (5, "1000"), (13, "0"), (13, "1000")])
 def test_killed_and_resumed_is_the_unbroken_run(whole, tmp_path, monkeypatch, moment, seconds):
     """At any step, with a checkpoint after every step or only at the end of epochs."""
     workdir = tmp_path / "broken"
@@ -211,34 +210,47 @@ def test_killed_while_claiming_the_workdir(tiny, tmp_path):
     assert mnist.main([*TINY, "--epochs", "1", "--workdir", str(tmp_path)]) == 0
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_real_process_stopped_by_a_signal(tmp_path, signum):
-    """On the real digits: stopped in the second epoch or later, started again, and the same as never stopped."""
-    arguments = ["--features", "3", "--tensor-shape", "1", "--norm", "none", "--batch-size", "200", "--epochs", "4"]
-    command = [sys.executable, "-m", "experiments.mnist", "--data", "digits", *arguments, "--checkpoint-seconds", "0"]
+REAL = ["--features", "3", "--tensor-shape", "1", "--norm", "none", "--batch-size", "200", "--epochs", "4"]
+
+
+def start(workdir):
+    """A process of its own, on the real digits, with a checkpoint after every step."""
+    command = [sys.executable, "-m", "experiments.mnist", "--data", "digits", *REAL, "--checkpoint-seconds", "0"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        [*command, "--workdir", str(workdir)], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
 
-    def start(workdir):
-        return subprocess.Popen(
-            [*command, "--workdir", str(workdir)], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-        )
 
-    broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
-    process = start(broken)
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """The workdir of such a process that nobody stopped."""
+    workdir = tmp_path_factory.mktemp("real") / "run"
+    process = start(workdir)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert "going on from step" not in errors
+    return workdir
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_real_process_stopped_by_a_signal(real, tmp_path, signum):
+    """Stopped in the second epoch or later, started again, and the same as never stopped."""
+    workdir = tmp_path / "run"
+    process = start(workdir)
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline and not (broken / wd.CHECKPOINTS / "9").exists():
+    while process.poll() is None and time.monotonic() < deadline and not (workdir / wd.CHECKPOINTS / "9").exists():
         time.sleep(0.005)
     process.send_signal(signum)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == (-signum if signum == signal.SIGKILL else 128 + signum), errors
     assert ("run the same command again" in errors) == (signum != signal.SIGKILL)
-    assert not (broken / wd.SUMMARY).exists()
-    for workdir in (broken, unbroken):
-        process = start(workdir)
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors
-        assert ("going on from step" in errors) == (workdir == broken)
-    assert_same_run(broken, unbroken)
+    assert not (workdir / wd.SUMMARY).exists()
+    process = start(workdir)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert "going on from step" in errors
+    assert_same_run(real, workdir)
 
 
 # Whose workdir it is
@@ -336,13 +348,15 @@ def test_flipped_bits_of_a_checkpoint_are_noticed_or_harmless(tmp_path):
     with_damage = 0
     for trial in range(6):
         folder = tmp_path / str(trial)
-        Checkpoints(folder).save(1, state, {"history": []})
+        with Checkpoints(folder) as checkpoints:
+            checkpoints.save(1, state, {"history": []})
         files = sorted(
             path for path in (folder / "1" / "state").rglob("*") if path.is_file() and path.stat().st_size > 99
         )
         damage(files[trial % len(files)], "flipped")
         try:
-            restored, _ = Checkpoints(folder).restore(state)
+            with Checkpoints(folder) as checkpoints:
+                restored, _ = checkpoints.restore(state)
         except ValueError as error:
             with_damage += 1
             assert "delete it to begin again" in str(error)  # noqa: PT017

@@ -63,7 +63,7 @@ def matrix():
         yield pytest.param(*geometry, *cell, norm, marks=marks)
 
 
-@pytest.mark.parametrize(("tensor_shape", "kernel_size", "cell", "memory_conv", "norm"), matrix())
+@pytest.mark.parametrize(("tensor_shape", "kernel_size", "cell", "memory_conv", "norm"), list(matrix()))
 def test_outputs_states_and_gradients(x64, tensor_shape, kernel_size, cell, memory_conv, norm):
     features = 2 if np.prod(kernel_size) < 64 else 1
     if features == 1 and norm == "channel":
