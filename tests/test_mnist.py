@@ -169,7 +169,7 @@ class Killed(BaseException):
     """Ends a run as kill -9 would: nothing gets to clean up or save."""
 
 
-@pytest.mark.parametrize(("moment", "seconds"), [(1, "0"), (5, "1000"), (13, "0"), (13, "1000")])
+@pytest.mark.parametrize(("moment", "seconds"), [(1, "0"), (13, "0"), (13, "1000")])
 def test_killed_and_resumed_is_the_unbroken_run(whole, tmp_path, monkeypatch, moment, seconds):
     """At any step, with a checkpoint after every step or only at the end of epochs."""
     workdir = tmp_path / "broken"
@@ -233,7 +233,9 @@ def real(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_a_real_process_stopped_by_a_signal(real, tmp_path, signum):
     """Stopped in the second epoch or later, started again, and the same as never stopped."""
     workdir = tmp_path / "run"

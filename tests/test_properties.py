@@ -28,6 +28,11 @@ MODELS = {
 SEPARABLE = [name for name in MODELS if "LN" not in name]
 
 
+def some(names, *fast):
+    """All the names, those that are not among the fast ones as slow tests."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 def model(name, **overrides):
     return tl.TLSTMConfig(**{"features": 4, **MODELS[name], **overrides})
 
@@ -127,7 +132,7 @@ def test_state_of_the_trnn_has_no_memory():
 # Separability
 
 
-@pytest.mark.parametrize("name", SEPARABLE)
+@pytest.mark.parametrize("name", some(SEPARABLE, "2d-M", "3d+CN", "3d mixed", "trnn"))
 def test_separable(name):
     """The derivative d y_t / d x_s is exactly 0 for s > t and not for s <= t."""
     cfg, params, xs, _ = setup(name, batch_shape=())
@@ -146,7 +151,7 @@ def test_an_input_reaches_its_output_in_exactly_depth_timesteps(name):
         assert (seen[t, s] > 0) == (s <= t - (cfg.depth - 1)), (t, s)
 
 
-@pytest.mark.parametrize("name", SEPARABLE)
+@pytest.mark.parametrize("name", some(SEPARABLE, "2d-F", "2d-M", "3d+CN", "trnn"))
 def test_what_follows_cannot_change_an_output(name):
     cfg, params, xs, _ = setup(name)
     _, whole = tl.unroll(params, xs, cfg)
@@ -189,7 +194,7 @@ def test_unroll_is_step_by_step(name, steps, batch_shape, time_major):
 
 
 @pytest.mark.parametrize("cut", [0, 2, T])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", some(MODELS, "2d", "3d+CN", "3d+LN", "trnn"))
 def test_chunks_chain(name, cut):
     """The state carries over exactly: unaligned outputs always, aligned ones where the model is separable."""
     cfg, params, xs, state = setup(name)
@@ -202,7 +207,7 @@ def test_chunks_chain(name, cut):
 
 
 @pytest.mark.parametrize("aligned", [True, False])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", some(MODELS, "2d-F", "3d+CN", "3d+LN", "trnn"))
 def test_lengths_are_each_row_alone(name, aligned):
     cfg, params, xs, state = setup(name, batch_shape=(2, 3))
     lengths = jnp.array([[0, 2, T], [T, 0, 2]])
@@ -232,7 +237,7 @@ def test_gradients_do_not_see_padding(name):
     assert not np.any(actual[1][0, 2:])
 
 
-@pytest.mark.parametrize("name", SEPARABLE)
+@pytest.mark.parametrize("name", some(SEPARABLE, "2d-F", "3d+CN", "trnn", "depth 1"))
 def test_reset_is_a_fresh_sequence(name):
     cfg, params, xs, state = setup(name)
     at = [[3, 6], [0]]  # resets of each row
@@ -289,9 +294,15 @@ def test_reverse_with_resets_runs_each_packed_sequence_backwards():
 
 
 @pytest.mark.parametrize(
-    "options", [{"unroll": 3}, {"remat": True}, {"remat": 3}, {"remat": 100}, {"remat": 2, "unroll": 2}]
+    ("options", "masked"),
+    [
+        ({"unroll": 3}, False),
+        ({"remat": True}, True),
+        ({"remat": 3}, False),
+        ({"remat": 2, "unroll": 2}, True),
+        ({"remat": 100}, False),
+    ],
 )
-@pytest.mark.parametrize("masked", [False, True])
 def test_options_change_no_result(options, masked):
     cfg, params, xs, state = setup("3d+CN", dtype="float64")
     sequences = {"seq_lengths": jnp.array([4, T]), "reset": jnp.arange(T) == jnp.array([[2], [5]])} if masked else {}
