@@ -45,7 +45,7 @@ def init_params(key: Array, in_features: int, cfg: TLSTMConfig) -> Params:
     kernel as the gates become more. The forget gate's bias is ``cfg.forget_bias``. That of g (of A for
     the tRNN) is uniform within 1 / sqrt(fan-in), and not 0: with zero biases a location's memory is exactly
     zero until the first input arrives, where the derivative of the norm is 1 / sqrt(epsilon) at every
-    timestep, and the gradient of b^h grows as 1000^(P - 1). All other biases are 0, gains 1.
+    timestep, and the gradient of b^h explodes as P grows. All other biases are 0, gains 1.
 
     Args:
         key: a JAX PRNG key.
