@@ -39,6 +39,9 @@ for shape, (cell, memory_conv), norm, dtype in itertools.product(
     jax.eval_shape(lambda p, s: tl.step(p, s, xs[..., 0, :], cfg), params, state)
     jax.eval_shape(tl.linen.TLSTM(cfg).init_with_output, jax.random.key(0), xs)
     jax.eval_shape(lambda: tl.nnx.TLSTM(R, cfg, rngs=nnx.Rngs(0))(xs))
+    for implementation in () if shape != (2, 2) else ("reference", tl.Fused("gates", 1, 1), tl.Fused("states", 3, 16)):
+        loss = lambda p: tl.unroll(p, xs, cfg, **options, implementation=implementation)[1].sum()
+        jax.eval_shape(jax.grad(loss), params)
     traced += 1
 for shared in (True, False):
     trace(stacked.init_params, stacked.unroll, stacked.StackedLSTMConfig(6, 3, shared))

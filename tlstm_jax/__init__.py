@@ -6,10 +6,10 @@ of sequential work.
 
 from tlstm_jax import linen, nnx
 from tlstm_jax.cell import init_params, init_state, step
-from tlstm_jax.config import TLSTMConfig
+from tlstm_jax.config import Fused, TLSTMConfig
 from tlstm_jax.typing import TLSTMState
 from tlstm_jax.unrolling import unroll
 
 __version__ = "0.1.0"
 
-__all__ = ["TLSTMConfig", "TLSTMState", "init_params", "init_state", "linen", "nnx", "step", "unroll"]
+__all__ = ["Fused", "TLSTMConfig", "TLSTMState", "init_params", "init_state", "linen", "nnx", "step", "unroll"]

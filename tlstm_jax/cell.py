@@ -188,28 +188,46 @@ def _step(params: Params, state: TLSTMState, x: Array, cfg: TLSTMConfig) -> tupl
 def timestep(params: Params, state: TLSTMState, projected: Float[Array, "b m"], cfg: TLSTMConfig) -> TLSTMState:
     """H_t and C_t from H_{t-1}, C_{t-1} and the projected input, locations-major (eqs. 14-19; the tRNN's 5-7)."""
     a = hidden_convolution(state.h, projected, params["hidden"]["kernel"], params["hidden"]["bias"], cfg)
-    if state.c is None:  # the tRNN has no memory
-        return TLSTMState(None, jnp.tanh(norm(params, a, cfg)).astype(state.h.dtype))
-    g, i, f, o, q = gates(a, cfg)
-    c = state.c if q is None else memory_convolution(state.c, q, cfg)
-    c = g * i + c * f  # eq. 18; without Q, eq. 12
-    h = jnp.tanh(norm(params, c, cfg)) * o  # eqs. 19, 31
-    return TLSTMState(c.astype(state.c.dtype), h.astype(state.h.dtype))
+    return update(params.get("norm"), state, gates(a, cfg), cfg)
 
 
-def gates(
-    a: Preactivations, cfg: TLSTMConfig
-) -> tuple[Locations, Locations, Locations, Locations, MemoryKernels | None]:
-    """[G, I, F, O, Q] = [tanh(A^g), sigm(A^i), sigm(A^f), sigm(A^o), softmax(A^q)] (eq. 15); Q None for tLSTM-M."""
+def gates(a: Preactivations, cfg: TLSTMConfig) -> tuple[Any, ...]:
+    """[G, I, F, O, Q] = [tanh(A^g), sigm(A^i), sigm(A^f), sigm(A^o), softmax(A^q)] (eq. 15).
+
+    Q is None for tLSTM-M. The tRNN has no gates: (A,).
+    """
+    if cfg.cell == "rnn":
+        return (a,)
     m = cfg.features
     g, i, f, o, q = jnp.split(a, (m, 2 * m, 3 * m, 4 * m), axis=-1)
     sigm = jax.nn.sigmoid
-    return jnp.tanh(g), sigm(i), sigm(f), sigm(o), jax.nn.softmax(q, axis=-1) if cfg.memory_conv else None
+    return jnp.tanh(g), sigm(i), sigm(f), sigm(o), _softmax(q) if cfg.memory_conv else None
 
 
-def norm(params: Params, z: Locations, cfg: TLSTMConfig) -> Locations:
+def _softmax(a: Float[Array, "*p b k"]) -> MemoryKernels:
+    """Softmax over the few kernel offsets, one by one: a reduction would be a kernel of its own on a GPU."""
+    parts = jnp.split(a, a.shape[-1], axis=-1)
+    largest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, parts))
+    exponentials = [jnp.exp(part - largest) for part in parts]
+    total = functools.reduce(jnp.add, exponentials)
+    return jnp.concatenate([part / total for part in exponentials], axis=-1)
+
+
+def update(norm_params: Params | None, state: TLSTMState, gates: tuple[Any, ...], cfg: TLSTMConfig) -> TLSTMState:
+    """The new state from the old one and the gates (eqs. 16-19, 31; eqs. 10-13 without Q; the tRNN's 7)."""
+    if state.c is None:  # the tRNN has no memory
+        (a,) = gates
+        return TLSTMState(None, jnp.tanh(norm(norm_params, a, cfg)).astype(state.h.dtype))
+    g, i, f, o, q = gates
+    c = state.c if q is None else memory_convolution(state.c, q, cfg)
+    c = g * i + c * f  # eq. 18; without Q, eq. 12
+    h = jnp.tanh(norm(norm_params, c, cfg)) * o  # eqs. 19, 31
+    return TLSTMState(c.astype(state.c.dtype), h.astype(state.h.dtype))
+
+
+def norm(params: Params | None, z: Locations, cfg: TLSTMConfig) -> Locations:
     """N(z) of eq. 31, or z itself without a norm."""
-    return z if cfg.norm is None else normalize(z, params["norm"]["scale"], params["norm"]["bias"], cfg)
+    return z if params is None else normalize(z, params["scale"], params["bias"], cfg)
 
 
 def project(params: Params, x: Float[Array, "*tb r"]) -> Float[Array, "*tb m"]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from tlstm_jax.config import Recurrent
+from tlstm_jax.config import Fused, Recurrent
 from tlstm_jax.scan import Layout, Options
 from tlstm_jax.typing import Array, Params, TLSTMState
 
@@ -195,13 +195,30 @@ def _check_lengths(seq_lengths: Any, layout: Layout) -> Array:
     return jnp.asarray(lengths)
 
 
-def check_options(time_major: bool, aligned: bool, reverse: bool, keep_order: bool, unroll: Any, remat: Any) -> Options:
+def check_options(
+    time_major: bool,
+    aligned: bool,
+    reverse: bool,
+    keep_order: bool,
+    unroll: Any,
+    remat: Any,
+    implementation: Any = "reference",
+) -> Options:
     """The options of an unroll, ``unroll`` and ``remat`` being positive ints or booleans."""
     flags = {"time_major": time_major, "aligned": aligned, "reverse": reverse, "keep_order": keep_order}
     for name, value in flags.items():
         if not isinstance(value, (bool, np.bool_)):
             raise ValueError(f"{name} must be True or False, got {reprlib.repr(value)}.")
-    for name, value in (("unroll", unroll), ("remat", remat)):
+    sizes = {"unroll": unroll, "remat": remat}
+    for name, value in sizes.items():
         if not isinstance(value, (bool, int, np.integer)) or (not isinstance(value, bool) and value < 1):
             raise ValueError(f"{name} must be True, False or a positive number of timesteps, got {value!r}.")
-    return Options(*map(bool, flags.values()), *(v if isinstance(v, bool) else int(v) for v in (unroll, remat)))
+    named = isinstance(implementation, str) and implementation in ("auto", "reference", "fused")
+    if not (named or isinstance(implementation, Fused)):
+        raise ValueError(
+            f'implementation must be "auto", "reference", "fused" or Fused(..), got {reprlib.repr(implementation)}.'
+        )
+    fused = Fused() if implementation in ("auto", "fused") else implementation
+    options: dict[str, Any] = {name: bool(value) for name, value in flags.items()}
+    options |= {name: value if isinstance(value, bool) else int(value) for name, value in sizes.items()}
+    return Options(**options, fused=None if implementation == "reference" else fused)

@@ -19,6 +19,45 @@ CELLS = ("lstm", "rnn")
 NORMS = ("channel", "layer", None)
 
 
+@dataclasses.dataclass(frozen=True)
+class Fused:
+    """How the fused implementation of :func:`tlstm_jax.unroll` differentiates; None chooses by platform.
+
+    Args:
+        save: what the forward loop keeps for the backward loop besides inputs: ``"gates"`` (H, C, G, I, F, O, Q:
+            nothing is computed twice; best on a CPU) or ``"states"`` (H and C; the gates of many timesteps are then
+            recomputed in one matrix product; best on a GPU, where each write inside a loop is one more kernel).
+        gather: for how many timesteps at a time the backward pass recomputes gates and gathers weight gradients, in
+            one matrix product each. 1 keeps everything in a CPU's caches; a GPU wants as many as fit its memory.
+        align: channels of matrix products are padded with zeros, outside of the loops, to a multiple of this.
+
+    A CPU gets ``Fused("gates", 1, 1)``. Everything else gets ``Fused("states", n, 16)``, n being the timesteps whose
+    patches (see :func:`tlstm_jax.convolution.patches`) fill 1 GiB.
+
+    Raises:
+        ValueError: an option is not one of those above.
+    """
+
+    save: Literal["gates", "states"] | None = None
+    gather: int | None = None
+    align: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.save, str | None) or self.save not in ("gates", "states", None):
+            raise ValueError(f'save must be "gates", "states" or None (by platform), got {self.save!r}.')
+        for name in ("gather", "align"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else positive_size(name, value))
+
+    def or_else(self, save: Literal["gates", "states"], gather: int, align: int) -> Fused:
+        """These options, the arguments where they are None."""
+        return Fused(self.save or save, self.gather or gather, self.align or align)
+
+
+Implementation = Literal["auto", "reference", "fused"] | Fused
+"""What ``implementation=`` takes: see :func:`tlstm_jax.unroll`."""
+
+
 class Recurrent(abc.ABC):
     """What every recurrent model here has: a state of ``(*tensor_shape, features)``, and how its dtypes follow.
 
@@ -170,10 +209,25 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
         return tuple(below - 1 for below, _ in self.padding)
 
     @property
+    def offsets(self) -> tuple[tuple[int, ...], ...]:
+        """s_k: the kernel's offsets, row-major; dimension d has -floor(K/2) .. K - 1 - floor(K/2)."""
+        return tuple(itertools.product(*(range(-below, above + 1) for below, above in self.padding)))
+
+    @property
     def windows(self) -> tuple[tuple[slice, ...], ...]:
-        """For each kernel offset, row-major, the slices that cut the shifted tensor out of the padded one."""
-        starts = itertools.product(*(range(k) for k in self.kernel_shape))
+        """For each kernel offset, the slices that cut the shifted tensor out of the padded one."""
+        starts = ([step + below for step, (below, _) in zip(s, self.padding, strict=True)] for s in self.offsets)
         return tuple(tuple(slice(s, s + p) for s, p in zip(start, self.tensor_shape, strict=True)) for start in starts)
+
+    @property
+    def input_taps(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """Where the input is seen: (k, location) for each kernel offset that leads from a location to it."""
+        taps = ((k, tuple(-1 - step for step in offset)) for k, offset in enumerate(self.offsets))
+        return tuple(
+            (k, location)
+            for k, location in taps
+            if all(0 <= at < size for at, size in zip(location, self.tensor_shape, strict=True))
+        )
 
     @property
     def has_memory_kernel(self) -> bool:

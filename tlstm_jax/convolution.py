@@ -28,14 +28,17 @@ def hidden_convolution(
 ) -> Preactivations:
     """A_t = H^cat_{t-1} (*) {W^h, b^h}, for all gates in one matrix product (eqs. 6, 14).
 
-    The <K> shifted copies of H^cat stand side by side along the channels, ``(*p, b, <K> m)``, so
-    the convolution is one product with the kernel read as a ``(<K> m, a)`` matrix. It accumulates
-    in the dtype of ``bias``.
+    The convolution is one product of :func:`patches` with the kernel read as a ``(<K> m, a)`` matrix.
+    It accumulates in the dtype of ``bias``.
     """
-    hcat = concatenate_input(h, projected, cfg)
-    patches = jnp.concatenate([hcat[window] for window in cfg.windows], axis=-1)
     matrix = kernel.reshape(-1, kernel.shape[-1])
-    return jnp.dot(patches, matrix, preferred_element_type=bias.dtype) + bias
+    return jnp.dot(patches(h, projected, cfg), matrix, preferred_element_type=bias.dtype) + bias
+
+
+def patches(h: Locations, projected: Float[Array, "b m"], cfg: TLSTMConfig) -> Float[Array, "*p b km"]:
+    """The <K> shifted copies of H^cat side by side along the channels: what the kernel sees at each location."""
+    hcat = concatenate_input(h, projected, cfg)
+    return jnp.concatenate([hcat[window] for window in cfg.windows], axis=-1)
 
 
 def memory_convolution(c: Locations, q: MemoryKernels, cfg: TLSTMConfig) -> Locations:

@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from tlstm_jax import cell, checks, stacked, unrolling
-from tlstm_jax.config import TLSTMConfig
+from tlstm_jax.config import Implementation, TLSTMConfig
 from tlstm_jax.typing import Array, Params, TLSTMState
 
 
@@ -119,7 +119,7 @@ class _Layer(nn.Module, kw_only=True):
         Raises:
             ValueError: as :func:`tlstm_jax.unroll`.
         """
-        config, groups, call = self._model()
+        config, groups, call, implementation = self._model()
         inputs = checks.check_array("inputs", inputs)
         params = _params(self, inputs, config, groups)
         options = checks.check_options(
@@ -129,6 +129,7 @@ class _Layer(nn.Module, kw_only=True):
             self.keep_order if keep_order is None else keep_order,
             self.unroll,
             self.remat,
+            implementation,
         )
         names = ("inputs", "initial_carry")
         carry, outputs = call(params, inputs, config, initial_carry, seq_lengths, reset, options, names)
@@ -136,7 +137,7 @@ class _Layer(nn.Module, kw_only=True):
         return (carry, outputs) if return_carry else outputs
 
     @nn.nowrap
-    def _model(self) -> tuple[Any, cell.Groups, Any]:
+    def _model(self) -> tuple[Any, cell.Groups, Any, Implementation]:
         raise NotImplementedError
 
 
@@ -149,6 +150,7 @@ class TLSTM(_Layer):
     Attributes:
         config: the model. Further attributes: ``time_major``, ``return_carry``, ``reverse``,
             ``keep_order``, ``aligned``, ``unroll``, ``remat``, the defaults of the call's arguments.
+        implementation: ``"auto"``, ``"reference"``, ``"fused"`` or ``Fused(..)``; see :func:`tlstm_jax.unroll`.
 
     Example:
         >>> import flax.linen as nn, jax, jax.numpy as jnp, tlstm_jax as tl
@@ -160,11 +162,12 @@ class TLSTM(_Layer):
     """
 
     config: TLSTMConfig
+    implementation: Implementation = "auto"
 
     @nn.nowrap
-    def _model(self) -> tuple[Any, cell.Groups, Any]:
+    def _model(self) -> tuple[Any, cell.Groups, Any, Implementation]:
         config = checks.check_config("config", self.config, TLSTMConfig)
-        return config, cell.param_groups(config), unrolling.call
+        return config, cell.param_groups(config), unrolling.call, self.implementation
 
 
 class StackedLSTM(_Layer):
@@ -194,11 +197,11 @@ class StackedLSTM(_Layer):
     param_dtype: Any = jnp.float32
 
     @nn.nowrap
-    def _model(self) -> tuple[Any, cell.Groups, Any]:
+    def _model(self) -> tuple[Any, cell.Groups, Any, Implementation]:
         config = stacked.StackedLSTMConfig(
             self.features, self.num_layers, self.shared, self.forget_bias, self.dtype, self.param_dtype
         )
-        return config, stacked.param_groups(config), stacked.call
+        return config, stacked.param_groups(config), stacked.call, "reference"
 
 
 def _params(module: nn.Module, inputs: Array, config: Any, groups: cell.Groups) -> Params:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tlstm_jax import cell, checks, stacked, unrolling
-from tlstm_jax.config import TLSTMConfig
+from tlstm_jax.config import Implementation, TLSTMConfig
 from tlstm_jax.typing import Array, Params, TLSTMState
 
 
@@ -145,6 +145,7 @@ class _Layer(nnx.Module):
             self.keep_order if keep_order is None else keep_order,
             self.unroll,
             self.remat,
+            self._implementation,
         )
         names = ("inputs", "initial_carry")
         carry, outputs = self._call(params, inputs, self.config, initial_carry, seq_lengths, reset, options, names)
@@ -152,6 +153,7 @@ class _Layer(nnx.Module):
         return (carry, outputs) if return_carry else outputs
 
     _call: Any
+    _implementation: Implementation = "reference"
 
     def _groups(self) -> cell.Groups:
         raise NotImplementedError
@@ -163,6 +165,7 @@ class TLSTM(_Layer):
     Args:
         in_features: R.
         config: the model.
+        implementation: ``"auto"``, ``"reference"``, ``"fused"`` or ``Fused(..)``; see :func:`tlstm_jax.unroll`.
         rngs: its ``params`` stream initializes the parameters.
         **options: defaults of the call's arguments: ``time_major``, ``return_carry``, ``reverse``,
             ``keep_order`` (False), ``aligned`` (True), and ``unroll`` (1) and ``remat`` (False)
@@ -179,8 +182,17 @@ class TLSTM(_Layer):
 
     _call = staticmethod(unrolling.call)
 
-    def __init__(self, in_features: int, config: TLSTMConfig, *, rngs: nnx.Rngs, **options: Any) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        config: TLSTMConfig,
+        *,
+        implementation: Implementation = "auto",
+        rngs: nnx.Rngs,
+        **options: Any,
+    ) -> None:
         checks.check_config("config", config, TLSTMConfig)
+        self._implementation = implementation
         self._create(in_features, config, rngs, **options)
 
     def _groups(self) -> cell.Groups:

@@ -14,7 +14,22 @@ def normalize(z: Locations, scale: Float[Array, "*p m"], bias: Float[Array, "*p 
     Channel normalization takes both over the M channels of each location, layer normalization over
     the whole tensor of an example. Gain and bias are ``(*p, m)`` in either case.
     """
-    axes = (-1,) if cfg.norm == "channel" else (*range(len(cfg.tensor_shape)), -1)
-    centred = z - z.mean(axes, keepdims=True)
-    variance = (centred * centred).mean(axes, keepdims=True)
-    return centred * jax.lax.rsqrt(variance + cfg.norm_epsilon) * scale[..., None, :] + bias[..., None, :]
+    standardized, _ = standardize(z, cfg)
+    return standardized * scale[..., None, :] + bias[..., None, :]
+
+
+def standardize(z: Locations, cfg: TLSTMConfig) -> tuple[Locations, Array]:
+    """Subtracts the mean and multiplies by r = 1 / sqrt(variance + epsilon); returns r as well, which broadcasts."""
+    centred = z - z.mean(_axes(cfg), keepdims=True)
+    r = jax.lax.rsqrt((centred * centred).mean(_axes(cfg), keepdims=True) + cfg.norm_epsilon)
+    return centred * r, r
+
+
+def standardize_transpose(dz: Locations, standardized: Locations, r: Array, cfg: TLSTMConfig) -> Locations:
+    """The derivative with respect to z from that with respect to standardized z."""
+    along = (dz * standardized).mean(_axes(cfg), keepdims=True)
+    return r * (dz - dz.mean(_axes(cfg), keepdims=True) - standardized * along)
+
+
+def _axes(cfg: TLSTMConfig) -> tuple[int, ...]:
+    return (-1,) if cfg.norm == "channel" else (*range(len(cfg.tensor_shape)), -1)

@@ -1,8 +1,8 @@
 """A recurrence over time, whatever the cell: output delay, lengths, resets, chunks.
 
-Everything here is time-major with one batch axis. A cell is a function ``step(state, x) -> (state,
-y)`` whose state leaves end in ``(b, m)``, so that a mask over the batch selects among states of any
-rank. The tLSTM and the stacked baseline run through the same code.
+Everything here is time-major with one batch axis. The leaves of a cell's state end in ``(b, m)``, so
+that a mask over the batch selects among states of any rank. The tLSTM, however it is differentiated,
+and the stacked baseline run through the same code.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tlstm_jax.config import Fused
 from tlstm_jax.typing import Array, Bool, Float, Integer
 
 State = TypeVar("State")
+Ends = Array | int | None
 
 
 class Options(NamedTuple):
@@ -30,6 +32,7 @@ class Options(NamedTuple):
     keep_order: bool = False
     unroll: int | bool = 1
     remat: int | bool = False
+    fused: Fused | None = None
 
 
 class Layout(NamedTuple):
@@ -63,9 +66,23 @@ class Layout(NamedTuple):
         return x if self.time_major else jnp.moveaxis(x, 0, len(self.batch_shape))
 
 
+@runtime_checkable
+class Span(Protocol[State]):
+    """A cell run from ``state`` over n timesteps, nothing else: what :func:`run` is built on.
+
+    ``reset`` (n, b) makes the state zero before an input. Returns the last state; the state after ``ends`` timesteps,
+    a number for all rows (b,) or one for each (anything where that is not in 0..n, None if ``ends`` is None); and
+    the outputs (n, b, m).
+    """
+
+    def __call__(  # noqa: D102
+        self, state: State, xs: Float[Array, "n b m"], reset: Bool[Array, "n b"] | None, ends: Ends
+    ) -> tuple[State, State | None, Float[Array, "n b m"]]: ...
+
+
 def run(
     project: Callable[[Array], Array],
-    step: Callable[[State, Array], tuple[State, Array]],
+    span: Span[State],
     state: State,
     xs: Array,
     seq_lengths: Array | None,
@@ -78,7 +95,7 @@ def run(
 
     Args:
         project: what the cell does to its inputs before anything recurs, for any number of timesteps at once.
-        step: one timestep of the cell, from projected inputs.
+        span: the recurrence, from projected inputs.
         state: the state before the first timestep, flattened; leaves end in ``(b, m)``.
         xs: inputs, checked, as are the next two, which :func:`tlstm_jax.unroll` explains.
         seq_lengths: lengths of right-padded rows, or None.
@@ -100,57 +117,104 @@ def run(
     if options.reverse:
         xs = reverse_sequences(xs, lengths)
         reset = None if reset is None else reverse_sequences(boundaries_after(reset), lengths)
-    state, ys = run_forward(
-        step,
+    delay = delay if options.aligned else 0
+    state, ys = _run_forward(
+        span,
         state,
         project(xs),
         project(jnp.zeros_like(xs, shape=xs.shape[1:])),
-        valid=valid,
+        lengths=lengths,
         reset=reset,
-        delay=delay if options.aligned else 0,
-        unroll=options.unroll,
+        delay=delay,
         remat=options.remat,
     )
+    answered = _answered(valid, reset, delay, layout.num_steps)
+    if answered is not None:
+        ys = jnp.where(answered[..., None], ys, jnp.zeros_like(ys))
     if options.reverse and options.keep_order:
         ys = reverse_sequences(ys, lengths)
     return state, layout.restore(ys)
 
 
-def run_forward(
-    step: Callable[[State, Array], tuple[State, Array]],
+def _run_forward(
+    span: Span[State],
     state: State,
     xs: Float[Array, "t b m"],
     flush: Float[Array, "b m"],
     *,
-    valid: Bool[Array, "t b"] | None,
+    lengths: Integer[Array, " b"] | None,
     reset: Bool[Array, "t b"] | None,
     delay: int,
-    unroll: int | bool,
     remat: int | bool,
 ) -> tuple[State, Float[Array, "t b m"]]:
-    """The recurrence itself: T timesteps, ``delay`` more that are fed ``flush``, outputs shifted to their inputs."""
-
-    def body(carry: tuple[Any, Any], inputs: tuple[Array, Any, Any]) -> tuple[Any, Array]:
-        state, kept = carry
-        x, is_valid, is_reset = inputs
-        if is_reset is not None:
-            state = _select(is_reset, jax.tree.map(jnp.zeros_like, state), state)
-        state, y = step(state, x)
-        if is_valid is not None:
-            kept = _select(is_valid, state, kept)
-        return (state, kept), y
-
-    # Rows end at different timesteps while the scan goes on: `kept` holds the state after the last input of each.
-    carry = (state, state if valid is not None else None)
-    num_steps = xs.shape[0]
-    (last, kept), ys = _scan(body, carry, (xs, valid, reset), num_steps, unroll, remat)
+    """T timesteps, ``delay`` more that are fed ``flush``, outputs shifted to their inputs."""
+    ends: Ends = lengths
     if delay:
-        _, tail = _scan(lambda state, _: step(state, flush), last, None, delay, unroll, remat)
-        ys = jnp.concatenate([ys, tail])[delay:]
-    answered = _answered(valid, reset, delay, num_steps)
-    if answered is not None:
-        ys = jnp.where(answered[..., None], ys, jnp.zeros_like(ys))
-    return (last if valid is None else kept), ys
+        ends = xs.shape[0] if ends is None else ends
+        xs = jnp.concatenate([xs, jnp.broadcast_to(flush, (delay, *flush.shape))])
+        reset = None if reset is None else jnp.pad(reset, ((0, delay), (0, 0)))
+    run_span = functools.partial(_in_chunks, span, int(remat)) if remat else span
+    last, end, ys = run_span(state, xs, reset, ends)
+    return (last if end is None else end), ys[delay:]
+
+
+def _in_chunks(
+    span: Span[State], size: int, state: State, xs: Array, reset: Array | None, ends: Ends
+) -> tuple[State, State | None, Array]:
+    """A span that keeps the state before every chunk of about ``size`` timesteps and recomputes the rest."""
+    num_steps, batch = xs.shape[:2]
+    count = max(1, math.ceil(num_steps / size))
+    size = math.ceil(num_steps / count)
+    fill = count * size - num_steps  # chunks of equal size need a few timesteps more, after all that matters
+    if fill:
+        ends = num_steps if ends is None else ends
+        xs, reset = jax.tree.map(lambda z: jnp.pad(z, ((0, fill), *((0, 0),) * (z.ndim - 1))), (xs, reset))
+    ends = None if ends is None else jnp.broadcast_to(jnp.asarray(ends), (batch,))
+
+    def body(carry: Any, inputs: tuple[Array, Array, Any]) -> tuple[Any, Array]:
+        state, end = carry
+        start, xs, reset = inputs
+        here = None if ends is None else ends - start
+        in_a_scan = jax.checkpoint(span, prevent_cse=False)  # which keeps the two computations apart by itself
+        state, found, ys = in_a_scan(state, xs, reset, here)
+        if end is not None and here is not None and found is not None:
+            end = select((here >= 0) & (here <= size), found, end)
+        return (state, end), ys
+
+    chunks = jax.tree.map(lambda z: z.reshape(count, size, *z.shape[1:]), (xs, reset))
+    starts = size * jnp.arange(count)
+    (state, end), ys = lax.scan(body, (state, None if ends is None else state), (starts, *chunks))
+    return state, end, ys.reshape(count * size, *ys.shape[2:])[:num_steps]
+
+
+def scan_span(
+    step: Callable[[State, Array], tuple[State, Array]],
+    unroll: int | bool,
+    state: State,
+    xs: Array,
+    reset: Array | None,
+    ends: Ends,
+) -> tuple[State, State | None, Array]:
+    """A :class:`Span` as a plain scan, from one timestep of the cell, ``step(state, x) -> (state, y)``."""
+    if isinstance(ends, int):  # two scans rather than one that carries a second state
+        end, _, ys = scan_span(step, unroll, state, xs[:ends], None if reset is None else reset[:ends], None)
+        last, _, tail = scan_span(step, unroll, end, xs[ends:], None if reset is None else reset[ends:], None)
+        return last, end, jnp.concatenate([ys, tail])
+
+    def body(carry: Any, inputs: tuple[Array, Array, Any]) -> tuple[Any, Array]:
+        state, end = carry
+        t, x, is_reset = inputs
+        if end is not None:  # rows end at different timesteps while the scan goes on
+            end = select(jnp.asarray(ends) == t, state, end)
+        if is_reset is not None:
+            state = select(is_reset, jax.tree.map(jnp.zeros_like, state), state)
+        state, y = step(state, x)
+        return (state, end), y
+
+    n = xs.shape[0]
+    carry: Any = (state, None if ends is None else state)
+    (last, end), ys = lax.scan(body, carry, (jnp.arange(n), xs, reset), unroll=unroll)
+    return last, None if end is None else select(jnp.asarray(ends) == n, last, end), ys
 
 
 def _answered(valid: Array | None, reset: Array | None, delay: int, num_steps: int) -> Array | None:
@@ -164,36 +228,9 @@ def _answered(valid: Array | None, reset: Array | None, delay: int, num_steps: i
     return answered
 
 
-def _select(mask: Bool[Array, " b"], new: State, old: State) -> State:
+def select(mask: Bool[Array, " b"], new: State, old: State) -> State:
+    """Rows of ``new`` where ``mask``, rows of ``old`` elsewhere, in every leaf ``(.., b, m)``."""
     return jax.tree.map(lambda n, o: jnp.where(mask[:, None], n, o), new, old)
-
-
-def _scan(
-    body: Callable[[Any, Any], tuple[Any, Array]],
-    carry: Any,
-    xs: Any,
-    length: int,
-    unroll: int | bool,
-    remat: int | bool,
-) -> tuple[Any, Array]:
-    """``lax.scan`` that, with ``remat``, keeps the carry of every chunk and recomputes the rest."""
-    if not remat:
-        return lax.scan(body, carry, xs, length, unroll=unroll)
-    chunk = min(1 if remat is True else remat, max(length, 1))
-    whole = length - length % chunk
-
-    def scan_chunk(carry: Any, xs: Any, size: int = chunk) -> tuple[Any, Array]:
-        return lax.scan(body, carry, xs, size, unroll=unroll)
-
-    chunks = jax.tree.map(lambda x: x[:whole].reshape(whole // chunk, chunk, *x.shape[1:]), xs)
-    in_a_scan = jax.checkpoint(scan_chunk, prevent_cse=False)  # which keeps the two computations apart by itself
-    carry, ys = lax.scan(in_a_scan, carry, chunks, whole // chunk)
-    ys = ys.reshape(whole, *ys.shape[2:])
-    if whole < length:
-        rest = jax.checkpoint(functools.partial(scan_chunk, size=length - whole))
-        carry, tail = rest(carry, jax.tree.map(lambda x: x[whole:], xs))
-        ys = jnp.concatenate([ys, tail])
-    return carry, ys
 
 
 def reverse_sequences(xs: Array, lengths: Integer[Array, " b"] | None) -> Array:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from tlstm_jax import cell, checks
 from tlstm_jax.config import Recurrent, finite, float_dtype, positive_size
-from tlstm_jax.scan import Layout, Options, run
+from tlstm_jax.scan import Layout, Options, run, scan_span
 from tlstm_jax.typing import Array, Bool, Float, Lengths, Params, TLSTMState
 from tlstm_jax.unrolling import check_arguments
 
@@ -190,6 +190,7 @@ def _unroll(
         return tuple(layers), x
 
     project = functools.partial(cell.project, cell.cast_params({"input": params["input"]}, xs, cfg))
-    state, ys = run(project, step, state, xs, seq_lengths, reset, options)
+    span = functools.partial(scan_span, step, options.unroll)
+    state, ys = run(project, span, state, xs, seq_lengths, reset, options)
     whole = jax.tree.map(lambda *layers: jnp.stack(layers), *state)
     return cell.keep_dtypes(cell.to_batch_major(whole, batch_shape), initial_state), ys

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 
 from tlstm_jax import cell, checks
-from tlstm_jax.config import Recurrent, TLSTMConfig
-from tlstm_jax.scan import Layout, Options, run
+from tlstm_jax.config import Implementation, Recurrent, TLSTMConfig
+from tlstm_jax.fused import fused_span
+from tlstm_jax.scan import Layout, Options, Span, run, scan_span
 from tlstm_jax.typing import Array, Bool, Float, Lengths, Params, TLSTMState
 
 
@@ -27,6 +28,7 @@ def unroll(
     keep_order: bool = False,
     unroll: int | bool = 1,
     remat: int | bool = False,
+    implementation: Implementation = "auto",
 ) -> tuple[TLSTMState, Float[Array, "*bt m"]]:
     """Runs a tLSTM over sequences, with its output delay handled (eqs. 8, 23).
 
@@ -60,7 +62,11 @@ def unroll(
         keep_order: with ``reverse``, outputs in the order of the inputs.
         unroll: timesteps in one iteration of the scan, as in ``jax.lax.scan``.
         remat: True to rematerialize every timestep in the backward pass, or a number of timesteps
-            for each rematerialized chunk: memory for T / n states and n timesteps' residuals.
+            for each rematerialized chunk: memory for T / n states and n timesteps' residuals (the least
+            for n near sqrt(T)).
+        implementation: ``"fused"`` has its derivative written by hand (:mod:`tlstm_jax.fused`), for speed and memory,
+            with its options chosen by platform, or given as ``Fused(..)``; ``"reference"`` leaves the derivative of
+            a plain scan to JAX, and is what forward-mode derivatives need. ``"auto"`` is ``"fused"``.
 
     Returns:
         The state after the real inputs (without the flush), so that chunks chain exactly, and the
@@ -85,7 +91,7 @@ def unroll(
         >>> np.allclose(jnp.concatenate([first, second], axis=1), ys, atol=1e-6)
         True
     """
-    options = checks.check_options(time_major, aligned, reverse, keep_order, unroll, remat)
+    options = checks.check_options(time_major, aligned, reverse, keep_order, unroll, remat, implementation)
     return call(params, xs, cfg, initial_state, seq_lengths, reset, options)
 
 
@@ -138,12 +144,17 @@ def _unroll(
 ) -> tuple[TLSTMState, Array]:
     batch_shape = Layout.of(xs.shape, options.time_major).batch_shape
     state = cell.to_locations_major(cell.start_state(initial_state, xs, batch_shape, cfg), batch_shape)
-    params = cell.cast_params(params, xs, cfg)
+    cast = cell.cast_params(params, xs, cfg)
 
     def step(state: TLSTMState, projected: Array) -> tuple[TLSTMState, Array]:
-        state = cell.timestep(params, state, projected, cfg)
+        state = cell.timestep(cast, state, projected, cfg)
         return state, cell.output(state, cfg)
 
-    project = functools.partial(cell.project, params)
-    state, ys = run(project, step, state, xs, seq_lengths, reset, options, delay=cfg.delay)
+    if options.fused is None:
+        span: Span[TLSTMState] = functools.partial(scan_span, step, options.unroll)
+    else:
+        span = fused_span(params, cfg, options.fused, options.unroll)
+    state, ys = run(
+        functools.partial(cell.project, cast), span, state, xs, seq_lengths, reset, options, delay=cfg.delay
+    )
     return cell.keep_dtypes(cell.to_batch_major(state, batch_shape), initial_state), ys

@@ -1,0 +1,99 @@
+"""What a contender is, and the proof that it computes what it claims to."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.networks import Network, parameter_sets, parameters, reference, stack_config, stack_parameters
+from benchmarks.programs import Program, Result, count
+from benchmarks.tasks import Size, Task
+
+
+class Mismatch(Exception):
+    """A contender does not compute what it claims to."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """One way to compute a network.
+
+    Args:
+        name: as on the command line.
+        summary: what it is, in a line.
+        network: what it claims to compute; None for the floor, which computes nothing.
+        build: makes the program of a task.
+        unavailable: why it cannot run a task here, or None.
+        pack: the parameters' gradients in the layout of this contender, from the network's own;
+            None if they cannot be compared.
+        biases: bias vectors in each layer of a stack.
+    """
+
+    name: str
+    summary: str
+    network: Network | None
+    build: Callable[[Task], Program]
+    unavailable: Callable[[Task], str | None] = lambda task: None
+    pack: Callable[[Any], Any] | None = lambda params: params
+    biases: int = 1
+
+
+def build(contender: Contender, task: Task) -> Program:
+    """The program of a contender, checked; a contender is called once for that.
+
+    Raises:
+        Mismatch: it does not compute its network, or has not its parameters; the message says how far off it is.
+    """
+    program = contender.build(task)
+    actual = program.fetch(program.call())
+    if contender.network is not None:
+        _check_parameters(contender.network, task.size, program.parameters, contender.biases)
+        _check_result(actual, reference(contender.network, task.size), contender.pack, task)
+    return program
+
+
+def _check_result(actual: Result, wanted: Result, pack: Callable[[Any], Any] | None, task: Task) -> None:
+    """Outputs and, in training, gradients are those wanted."""
+    if actual.outputs.shape != wanted.outputs.shape:
+        raise Mismatch(f"outputs have shape {actual.outputs.shape} and not {wanted.outputs.shape}")
+    distance = _distance(actual.outputs, wanted.outputs)
+    if not distance <= task.precision.output_tolerance:  # so that NaN does not pass
+        raise Mismatch(f"outputs are off by {distance:.2g} of their norm")
+    if task.training and pack is not None:
+        params, xs = wanted.gradients
+        distance = _distance(actual.gradients, (pack(params), xs))
+        if not distance <= task.precision.gradient_tolerance:
+            raise Mismatch(f"gradients are off by {distance:.2g} of their norm")
+
+
+def _check_parameters(network: Network, size: Size, actual: int | None, biases: int) -> None:
+    """As many as stated, and a stack as deep as the tLSTM and nearest to it in number."""
+    target = count(parameters("tlstm", size))
+    if network == "tlstm":
+        stated = target
+    else:
+        cfg = stack_config(network, size)
+        sets = parameter_sets(network, size)
+        if (cfg.num_layers, len(set(cfg.layer_names))) != (size.depth, sets):
+            raise Mismatch(f"{cfg.num_layers} layers, {len(set(cfg.layer_names))} parameter sets for L = {size.depth}")
+        stated = stack_parameters(cfg.features, size.in_features, sets, biases)
+        smaller, own, larger = (stack_parameters(cfg.features + i, size.in_features, sets) for i in (-1, 0, 1))
+        if not smaller + own <= 2 * target <= own + larger:
+            raise Mismatch(f"{own} parameters for the tLSTM's {target} are not the nearest number")
+    if actual != stated:
+        raise Mismatch(f"{actual} parameters and not {stated}")
+
+
+def _distance(actual: Any, wanted: Any) -> float:
+    """Euclidean distance of two trees relative to the norm of the second."""
+    difference = jax.tree.map(lambda a, b: a - b, actual, wanted)
+    return _norm(difference) / _norm(wanted)
+
+
+def _norm(tree: Any) -> float:
+    return math.sqrt(sum(float(np.sum(np.square(leaf, dtype=np.float64))) for leaf in jax.tree.leaves(tree)))

@@ -1,0 +1,147 @@
+"""All contenders, by name."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import floor, naive, stacks
+from benchmarks.checking import Contender
+from benchmarks.networks import IMPLEMENTATIONS, Network, inputs, parameters, stack_forward, tlstm_forward
+from benchmarks.programs import Forward, Program, jax_program
+from benchmarks.tasks import Task
+
+BASE = "auto"
+"""The contender to which all others are compared: what a user of the library gets."""
+FLOOR = "floor"
+
+
+def _jax(
+    network: Network,
+    forward: Callable[[Task], Forward],
+    pack: Callable[[Any], Any] = lambda params: params,
+    *,
+    batch_major: bool = False,
+) -> Callable[[Task], Program]:
+    """How to build a contender of jax from its forward pass."""
+
+    def build(task: Task) -> Program:
+        params = pack(parameters(network, task.size))
+        return jax_program(forward(task), params, inputs(task.size), task, batch_major=batch_major)
+
+    return build
+
+
+def _ours() -> list[Contender]:
+    summaries = {
+        BASE: "this library as it comes",
+        "reference": "this library's readable implementation: im2col and plain autodiff",
+        "fused": "this library's hand-written derivative, its options chosen by platform",
+        "fused-gates": "the same, all gates saved for the backward pass",
+        "fused-states": "the same, gates computed again in the backward pass",
+    }
+    return [
+        Contender(
+            name,
+            summary,
+            "tlstm",
+            _jax("tlstm", functools.partial(tlstm_forward, implementation=IMPLEMENTATIONS[name])),
+        )
+        for name, summary in summaries.items()
+    ]
+
+
+def _stacks(network: Network) -> list[Contender]:
+    kind = f"LSTM layers, {network} parameters"
+    wavefront, pack = functools.partial(stacks.wavefront_forward, network), stacks.pack_wavefront
+    return [
+        Contender(
+            f"stack-{network}",
+            f"{kind}: nn.RNN(nn.OptimizedLSTMCell)",
+            network,
+            _jax(network, functools.partial(stacks.flax_forward, network)),
+        ),
+        Contender(
+            f"ours-{network}",
+            f"{kind}: this library's stack",
+            network,
+            _jax(network, functools.partial(stack_forward, network)),
+        ),
+        Contender(
+            f"wavefront-{network}",
+            f"{kind}: skewed by hand into one scan, all layers at once",
+            network,
+            _jax(network, wavefront, pack),
+            pack=pack,
+        ),
+    ]
+
+
+def _cudnn() -> Contender:
+    return Contender(
+        "cudnn",
+        "LSTM layers, unshared parameters: jax.experimental.rnn",
+        "unshared",
+        _jax("unshared", stacks.cudnn_forward, stacks.pack_cudnn, batch_major=True),
+        stacks.cudnn_unavailable,
+        pack=None,  # each layer has two biases
+        biases=2,
+    )
+
+
+def _torch() -> list[Contender]:
+    def unavailable(task: Task) -> str | None:
+        return None if importlib.util.find_spec("torch") else "PyTorch is not installed: pip install torch"
+
+    def build_tlstm(task: Task, compiled: bool) -> Program:
+        from benchmarks import torch_contenders
+
+        return torch_contenders.tlstm_program(task, compiled=compiled)
+
+    def build_stack(task: Task, network: Network) -> Program:
+        from benchmarks import torch_contenders
+
+        return torch_contenders.stack_program(network, task)
+
+    loops = (("torch-loop", "eager cell", False), ("torch-compile", "cell under torch.compile", True))
+    networks: tuple[Network, ...] = ("shared", "unshared")
+    return [
+        *(
+            Contender(
+                name,
+                f"PyTorch, {how}, in a Python loop",
+                "tlstm",
+                functools.partial(build_tlstm, compiled=compiled),
+                unavailable,
+            )
+            for name, how, compiled in loops
+        ),
+        *(
+            Contender(
+                f"torch-{network}",
+                f"LSTM layers, {network} parameters: PyTorch's nn.LSTM",
+                network,
+                functools.partial(build_stack, network=network),
+                unavailable,
+                pack=None,  # each layer has two biases
+                biases=2,
+            )
+            for network in networks
+        ),
+    ]
+
+
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        *_ours(),
+        Contender(FLOOR, "the bare matrix products of the tLSTM", None, floor.build),
+        Contender("conv", "naive Flax: nn.Conv in nn.RNN, plain autodiff", "tlstm", _jax("tlstm", naive.conv_forward)),
+        *_stacks("shared"),
+        *_stacks("unshared"),
+        _cudnn(),
+        *_torch(),
+    )
+}

@@ -1,0 +1,399 @@
+"""Kernels that one timestep launches, counted without the accelerator: XLA compiles for one that is not there.
+
+At the sizes of the paper the arithmetic of a timestep takes about as long as launching one kernel, so
+that the number of kernels decides the speed.
+
+Examples:
+    python -m benchmarks.gpu_kernels
+    python -m benchmarks.gpu_kernels --sizes 100x10 --implementations fused --no-lstm --hlo-breakdown
+    XLA_FLAGS=--xla_gpu_enable_while_loop_unrolling=WHILE_LOOP_UNROLLING_DOUBLE_BUFFER python -m benchmarks.gpu_kernels
+    python -m benchmarks.gpu_kernels --platform tpu
+
+Counts are of one timestep in each loop of the program, and in brackets is how many timesteps the loop makes.
+Not seen: how long a kernel takes, and where a library launches two for one matrix product. Autotuning
+needs the device and is off, so that there other kernels may do the matrix products.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import importlib.metadata
+import inspect
+import itertools
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+JAX = {"jax": "0.11.2", "jaxlib": "0.11.2"}
+PLUGINS = {"cuda": {"jax-cuda13-plugin": "0.11.2", "jax-cuda13-pjrt": "0.11.2"}, "tpu": {"libtpu": "0.0.48.1"}}
+"""Exact versions, so that counts can be compared. Of the plugins without what they require: CUDA is not needed."""
+TARGETS = {"cuda": str(Path(__file__).with_name("h100.txtpb")), "tpu": "v5e:2x2"}
+ENVIRONMENT = {
+    "cuda": {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "XLA_FLAGS": "--xla_gpu_autotune_level=0"},
+    # Otherwise libtpu asks the network what machine this is, and complains about the answer.
+    "tpu": {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"},
+}
+
+FREE = frozenset({"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "add-dependency"})
+"""Nothing runs for these. Whatever else stands outside of fusions counts as a kernel, copies and fills too."""
+COMPUTATION = re.compile(r"(ENTRY )?%?(\S+) .*\{$")
+INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?(\S+) = (.+)$")
+OPCODE = re.compile(r"\s*([\w-]+)\(")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of HLO: ``name = shape opcode(operands), attributes``; the operands are kept with the attributes."""
+
+    name: str
+    shape: str
+    opcode: str
+    attributes: str
+
+    @classmethod
+    def parse(cls, line: str) -> Instruction | None:
+        """The instruction on a line, if there is one."""
+        match = INSTRUCTION.match(line)
+        name, rest = match.groups() if match else ("", "")
+        end = rest.find(" ")
+        if rest.startswith("("):  # a tuple: its shape has spaces, and parentheses in the layouts
+            depths = itertools.accumulate((c == "(") - (c == ")") for c in rest)
+            end = next((i for i, depth in enumerate(depths, 1) if depth == 0), -1)
+        opcode = OPCODE.match(rest, end) if end > 0 else None
+        return cls(name, rest[:end], opcode.group(1), rest[opcode.end() :]) if opcode else None
+
+    @property
+    def operation(self) -> str:
+        """The opcode; of an asynchronous pair the first half stands for the operation, the second for nothing."""
+        return "bitcast" if self.opcode.endswith(("-done", "-update")) else self.opcode.removesuffix("-start")
+
+    def find(self, pattern: str) -> str | None:
+        """The first group of the pattern where it first matches among the attributes."""
+        match = re.search(pattern, self.attributes)
+        return match.group(1) if match else None
+
+    def computations(self, attribute: str) -> list[str]:
+        """The computations that an attribute (a pattern) names."""
+        found = re.findall(rf"\b(?:{attribute})=(?:\{{([^}}]*)\}}|([^,\s)]+))", self.attributes)
+        return [name.strip().lstrip("%") for names in found for name in "".join(names).split(",")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """What runs in sequence: kernels, and loops among them."""
+
+    kernels: tuple[Instruction, ...] = ()
+    loops: tuple[Loop, ...] = ()
+
+    @property
+    def launches(self) -> int | None:
+        """How many kernels are launched in all, in the loops too; None if a trip count is unknown."""
+        inside = [loop.launches for loop in self.loops]
+        return None if None in inside else len(self.kernels) + sum(n or 0 for n in inside)
+
+    def all_loops(self) -> Iterator[Loop]:
+        """The loops, each followed by those inside it."""
+        for loop in self.loops:
+            yield loop
+            yield from loop.body.all_loops()
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """A while loop: iterations (None if unknown), timesteps in each (2 if unrolled for double buffering), and these."""
+
+    name: str
+    trip_count: int | None
+    steps: int
+    body: Block
+
+    @property
+    def launches(self) -> int | None:
+        """How many kernels all iterations launch."""
+        inside = self.body.launches
+        return None if self.trip_count is None or inside is None else self.trip_count * inside
+
+    def report(self) -> dict[str, Any]:
+        """Timesteps; for each its kernels, copies among them, and cycles by XLA's estimate (for TPUs only)."""
+        kernels = self.body.kernels
+        cycles = sum(int(kernel.find(r'"estimated_cycles":"(\d+)"') or 0) for kernel in kernels)
+        return {
+            "name": self.name,
+            "timesteps": None if self.trip_count is None else self.trip_count * self.steps,
+            "kernels_per_timestep": len(kernels) / self.steps,
+            "copies_per_timestep": sum(kernel.operation == "copy" for kernel in kernels) / self.steps,
+            "cycles_per_timestep": round(cycles / self.steps) or None,
+        }
+
+
+class Module:
+    """A compiled program.
+
+    Args:
+        text: optimized HLO. (Kept as ``text``; ``program`` is what runs.)
+        scalars_are_free: computing a scalar launches nothing, as on a TPU, which has a unit for that.
+    """
+
+    def __init__(self, text: str, scalars_are_free: bool = False):
+        self.text = text
+        self.scalars_are_free = scalars_are_free
+        self.computations: dict[str, list[Instruction]] = {}
+        entry, current = "", list[Instruction]()
+        for line in text.splitlines():
+            if header := COMPUTATION.match(line):
+                current = self.computations.setdefault(header.group(2), [])
+                if header.group(1):
+                    entry = header.group(2)
+            elif instruction := Instruction.parse(line):
+                current.append(instruction)
+        self.program = self.block(entry)
+
+    def block(self, computation: str) -> Block:
+        """What runs when a computation runs."""
+        kernels: list[Instruction] = []
+        loops: list[Loop] = []
+        for instruction in self.computations[computation]:
+            if instruction.operation == "while":
+                loops.append(self.loop(instruction))
+            elif instruction.operation in ("call", "async", "conditional"):
+                blocks = map(self.block, instruction.computations(r"to_apply|calls|\w+_computations?"))
+                block = max(blocks, key=lambda block: block.launches or 0)  # one of the branches runs
+                kernels += block.kernels
+                loops += block.loops
+            elif self.launches(instruction):
+                kernels.append(instruction)
+        return Block(tuple(kernels), tuple(loops))
+
+    def launches(self, instruction: Instruction) -> bool:
+        """Whether the instruction is a kernel."""
+        if instruction.operation in FREE or instruction.find('custom_call_target="(AllocateBuffer)"'):
+            return False
+        return not (self.scalars_are_free and re.match(r"\w+\[\]", instruction.shape))
+
+    def loop(self, instruction: Instruction) -> Loop:
+        """The loop that a while instruction is."""
+        (body,), (condition,) = map(instruction.computations, ("body", "condition"))
+        trip_count = instruction.find(r'"known_trip_count":\{"n":"(\d+)"') or self.bound(condition)
+        steps = instruction.find(r'"known_init_step":\{[^}]*"step":"(\d+)"')
+        return Loop(instruction.name, int(trip_count) if trip_count else None, int(steps or 1), self.block(body))
+
+    def bound(self, condition: str) -> str | None:
+        """What the counter is compared with; jax's loops count up from zero. (TPU programs tell no trip count.)"""
+        *others, last = self.computations[condition]
+        bounds = [i.find(r"^(\d+)\)") for i in others if i.opcode == "constant"]
+        return bounds[0] if last.opcode == "compare" and last.find("direction=(LT)") and len(bounds) == 1 else None
+
+    def describe(self, kernel: Instruction) -> str:
+        """One line: opcode and kind, shape, what is computed, jax's name for it, and the line of source."""
+        kinds = (r'custom_call_target="([^"]*)"', r'"fusion_backend_config":\{"kind":"([^"]*)"', r"\bkind=k(\w+)")
+        kind = next(filter(None, map(kernel.find, kinds)), "")
+        inside = [i for name in kernel.computations("calls") for i in self.computations.get(name, [])]
+        computed = " ".join(dict.fromkeys(i.opcode for i in inside if i.opcode not in FREE))
+        shape = re.sub(r"\{[^}]*\}|/\*.*?\*/", "", kernel.shape)
+        # What XLA itself put in, as padding, has no name; something inside may have.
+        named = next((i for i in (kernel, *inside[::-1]) if i.find("(op_name=)")), kernel)
+        op_name = (named.find(r'op_name="([^"]*)"') or "").rpartition("while/body/")[2]
+        return " | ".join(
+            [f"{kernel.opcode} {kind}".strip(), shape, computed, op_name, self.source(named), kernel.name]
+        )
+
+    def source(self, instruction: Instruction) -> str:
+        """``file:line``, or nothing if unknown."""
+
+        def look_up(pattern: str) -> list[str]:
+            match = re.search(pattern, self.text, re.MULTILINE)
+            return list(match.groups()) if match else ["", ""]
+
+        frame = instruction.find(r"stack_frame_id=(\d+)")
+        location = look_up(rf"^{frame} {{file_location_id=(\d+)")[0]
+        file, line = look_up(rf"^{location} {{file_name_id=(\d+) .*? line=(\d+)")
+        path = look_up(rf'^FileNames\n(?:\d.*\n)*?{file} "(.*)"$')[0]
+        return f"{Path(path).name}:{line}" if path else ""
+
+
+class Program(NamedTuple):
+    """What to compile: how results name it, the function, and the shapes of parameters and of inputs."""
+
+    size: str
+    implementation: str
+    which: str
+    function: Callable[[Any, Any], Any]
+    arguments: tuple[Any, Any]
+
+
+def programs(options: argparse.Namespace) -> Iterator[Program]:
+    """Everything that the options ask for."""
+    import flax.linen as nn
+    import jax
+    import jax.numpy as jnp
+
+    import tlstm_jax as tl
+
+    def passes(size: str, name: str, model: Callable[[Any, Any], Any], params: Any, xs: Any) -> Iterator[Program]:
+        def train(params: Any, xs: Any) -> Any:
+            return jax.value_and_grad(lambda params: jnp.mean(model(params, xs)))(params)
+
+        for which in options.passes:
+            yield Program(size, name, which, train if which == "training" else model, (params, xs))
+
+    def unroll(params: Any, xs: Any, cfg: tl.TLSTMConfig, **keywords: Any) -> Any:
+        return tl.unroll(params, xs, cfg, **keywords)[1]
+
+    def inputs(features: int) -> Any:
+        return jax.ShapeDtypeStruct((options.batch_size, options.timesteps, features), options.dtype)
+
+    key = jax.random.key(0)
+    selectable = "implementation" in inspect.signature(tl.unroll).parameters
+    choices = [{"implementation": name} for name in options.implementations] if selectable else [{}]
+    for (features, *tensor_shape), choice in itertools.product(options.sizes, choices):
+        size = f"{len(tensor_shape) + 1}D M={features} P={tensor_shape[0]}"
+        cfg = tl.TLSTMConfig(features, tuple(tensor_shape), dtype=options.dtype)
+        model = functools.partial(unroll, cfg=cfg, **choice)
+        params = jax.eval_shape(functools.partial(tl.init_params, in_features=features, cfg=cfg), key)
+        yield from passes(size, choice.get("implementation", "reference"), model, params, inputs(features))
+    for features in dict.fromkeys(size[0] for size in options.sizes if options.lstm):
+        rnn, xs = nn.RNN(nn.OptimizedLSTMCell(features, dtype=options.dtype)), inputs(features)
+        yield from passes(f"M={features}, 1 layer", "flax LSTM", rnn.apply, jax.eval_shape(rnn.init, key, xs), xs)
+
+
+def device(platform: str, target: str) -> Any:
+    """A device that need not be there."""
+    import jax
+    from jax.experimental import topologies
+
+    if platform == "tpu":
+        return topologies.get_topology_desc(target, "tpu").devices[0]
+    jax.devices()  # has jax register the plugins it finds; one registered by hand, it would register again
+    config = Path(target).read_text()
+    return topologies.get_topology_desc("", "cuda", target_config=config, topology="1x1x1").devices[0]
+
+
+def measure(program: Program, place: Any, platform: str) -> tuple[dict[str, Any], Module]:
+    """Compiles a program for a device, and counts.
+
+    Returns:
+        ``launches`` of the whole program, ``outside`` of all loops, ``temp_bytes`` besides arguments and
+        results, ``compile_seconds`` in XLA, and a report on each of the ``loops``; and the compiled program.
+    """
+    import jax
+
+    sharding = jax.sharding.SingleDeviceSharding(place)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), program.arguments)
+    lowered = jax.jit(program.function).trace(*shapes).lower(lowering_platforms=(platform,))
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - start
+    module = Module(compiled.as_text(), scalars_are_free=platform == "tpu")
+    return {
+        "size": program.size,
+        "implementation": program.implementation,
+        "pass": program.which,
+        "launches": module.program.launches,
+        "outside": len(module.program.kernels),
+        "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "compile_seconds": round(seconds, 2),
+        "loops": [loop.report() for loop in module.program.all_loops()],
+    }, module
+
+
+TABLE = "{size:<15} {implementation:<14} {pass:<8} {kernels:<36} {copies:<13} {outside:>7} {launches:>8} "
+TABLE += "{compile_seconds:>15} {temp_bytes:>10}  {cycles}"
+HEADER = TABLE.format(**{column: column for column in re.findall(r"\{(\w+)", TABLE)})
+
+
+def row(result: dict[str, Any]) -> str:
+    """A line of the table: kernels, copies and cycles are those of one timestep, of each loop in turn."""
+    columns = {name: str(value) for name, value in result.items()}
+    loops = result["loops"]
+    columns["kernels"] = " + ".join(f"{loop['kernels_per_timestep']:g} [{loop['timesteps'] or '?'}]" for loop in loops)
+    columns["copies"] = " + ".join(f"{loop['copies_per_timestep']:g}" for loop in loops)
+    columns["cycles"] = " + ".join(str(loop["cycles_per_timestep"] or "-") for loop in loops)
+    return TABLE.format(**columns)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; leaves with exit status 2 if they are wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--platform", choices=("cuda", "tpu"), default="cuda")
+    add("--target", help="cuda: a file, by default an H100's target config; tpu: a topology, by default v5e:2x2")
+    add("--sizes", type=sizes, nargs="+", default=[(100, 10), (400, 7), (100, 5, 5)], help="100x5x5: M, then P, P")
+    add("--implementations", nargs="+", choices=("auto", "reference", "fused"), default=["reference", "fused"])
+    add("--passes", nargs="+", choices=("forward", "training"), default=["forward", "training"])
+    add("--batch-size", type=positive, default=15)
+    add("--timesteps", type=positive, default=50)
+    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add("--lstm", action=argparse.BooleanOptionalAction, default=True, help="flax's LSTM, a yardstick")
+    add("--hlo-breakdown", action="store_true", help="print every kernel of every loop")
+    add("--dump", type=Path, metavar="DIR", help="write the HLO texts there")
+    add("--out", type=Path, metavar="FILE", help="write the results there, as JSON")
+    return parser.parse_args(arguments)
+
+
+def positive(text: str) -> int:
+    """A positive integer."""
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """The features and the tensor shape, of ``100x5x5``."""
+    if "x" not in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 100x10 or 100x5x5, features and tensor shape")
+    return tuple(map(positive, text.split("x")))
+
+
+def complaint(platform: str, installed: Mapping[str, str]) -> str | None:
+    """What is missing or of another version, in one line that says what to install; None if nothing is."""
+    wanted = JAX | PLUGINS[platform]
+    found = ", ".join(f"{name} {installed.get(name, '-')}" for name in wanted if installed.get(name) != wanted[name])
+    jax, plugins = (" ".join(map("==".join, packages.items())) for packages in (JAX, PLUGINS[platform]))
+    install = f"pip install {jax} flax && pip install --no-deps {plugins}"
+    python = ".".join(map(str, sys.version_info[:2]))
+    return f"in an environment of Python 3.12 or newer: {install} (here: Python {python}, {found})." if found else None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    options = parse(arguments)
+    platform, target = options.platform, options.target or TARGETS[options.platform]
+    if error := complaint(platform, {found.name: found.version for found in importlib.metadata.distributions()}):
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    environment = ENVIRONMENT[platform]
+    flags = f"{environment.get('XLA_FLAGS', '')} {os.environ.get('XLA_FLAGS', '')}".strip()  # later ones win
+    os.environ.update(environment | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags})  # read when jax is imported, below
+    try:
+        place, todo = device(platform, target), list(programs(options))
+    except (OSError, RuntimeError, ValueError) as error:  # no such target, or sizes that do not fit together
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    results = []
+    print(HEADER)
+    for program in todo:
+        result, module = measure(program, place, platform)
+        results.append(result)
+        print(row(result), flush=True)
+        for loop in module.program.all_loops() if options.hlo_breakdown else ():
+            print(f"  {loop.name} x {loop.trip_count}", *map(module.describe, loop.body.kernels), sep="\n    ")
+        if options.dump:
+            options.dump.mkdir(parents=True, exist_ok=True)
+            name = re.sub(r"\W+", "_", f"{program.size} {program.implementation} {program.which}")
+            (options.dump / f"{name}.hlo").write_text(module.text)
+    if options.out:
+        about = {name: getattr(options, name) for name in ("platform", "batch_size", "timesteps", "dtype")}
+        about |= {"target": Path(target).name, "versions": JAX | PLUGINS[platform], "xla_flags": flags}
+        options.out.write_text(json.dumps(about | {"results": results}, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""What is worth knowing from a GPU, in one command of a few minutes.
+
+A part is one of the other commands, in a process of its own: XLA reads its flags once, and a part that
+fails or takes too long costs only itself. Parts run in the order of the table, the most important
+first, until the budget is spent. The folder of the results holds few files, since some machines give
+back only few: suite.json, how each part went and all of its results; suite.log, the tables as printed;
+and running.json (and .csv), what the part under way has so far.
+
+Examples:
+    python -m benchmarks.gpu_suite --out results
+    python -m benchmarks.gpu_suite --out results --parts depth precision --budget 200
+    python -m benchmarks.gpu_suite --out results --smoke
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import commandline
+from benchmarks.record import ROOT, number, print_table, write_json
+
+MODULE = "benchmarks.gpu_suite"
+LEAST_SECONDS = 15.0
+"""A part is not begun with less time than this left."""
+PROBE = "import json; from benchmarks.record import environment; print(json.dumps(environment()))"
+"""Asked of another process, since this one must leave the GPU to its parts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One command.
+
+    Args:
+        name: as on the command line.
+        module: the command.
+        arguments: its options.
+        seconds: when it is stopped.
+        flags: to be added to XLA_FLAGS.
+    """
+
+    name: str
+    module: str
+    arguments: str
+    seconds: float
+    flags: str = ""
+
+    def command(self, out: Path, smoke: bool) -> list[str]:
+        """What to run."""
+        arguments = shlex.split(self.arguments) + (shlex.split(SMOKE[self.module]) if smoke else [])
+        return [sys.executable, "-m", f"benchmarks.{self.module}", *arguments, "--out", str(out)]
+
+
+SMOKE = {
+    "speed": "--sizes tiny --contenders auto floor --passes training --precision highest --repetitions 2",
+    "depth": "--depths 1 2 --models 2d --features 8 --batch-size 2 --num-steps 5 --repetitions 2",
+    "memory": "--sizes tiny --num-steps 5 --implementations reference",
+}
+"""Options that make a part tiny; those that come last count."""
+
+COMMAND_BUFFER = "--xla_gpu_enable_command_buffer=+while,+conditional"
+DOUBLE_BUFFER = "--xla_gpu_enable_while_loop_unrolling=WHILE_LOOP_UNROLLING_DOUBLE_BUFFER"
+FLAGS = {
+    "none": "",
+    "command-buffer": COMMAND_BUFFER,
+    "command-buffer-unrolled": f"{COMMAND_BUFFER} --xla_gpu_command_buffer_unroll_loops=true",
+    "double-buffer": DOUBLE_BUFFER,
+    "pdl": "--xla_gpu_enable_pdl=true",
+}
+STACKS = "stack-shared wavefront-shared wavefront-unshared cudnn"
+PARTS = {
+    part.name: part
+    for part in (
+        Part("speed", "speed", f"--sizes a b --contenders auto reference floor conv {STACKS}", 130),
+        Part(
+            "depth",
+            "depth",
+            "--depths 1 10 4 7 2 5 3 8 6 9 --models 2d stack-shared wavefront-shared cudnn --passes training forward",
+            150,
+        ),
+        *(
+            Part(f"flags-{name}", "speed", "--sizes a --contenders auto floor cudnn --passes training", 35, flags)
+            for name, flags in FLAGS.items()
+        ),
+        Part("fused", "speed", "--sizes a b --contenders auto fused-gates fused-states --passes training", 50),
+        Part(
+            "precision",
+            "speed",
+            "--sizes a b --precision default bfloat16 --contenders auto floor wavefront-shared cudnn --passes training",
+            80,
+        ),
+        Part("step", "depth", "--depths 1 4 10 --models 2d 3d stack-shared --passes step", 40),
+        Part("long", "speed", "--sizes c d --contenders auto reference floor cudnn --passes training", 70),
+        Part(
+            "paper",
+            "speed",
+            "--sizes memorization-10 mnist-3 wikipedia-6 --precision default "
+            "--contenders auto floor stack-shared cudnn --passes training",
+            90,
+        ),
+        Part("memory", "memory", "--sizes b --num-steps 50 1000 10000", 60),
+        Part("torch", "speed", "--sizes a --contenders auto torch-loop torch-shared torch-unshared", 60),
+    )
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parse(arguments)
+    start = time.monotonic()
+    try:
+        environment = probe()
+    except subprocess.CalledProcessError:
+        print("error: jax does not run here, as said above", file=sys.stderr)
+        return 2
+    if environment["platform"] != "gpu" and not options.smoke:
+        print(f"error: this is a {environment['platform']} and no GPU: --smoke tries the suite here", file=sys.stderr)
+        return 2
+    summary: dict[str, Any] = {
+        "command": commandline.command_line(MODULE, arguments),
+        "environment": environment,
+        "options": commandline.recorded(options),
+        "parts": [],
+    }
+    for name in options.parts:
+        left = options.budget - (time.monotonic() - start)
+        print(f"\n==== {name}, {left:.0f} s left", flush=True)
+        summary["parts"].append(run(PARTS[name], options.out, options.smoke, left))
+        write_json(options.out / "suite.json", summary)
+    show(summary["parts"])
+    print(options.out / "suite.json")
+    return 1 if any(part["status"] == "failed" for part in summary["parts"]) else 0
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line."""
+    parser = commandline.Parser(MODULE, __doc__)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_names("--parts", PARTS, list(PARTS), "what to run")
+    seconds = commandline.positive_float
+    parser.add_argument("--budget", type=seconds, default=450.0, metavar="SECONDS", help="for all parts (default: 450)")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, on any device, to see that it works")
+    options = parser.parse_args(arguments)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "suite.log").unlink(missing_ok=True)
+    except OSError as error:
+        parser.error(f"--out {options.out}: {error.strerror}")
+    return options
+
+
+def probe() -> dict[str, Any]:
+    """The environment, as a part will find it."""
+    done = subprocess.run([sys.executable, "-c", PROBE], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+def run(part: Part, folder: Path, smoke: bool, left: float) -> dict[str, Any]:
+    """Runs a part and says how it went; with its results, as far as they came."""
+    out = folder.resolve() / "running.json"
+    command = part.command(out, smoke)
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {part.flags}".strip()
+    record = {"name": part.name, "command": shlex.join(["python", *command[1:]]), "xla_flags": flags}
+    if left < LEAST_SECONDS:
+        return {**record, "status": "skipped", "seconds": 0.0, "results": None}
+    clear(folder)
+    start = time.monotonic()
+    status, printed = execute(command, flags, folder / "suite.log", min(part.seconds, left))
+    seconds = time.monotonic() - start
+    print(printed, flush=True)
+    results = json.loads(out.read_text()) if out.exists() else None
+    clear(folder)
+    error = {"error": printed.rpartition("\n")[2]} if status == "failed" else {}
+    return {**record, "status": status, "seconds": seconds, **error, "results": results}
+
+
+def clear(folder: Path) -> None:
+    """Removes what a part has left."""
+    for file in folder.glob("running.*"):
+        file.unlink()
+
+
+def execute(command: Sequence[str], flags: str, log: Path, seconds: float) -> tuple[str, str]:
+    """Runs a command, its output at the end of the log; how it went, and that output."""
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    with log.open("a+") as file:
+        begin = file.tell()
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=seconds, check=False
+            )
+            status = "failed" if done.returncode else "done"
+        except subprocess.TimeoutExpired:
+            status = "cut off"
+        file.seek(begin)
+        return status, file.read().strip()
+
+
+def show(parts: Sequence[dict[str, Any]]) -> None:
+    """Prints how each part went."""
+    print()
+    print_table(
+        ("part", "status", "seconds"), [(part["name"], part["status"], number(part["seconds"], 2)) for part in parts]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""How time is taken: calls side by side in one process, in turns, after warm-up."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import numpy as np
+
+Key = TypeVar("Key")
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How long to measure.
+
+    Args:
+        repetitions: timed calls of each contender, at most.
+        seconds: time for the timed calls of one contender; a slow one makes fewer, at least 1.
+        warmup: calls before anything is timed. XLA records command buffers for a GPU within the first few.
+    """
+
+    repetitions: int
+    seconds: float
+    warmup: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one call."""
+
+    median_ms: float
+    min_ms: float
+    q1_ms: float
+    q3_ms: float
+    repetitions: int
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Timing:
+        """The summary of some calls."""
+        low, q1, median, q3 = (1e3 * float(np.percentile(seconds, q)) for q in (0, 25, 50, 75))
+        return cls(median, low, q1, q3, len(seconds))
+
+
+def interleave(calls: Mapping[Key, Callable[[], object]], limits: Limits) -> dict[Key, Timing]:
+    """Times calls in rounds, A B C A B C .., so that whatever slows the machine for a while slows all of them.
+
+    A call must return only when its work is done. One that makes fewer repetitions than the others
+    has them spread over all the rounds.
+    """
+    planned = {name: _warm_up(call, limits) for name, call in calls.items()}
+    seconds: dict[Key, list[float]] = {name: [] for name in calls}
+    rounds = max(planned.values(), default=0)
+    for r in range(rounds):
+        for name, call in calls.items():
+            if planned[name] * (r + 1) // rounds > planned[name] * r // rounds:
+                seconds[name].append(_time(call))
+    return {name: Timing.of(each) for name, each in seconds.items()}
+
+
+def _warm_up(call: Callable[[], object], limits: Limits) -> int:
+    """Warms up and says how many repetitions there is time for."""
+    spent = last = 0.0
+    for _ in range(limits.warmup):
+        last = _time(call)
+        spent += last
+        if spent > limits.seconds:
+            break
+    return max(1, min(limits.repetitions, int(limits.seconds / last)))
+
+
+def _time(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start

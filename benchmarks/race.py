@@ -1,0 +1,72 @@
+"""Contenders side by side: build, check, time; one row of facts for each."""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from benchmarks.checking import Contender, build
+from benchmarks.measure import Limits, interleave
+from benchmarks.networks import features
+from benchmarks.programs import Program
+from benchmarks.tasks import Task
+
+
+class Entry(NamedTuple):
+    """A contender and what it has to do."""
+
+    contender: Contender
+    task: Task
+
+
+def race(entries: Mapping[str, Entry], limits: Limits) -> list[dict[str, Any]]:
+    """One row for each entry, by label.
+
+    A row has the key ``unavailable`` with the reason if the contender cannot run here; ``error`` if it
+    failed or computes something else; and else the milliseconds of :class:`~benchmarks.measure.Timing`.
+    """
+    rows = {label: _facts(label, entry) for label, entry in entries.items()}
+    programs: dict[str, Program] = {}
+    for label, (contender, task) in entries.items():
+        if reason := contender.unavailable(task):
+            rows[label]["unavailable"] = reason
+            continue
+        try:
+            program = programs[label] = build(contender, task)
+        except Exception as error:  # whatever goes wrong in one contender, the others are worth having
+            traceback.print_exc()
+            rows[label]["error"] = describe(error)
+            continue
+        for name in ("parameters", "compile_seconds", "temp_bytes"):
+            rows[label][name] = getattr(program, name)
+    for label, timing in interleave({label: program.call for label, program in programs.items()}, limits).items():
+        rows[label].update(dataclasses.asdict(timing))
+    return list(rows.values())
+
+
+def describe(error: Exception) -> str:
+    """An error in a line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def outcome(row: Mapping[str, Any]) -> str:
+    """Why a row has no time; empty if it has one."""
+    return row.get("error") or row.get("unavailable") or ""
+
+
+def _facts(label: str, entry: Entry) -> dict[str, Any]:
+    contender, task = entry
+    size = dataclasses.asdict(task.size)
+    return {
+        "contender": label,
+        "summary": contender.summary,
+        "network": contender.network,
+        "size": size.pop("name"),
+        **size,
+        "features": features(contender.network, task.size),
+        "depth": task.size.depth,
+        "pass": task.pass_name,
+        "precision": task.precision.name,
+    }

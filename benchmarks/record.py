@@ -1,0 +1,101 @@
+"""What every result carries, and how results are written and printed."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def environment() -> dict[str, Any]:
+    """The machine, the versions, and the commit."""
+    device = jax.devices()[0]
+    names = ("jax", "jaxlib", "flax", "numpy", "torch")
+    return {
+        "device_kind": device.device_kind,
+        "device_count": jax.device_count(),
+        "platform": device.platform,
+        "machine": platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) if importlib.util.find_spec(name) else None for name in names},
+        "xla_flags": os.environ.get("XLA_FLAGS"),
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def commit(root: Path = ROOT) -> str | None:
+    """The commit of the checkout, with "-dirty" if a tracked file differs from it; None outside git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("-dirty" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def default_path(command: str, suffix: str = "") -> Path:
+    """Where a command's results go: a file named for the command and the device."""
+    device = re.sub(r"[^a-z0-9]+", "-", jax.devices()[0].device_kind.lower()).strip("-")
+    return RESULTS / f"{command}-{device}{suffix}.json"
+
+
+class Report:
+    """Rows of results, on disk as soon as they are added."""
+
+    def __init__(self, path: Path, command: str, options: Mapping[str, Any]) -> None:
+        self.path = path
+        self.head = {"command": command, "environment": environment(), "options": dict(options)}
+        self.rows: list[Mapping[str, Any]] = []
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Adds rows and writes everything."""
+        self.rows.extend(rows)
+        write_json(self.path, {**self.head, "rows": self.rows})
+
+    @property
+    def failures(self) -> list[Mapping[str, Any]]:
+        """The rows that hold an error instead of a result."""
+        return [row for row in self.rows if "error" in row]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a file that is at all times either the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.replace(path)
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints columns, the first to the left and the others to the right."""
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        first, *others = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join([first.strip().ljust(widths[0]), *others]).rstrip(), flush=True)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for a table with at least so many digits, or nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:#.{digits}g}".rstrip(".")

@@ -1,0 +1,105 @@
+"""How fast the tLSTM is, side by side with everything it could be compared to.
+
+Every contender is checked to compute what it claims to before it is timed. Times are medians of calls
+in turns, in milliseconds; "/ auto" is the time divided by that of this library as it comes, "/ floor"
+by that of the bare matrix products. "compile s" is lowering and compilation, "temp MB" the compiled
+program's temporaries. Stacks of LSTM layers have the tLSTM's depth and number of parameters.
+
+Examples:
+    python -m benchmarks.speed --quick
+    python -m benchmarks.speed --sizes b d --contenders auto reference floor conv --passes training
+    python -m benchmarks.speed --sizes a --precision highest default bfloat16 --out results.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks import commandline
+from benchmarks.contenders import BASE, CONTENDERS, FLOOR
+from benchmarks.race import Entry, outcome, race
+from benchmarks.record import number, print_table
+from benchmarks.tasks import PASSES, PRECISIONS, SIZES, Task
+
+MODULE = "benchmarks.speed"
+QUICK = {
+    "sizes": ["a"],
+    "contenders": [BASE, "reference", "fused", FLOOR, "stack-shared", "wavefront-shared"],
+    "passes": ["training"],
+    "repetitions": 5,
+    "seconds": 1.0,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parse(arguments)
+    report = commandline.start_report(MODULE, arguments, options)
+    for name in options.sizes:
+        for precision in options.precision:
+            for each in options.passes:
+                task = Task(SIZES[name], PRECISIONS[precision], PASSES[each])
+                entries = {contender: Entry(CONTENDERS[contender], task) for contender in options.contenders}
+                rows = with_ratios(race(entries, commandline.limits(options)), task)
+                report.add(rows)
+                show(rows, task)
+    print(report.path)
+    return 1 if report.failures else 0
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line."""
+    who = "\n".join(f"    {name:20}{contender.summary}" for name, contender in CONTENDERS.items())
+    parser = commandline.Parser(MODULE, f"{__doc__}\nContenders:\n{who}\n")
+    parser.add_names("--sizes", SIZES, ["a", "b", "c", "d"], "among " + " ".join(SIZES))
+    parser.add_names("--contenders", CONTENDERS, list(CONTENDERS), "what to compare")
+    parser.add_race(list(PASSES), repetitions=20, seconds=5.0)
+    parser.add_quick(arguments, QUICK)
+    return parser.parse(arguments)
+
+
+def with_ratios(rows: list[dict[str, Any]], task: Task) -> list[dict[str, Any]]:
+    """The rows of a task, each compared with our own time and with the floor's."""
+    medians = {row["contender"]: row["median_ms"] for row in rows if "median_ms" in row}
+    base, floor = medians.get(BASE), medians.get(FLOOR)
+    for row in rows:
+        median = row.get("median_ms")
+        row["ratio_to_auto"] = median / base if median and base else None
+        row["ratio_to_floor"] = median / floor if median and floor else None
+        row["floor_gflops"] = task.size.flops(task.training) / floor / 1e6 if floor else None
+    return rows
+
+
+def show(rows: Sequence[Mapping[str, Any]], task: Task) -> None:
+    """Prints the rows of a task."""
+    gflops = rows[0]["floor_gflops"]
+    speed = "" if gflops is None else f"; floor at {gflops:.0f} GFLOP/s"
+    print(f"\n{task.size.name}: {task.size.title}, {task.pass_name}, {task.precision.name}{speed}")
+    header = ("", "parameters", "median ms", "quartiles", "calls", "/ auto", "/ floor", "compile s", "temp MB")
+    print_table(header, [_cells(row) for row in rows if not outcome(row)])
+    for row in rows:
+        if outcome(row):
+            print(f"{row['contender']}: {outcome(row)}", flush=True)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    memory = row["temp_bytes"]
+    return [
+        row["contender"],
+        "" if row["parameters"] is None else f"{row['parameters']:,}",
+        number(row["median_ms"]),
+        f"{number(row['q1_ms'])}-{number(row['q3_ms'])}",
+        str(row["repetitions"]),
+        number(row["ratio_to_auto"]),
+        number(row["ratio_to_floor"]),
+        number(row["compile_seconds"], 2),
+        number(None if memory is None else memory / 1e6),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

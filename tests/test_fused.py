@@ -1,0 +1,238 @@
+"""The hand-written derivative against JAX's own of the plain scan, in float64, to 1e-10."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tlstm_jax as tl
+from tlstm_jax import convolution, fused
+
+B, T, R = 2, 5, 3
+MODELS = {
+    "2d": {"tensor_shape": (3,)},
+    "2d-F": {"tensor_shape": (3,), "kernel_size": 2, "norm": None},
+    "2d-M": {"tensor_shape": (3,), "memory_conv": False},
+    "2d+LN, K=4": {"tensor_shape": (3,), "kernel_size": 4, "norm": "layer"},
+    "2d, K=5": {"tensor_shape": (4,), "kernel_size": 5},
+    "3d": {"tensor_shape": (2, 2)},
+    "3d mixed": {"tensor_shape": (2, 4), "kernel_size": (3, 5), "norm": None},
+    "4d": {"tensor_shape": (2, 2, 2), "kernel_size": (2, 3, 2)},
+    "trnn": {"tensor_shape": (3,), "cell": "rnn"},
+    "3d trnn+LN": {"tensor_shape": (2, 2), "cell": "rnn", "norm": "layer"},
+    "trnn without norm": {"tensor_shape": (3,), "kernel_size": 2, "cell": "rnn", "norm": None},
+    "depth 1": {"tensor_shape": (1,)},
+}
+RESET = np.random.default_rng(1).random((B, T)) < 0.4
+OPTIONS = {
+    "aligned": {},
+    "not aligned": {"aligned": False},
+    "lengths": {"seq_lengths": np.array([3, 0])},
+    "lengths, not aligned": {"seq_lengths": np.array([5, 2]), "aligned": False},
+    "reset": {"reset": RESET},
+    "lengths and reset": {"seq_lengths": np.array([5, 2]), "reset": RESET},
+    "reverse": {"reverse": True, "keep_order": True, "seq_lengths": np.array([5, 2]), "reset": RESET},
+    "remat": {"remat": 2, "seq_lengths": np.array([5, 2]), "reset": RESET},
+    "remat every timestep": {"remat": True, "unroll": 2},
+}
+PLANS = {
+    "auto": "auto",
+    "gates, 2 at a time": tl.Fused("gates", 2, 4),
+    "states": tl.Fused("states", 1, 1),
+    "states, 3 at a time": tl.Fused("states", 3, 16),
+    "states, all": tl.Fused("states", 100, 16),
+}
+
+
+@functools.cache
+def setup(name, dtype="float64", steps=T):
+    cfg = tl.TLSTMConfig(features=4, param_dtype=jnp.dtype(dtype), **MODELS[name])
+    params = tl.init_params(jax.random.key(0), R, cfg)
+    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape, x.dtype), params)
+    xs = jax.random.normal(jax.random.key(1), (B, steps, R), dtype)
+    state = jax.tree.map(
+        lambda z: 0.5 * jax.random.normal(jax.random.key(2), z.shape, z.dtype), tl.init_state(cfg, (B,))
+    )
+    return cfg, params, xs, state
+
+
+def results(cfg, params, xs, state, implementation, **options):
+    """Outputs, state, and gradients with respect to everything, of a loss that everything has a part in."""
+
+    def loss(params, xs, state):
+        state, ys = tl.unroll(params, xs, cfg, initial_state=state, implementation=implementation, **options)
+        parts = [ys, *jax.tree.leaves(state)]
+        dtype = params["hidden"]["bias"].dtype
+        weights = [jax.random.normal(jax.random.key(i), part.shape, dtype) for i, part in enumerate(parts)]
+        return sum(jnp.vdot(part, weight) for part, weight in zip(parts, weights, strict=True)), (ys, state)
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(params, xs, state)
+
+
+def close(actual, expected, tolerance=1e-10):
+    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        scale = max(np.abs(other).max(initial=0), 1e-3)
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * scale)
+
+
+def matrix():
+    """Every model with every option and every plan; by default a Latin square of them."""
+    for i, model in enumerate(MODELS):
+        for j, option in enumerate(OPTIONS):
+            for k, plan in enumerate(PLANS):
+                fast = (i + j) % len(OPTIONS) == 0 and (i + k) % len(PLANS) == 0
+                yield pytest.param(model, option, plan, marks=() if fast else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("name", "option", "plan"), list(matrix()))
+def test_equals_the_reference(x64, name, option, plan):
+    arguments = setup(name)
+    expected = results(*arguments, "reference", **OPTIONS[option])
+    close(results(*arguments, PLANS[plan], **OPTIONS[option]), expected)
+
+
+@pytest.mark.parametrize("plan", ["auto", "states, all"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_mixed_precision(dtype, plan):
+    """Parameters and their gradients in float32, the matrix products in 16 bits: as good as the reference's."""
+    cfg, params, xs, state = setup("2d-F", "float32")  # a norm over four channels would magnify every rounding
+    exact = results(cfg, params, xs, state, "reference")
+    low = tl.TLSTMConfig(features=4, dtype=jnp.dtype(dtype), **MODELS["2d-F"])
+    by_hand, by_jax = (results(low, params, xs, state, plan) for plan in (PLANS[plan], "reference"))
+    types = jax.tree.map(lambda leaf: leaf.dtype, by_jax)
+    assert jax.tree.map(lambda leaf: leaf.dtype, by_hand) == types
+
+    def error(results):
+        actual, expected = (jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(r[1])]) for r in (results, exact))
+        return float(jnp.linalg.norm(actual - expected) / jnp.linalg.norm(expected))
+
+    assert error(by_hand) < 1.5 * error(by_jax) < 0.1
+
+
+@pytest.mark.parametrize("option", ["aligned", "not aligned", "remat"])
+def test_no_timesteps(x64, option):
+    cfg, params, xs, state = setup("2d", steps=0)
+    options = {
+        **OPTIONS[option],
+        **({"seq_lengths": np.array([0, 0]), "reset": RESET[:, :0]} if "remat" in option else {}),
+    }
+    close(results(cfg, params, xs, state, "auto", **options), results(cfg, params, xs, state, "reference", **options))
+
+
+def test_replication_is_folding(x64):
+    """Padding C by replication is folding the weights that lead outside."""
+    for name in ("2d", "2d, K=5", "3d mixed", "4d"):
+        cfg = setup(name)[0]
+        c = jax.random.normal(jax.random.key(0), (*cfg.tensor_shape, B, cfg.features))
+        q = jax.nn.softmax(jax.random.normal(jax.random.key(1), (*cfg.tensor_shape, B, cfg.num_offsets)))
+        folded = jnp.split(fused.fold(q, cfg), cfg.num_offsets, axis=-1)
+        mixed = sum(weight * fused.shift(c, offset) for weight, offset in zip(folded, cfg.offsets, strict=True))
+        close(mixed, convolution.memory_convolution(c, q, cfg))
+
+
+def second_order(implementation):
+    cfg, params, xs, _ = setup("2d")
+
+    def loss(bias):
+        hidden = {**params["hidden"], "bias": bias}
+        return (tl.unroll({**params, "hidden": hidden}, xs, cfg, implementation=implementation)[1] ** 2).sum()
+
+    return loss, params["hidden"]["bias"]
+
+
+@pytest.mark.parametrize("hessian", [jax.hessian, lambda f: jax.jacrev(jax.grad(f))], ids=["hessian", "jacrev of grad"])
+def test_second_derivatives(x64, hessian):
+    """The derivative written by hand can itself be differentiated."""
+    loss, bias = second_order("auto")
+    expected = jax.hessian(second_order("reference")[0])(bias)
+    close(hessian(loss)(bias), expected)
+
+
+FORWARD = {
+    "jvp": lambda f, x: jax.jvp(f, (x,), (x,)),
+    "jvp in jit": lambda f, x: jax.jit(lambda x: jax.jvp(f, (x,), (x,)))(x),
+    "jacfwd": lambda f, x: jax.jacfwd(f)(x),
+    "linearize": lambda f, x: jax.linearize(f, x)[1](x),
+    "forward over forward": lambda f, x: jax.jacfwd(jax.jacfwd(f))(x),
+}
+
+
+@pytest.mark.parametrize("mode", FORWARD)
+def test_forward_mode_names_the_way_out(x64, mode):
+    loss, bias = second_order("auto")
+    with pytest.raises(ValueError, match='pass implementation="reference"'):
+        FORWARD[mode](loss, bias)
+    FORWARD[mode](*second_order("reference"))
+
+
+@pytest.mark.parametrize("plan", ["auto", "states, all"])
+def test_under_transformations(x64, plan):
+    """vmap, checkpoint and scan, in and around a gradient."""
+    cfg, params, xs, _ = setup("3d")
+
+    def loss(params, x, implementation):
+        return (tl.unroll(params, x, cfg, implementation=implementation)[1] ** 2).sum()
+
+    def gradients(implementation):
+        f = functools.partial(loss, implementation=implementation)
+
+        def chunks(params):
+            return jax.lax.scan(lambda total, x: (total + jax.checkpoint(f)(params, x), None), 0.0, xs)[0]
+
+        yield jax.grad(lambda params: jax.vmap(jax.jit(f), (None, 0))(params, xs).sum())(params)
+        yield jax.tree.map(lambda g: g.sum(0), jax.vmap(jax.grad(f), (None, 0))(params, xs))
+        yield jax.jit(jax.grad(chunks))(params)
+
+    expected = jax.grad(loss)(params, xs, "reference")
+    for gradient in gradients(PLANS[plan]):
+        close(gradient, expected)
+
+
+def test_the_platform_decides():
+    """One program each: what is compiled for a CPU holds nothing of what a GPU would do."""
+    cfg, params, xs, _ = setup("2d", "float32")
+
+    def gradient(implementation):
+        return jax.jit(jax.grad(lambda p: tl.unroll(p, xs, cfg, implementation=implementation)[1].sum()))
+
+    def size(implementation):
+        return gradient(implementation).lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    assert size("auto") == size("fused") == size(tl.Fused("gates", 1, 1)) < size("reference")
+    assert size(tl.Fused("states")) != size("auto")
+
+
+def test_memory_of_a_long_sequence_grows_with_its_square_root():
+    cfg, params, _, _ = setup("2d", "float32")
+
+    def size(steps, **options):
+        xs = jax.ShapeDtypeStruct((B, steps, R), jnp.float32)
+        loss = jax.jit(jax.grad(lambda p, xs: tl.unroll(p, xs, cfg, **options)[1].sum()))
+        return loss.lower(params, xs).compile().memory_analysis().temp_size_in_bytes
+
+    inputs = 10_000 * B * (R + 3 * cfg.features) * 4  # themselves, projected, outputs and their derivative
+    assert size(10_000, remat=100) < size(10_000) / 4
+    assert size(10_000, remat=100) < 3 * inputs
+
+
+@pytest.mark.parametrize("face", ["pure", "linen", "nnx"])
+@pytest.mark.parametrize("value", ["fast", None, 3, ["auto"], True])
+def test_an_unknown_implementation_is_refused(face, value):
+    cfg, params, xs, _ = setup("2d", "float32")
+    calls = {
+        "pure": lambda: tl.unroll(params, xs, cfg, implementation=value),
+        "linen": lambda: tl.linen.TLSTM(cfg, implementation=value).apply({"params": params}, xs),
+        "nnx": lambda: tl.nnx.TLSTM(R, cfg, implementation=value, rngs=tl.nnx.nnx.Rngs(0))(xs),
+    }
+    with pytest.raises(ValueError, match=r'implementation must be "auto", "reference", "fused" or Fused'):
+        calls[face]()
+
+
+@pytest.mark.parametrize(
+    "options", [{"save": "all"}, {"save": 1}, {"gather": 0}, {"gather": "all"}, {"align": 1.5}, {"align": -16}]
+)
+def test_unknown_options_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        tl.Fused(**options)

@@ -1,0 +1,423 @@
+"""The unroll of :mod:`tlstm_jax.unrolling` with its derivative written by hand: fewer passes, a fraction of the memory.
+
+Differentiating the scan of :func:`tlstm_jax.cell.timestep` keeps every intermediate value of every
+timestep. Here the forward loop keeps H_{t-1}, C_{t-1} and, if asked, the gates; the backward loop
+derives the rest. With d() for the derivative of the loss, from the last timestep to the first:
+
+    H_t = U . O,  U = tanh(Z)         dO = dH_t . U            dZ = dH_t . O . (1 - U^2)                     (19, 31)
+    Z = N(C_t) = Ĉ gain + bias        dĈ = dZ gain             dC_t += r (dĈ - mean(dĈ) - Ĉ mean(dĈ . Ĉ))    (20, 21)
+                                      dgain += sum dZ . Ĉ      dbias += sum dZ       r = 1 / sqrt(variance + epsilon)
+    C_t = G . I + C^conv . F          dG = dC_t . I            dI = dC_t . G                                 (18)
+                                      dF = dC_t . C^conv       dC^conv = dC_t . F
+    C^conv(p) = sum_k Q_k(p) C(p+s_k) dQ_k(p) = sum_m dC^conv(p) . C(p+s_k)                                  (17)
+                                      dC_{t-1}(p+s_k) += Q_k(p) dC^conv(p)
+    G = tanh(A^g)                     dA^g = dG . (1 - G^2)                                                  (15)
+    I = sigm(A^i), also F and O       dA^i = dI . I . (1 - I)
+    Q = softmax(A^q)                  dA^q = Q . (dQ - sum_k Q_k dQ_k)
+    A = patches(H^cat) W^h + b^h      dpatches = dA W^h^T      dW^h += patches^T dA    db^h += sum dA        (14)
+                                      dH^cat(p+s_k) += dpatches_k(p)
+
+s_k are the kernel's offsets. The tRNN (eqs. 5-7) is H_t = tanh(N(A_t)): the second line, then the last.
+
+Replicating C at its boundary is the same as folding the weights that reach beyond it onto the
+boundary, location by location (:func:`fold`). So C and dC are shifted with zeros like H, and what is
+special at the boundary happens in the small arrays of Q.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from numpy.typing import NDArray
+
+from tlstm_jax import cell
+from tlstm_jax.config import Fused, TLSTMConfig
+from tlstm_jax.convolution import patches
+from tlstm_jax.normalization import standardize, standardize_transpose
+from tlstm_jax.reverse_only import reverse_only
+from tlstm_jax.scan import Ends, Span, scan_span, select
+from tlstm_jax.typing import Array, Bool, Float, Locations, MemoryKernels, Params, Preactivations, TLSTMState
+
+PATCHES_BYTES = 2**30
+"""Where there is no CPU cache to stay inside of, the size of the patches over which weight gradients are gathered."""
+
+
+Gates = tuple[Any, ...]
+"""As :func:`tlstm_jax.cell.gates` returns them: (G, I, F, O, Q), Q maybe None; (A,) for the tRNN."""
+
+
+class Weights(NamedTuple):
+    """The parameters as the loops want them: (<K> m, a) matrix and (a,) bias, maybe padded, and those of the norm."""
+
+    kernel: Float[Array, "km a"]
+    bias: Float[Array, " a"]
+    norm: Params | None
+
+
+class Static(NamedTuple):
+    """All that is known when the loops are compiled; ``end`` is ``ends`` where that is a number."""
+
+    cfg: TLSTMConfig
+    plan: Fused
+    unroll: int | bool
+    end: int | None
+
+
+class Residuals(NamedTuple):
+    """What the backward loop needs: the span's arguments, all n + 1 states before a reset, and maybe the n gates."""
+
+    weights: Weights
+    xs: Float[Array, "n b m"]
+    reset: Bool[Array, "n b"] | None
+    ends: Array | None
+    states: TLSTMState
+    gates: Gates | None
+
+
+class Local(NamedTuple):
+    """What of one timestep's derivative depends on that timestep alone.
+
+    Attributes:
+        state: H_{t-1} and C_{t-1}, after a reset.
+        gates: as :func:`tlstm_jax.cell.gates` returns them.
+        folded: :func:`fold` of Q, None without a memory-cell convolution.
+        hidden: U = tanh(Z) (H_t itself for the tRNN).
+        standardized: Ĉ (Â for the tRNN), None without a norm.
+        r: 1 / sqrt(variance + epsilon), None without a norm.
+    """
+
+    state: TLSTMState
+    gates: Gates
+    folded: Array | None
+    hidden: Locations
+    standardized: Locations | None
+    r: Array | None
+
+
+def fused_span(params: Params, cfg: TLSTMConfig, fused: Fused, unroll: int | bool) -> Span[TLSTMState]:
+    """A :class:`tlstm_jax.scan.Span` of :func:`tlstm_jax.cell.timestep` with its derivative written by hand.
+
+    Args:
+        params: kernels not yet in the computation dtype, so that their gradients are summed in float32 at least.
+        cfg: the model.
+        fused: how to differentiate; what is None follows from the platform.
+        unroll: timesteps in one iteration of a scan.
+    """
+    params = reverse_only(params)
+
+    def span(state: TLSTMState, xs: Array, reset: Array | None, ends: Ends) -> Any:
+        end, array_ends = (ends, None) if isinstance(ends, int) else (None, ends)
+        step_bytes = cfg.num_offsets * state.h.size * state.h.dtype.itemsize
+
+        def run(plan: Fused, *arguments: Any) -> Any:
+            return _span(Static(cfg, plan, unroll, end), prepare(params, cfg, plan, state.h.dtype), *arguments)
+
+        on_cpu = functools.partial(run, fused.or_else("gates", 1, 1))
+        elsewhere = functools.partial(run, fused.or_else("states", max(1, PATCHES_BYTES // max(1, step_bytes)), 16))
+        if len(xs) == 0:
+            return state, None if ends is None else state, xs
+        arguments = (*reverse_only((state, xs)), reset, array_ends)
+        if None not in (fused.save, fused.gather, fused.align):
+            return on_cpu(*arguments)
+        return lax.platform_dependent(*arguments, cpu=on_cpu, default=elsewhere)
+
+    return span
+
+
+def prepare(params: Params, cfg: TLSTMConfig, plan: Fused, dtype: Any) -> Weights:
+    """The kernel as a matrix, both its sizes padded with zeros to multiples of ``plan.align``.
+
+    Everything has the memory cell's dtype, the kernel too: it is cast to ``dtype`` where it is used.
+    """
+    params = jax.tree.map(lambda leaf: leaf.astype(cfg.memory_dtype(dtype)), params)
+    kernel, bias = params["hidden"]["kernel"], params["hidden"]["bias"]
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    rows, columns = (-size % plan.align for size in matrix.shape)
+    return Weights(jnp.pad(matrix, ((0, rows), (0, columns))), jnp.pad(bias, (0, columns)), params.get("norm"))
+
+
+# Forward
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _span(
+    static: Static, weights: Weights, state: TLSTMState, xs: Array, reset: Array | None, ends: Array | None
+) -> tuple[TLSTMState, TLSTMState | None, Array]:
+    def step(state: TLSTMState, x: Array) -> tuple[TLSTMState, Array]:
+        state, _ = _timestep(static, weights, state, x)
+        return state, cell.output(state, static.cfg)
+
+    return scan_span(step, static.unroll, state, xs, reset, ends if static.end is None else static.end)
+
+
+def _forward(
+    static: Static, weights: Weights, state: TLSTMState, xs: Array, reset: Array | None, ends: Array | None
+) -> tuple[tuple[TLSTMState, TLSTMState | None, Array], Residuals]:
+    num_steps = len(xs)
+
+    def body(states: TLSTMState, inputs: tuple[Array, Array, Array | None]) -> tuple[TLSTMState, Any]:
+        t, x, is_reset = inputs
+        state = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, t, keepdims=False), states)
+        state, gates = _timestep(static, weights, _reset(is_reset, state), x)
+        states = jax.tree.map(lambda leaf, new: lax.dynamic_update_index_in_dim(leaf, new, t + 1, 0), states, state)
+        return states, gates if static.plan.save == "gates" else None
+
+    # The loop works in the very arrays that it leaves behind: a state is written once and never copied.
+    states = jax.tree.map(lambda leaf: jnp.zeros((num_steps + 1, *leaf.shape), leaf.dtype).at[0].set(leaf), state)
+    states, gates = lax.scan(body, states, (jnp.arange(num_steps), xs, reset), unroll=static.unroll)
+    last = jax.tree.map(lambda leaf: leaf[-1], states)
+    ys = jax.vmap(functools.partial(cell.output, cfg=static.cfg))(states)[1:]
+    end = _state_after(static.end if ends is None else ends, states)
+    return (last, end, ys), Residuals(weights, xs, reset, ends, states, gates)
+
+
+def _timestep(static: Static, weights: Weights, state: TLSTMState, x: Array) -> tuple[TLSTMState, Any]:
+    """:func:`tlstm_jax.cell.timestep` with prepared weights; returns the gates as well."""
+    gates = cell.gates(_preactivations(weights, state.h, x, static.cfg), static.cfg)
+    return cell.update(weights.norm, state, gates, static.cfg), gates
+
+
+def _preactivations(weights: Weights, h: Locations, x: Float[Array, "b m"], cfg: TLSTMConfig) -> Preactivations:
+    kernel = weights.kernel.astype(h.dtype)
+    a = jnp.dot(_patches(weights, h, x, cfg), kernel, preferred_element_type=weights.bias.dtype) + weights.bias
+    return a[..., : cfg.gate_features]
+
+
+def _patches(weights: Weights, h: Locations, x: Float[Array, "b m"], cfg: TLSTMConfig) -> Float[Array, "*p b km"]:
+    columns = patches(h, x, cfg)
+    return jnp.pad(columns, ((0, 0),) * (columns.ndim - 1) + ((0, len(weights.kernel) - columns.shape[-1]),))
+
+
+def _reset(is_reset: Bool[Array, " b"] | None, state: TLSTMState) -> TLSTMState:
+    return state if is_reset is None else select(is_reset, jax.tree.map(jnp.zeros_like, state), state)
+
+
+def _state_after(ends: Ends, states: TLSTMState) -> TLSTMState | None:
+    """The state after ``ends`` timesteps, for all rows or for each."""
+    if ends is None or isinstance(ends, int):
+        return None if ends is None else jax.tree.map(lambda leaf: leaf[ends], states)
+    rows: Any = jax.vmap(lambda leaf, end: leaf[end], in_axes=(-2, 0), out_axes=-2)
+    within = jnp.clip(ends, 0, len(states.h) - 1)
+    return jax.tree.map(lambda leaf: rows(leaf, within), states)
+
+
+# Backward
+
+
+def _backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState, TLSTMState | None, Array]) -> Any:
+    weights, xs, reset, ends, states, gates = residuals
+    d_last, d_end, d_ys = cotangents
+    cfg, num_steps, batch = static.cfg, *xs.shape[:2]
+    end: Ends = static.end if ends is None else ends
+    transposed = weights.kernel.astype(states.h.dtype).T
+    folded = None if gates is None else _fold_gates(cfg, gates)  # of all timesteps: small, and better not redone
+
+    def timesteps(start: Any, size: int, arrays: Any) -> Any:
+        return jax.tree.map(lambda z: lax.dynamic_slice_in_dim(z, start, size), arrays)
+
+    def add_end(d_state: TLSTMState, t: Any) -> TLSTMState:
+        """Adds the derivative of the state after ``ends`` timesteps, where that is the state after t."""
+        if end is None:
+            return d_state
+        here = jnp.broadcast_to(jnp.asarray(end) == t, (batch,))[:, None]
+        return jax.tree.map(lambda d, more: d + jnp.where(here, more, jnp.zeros_like(more)), d_state, d_end)
+
+    def chunk(carry: tuple[TLSTMState, Weights], start: Any, size: int) -> tuple[tuple[TLSTMState, Weights], Array]:
+        """``size`` timesteps: what is local to each, then from the last to the first, then the weights' gradient."""
+        d_state, d_weights = carry
+        before, x, is_reset, d_y = timesteps(start, size, (states, xs, reset, d_ys))
+        before = before if is_reset is None else jax.vmap(_reset)(is_reset, before)
+        if gates is None:
+            now = jax.vmap(lambda h, x: cell.gates(_preactivations(weights, h, x, cfg), cfg))(before.h, x)
+            now_folded = _fold_gates(cfg, now)
+        else:
+            now, now_folded = timesteps(start, size, (gates, folded))
+        after = timesteps(start + 1, size, states.h if states.c is None else states.c)
+        local = jax.vmap(functools.partial(_local, cfg, weights))(before, now, now_folded, after)
+
+        def body(d_state: TLSTMState, inputs: Any) -> tuple[TLSTMState, Any]:
+            local, d_y, is_reset, t = inputs
+            d_state, derivatives = _timestep_transpose(cfg, weights, transposed, local, d_state, d_y)
+            return add_end(_reset(is_reset, d_state), t), derivatives
+
+        inputs = (local, d_y, is_reset, start + jnp.arange(size))
+        d_state, (d_a, d_z, d_x) = _scan_back(body, d_state, inputs, size, static.unroll)
+        gathered = _gather(cfg, weights, local, x, d_a, d_z)
+        return (d_state, jax.tree.map(jnp.add, d_weights, gathered)), d_x
+
+    d_last, d_end = jax.tree.map(lambda leaf: leaf.astype(weights.bias.dtype), (d_last, d_end))
+    carry = (add_end(d_last, num_steps), jax.tree.map(jnp.zeros_like, weights))
+    size = min(static.plan.gather or 1, num_steps)
+    count, rest = divmod(num_steps, size)
+    d_rest = xs[:0]
+    if rest:
+        carry, d_rest = chunk(carry, count * size, rest)
+    if count == 1:
+        carry, d_xs = chunk(carry, 0, size)
+    else:
+        carry, d_xs = lax.scan(functools.partial(chunk, size=size), carry, size * jnp.arange(count), reverse=True)
+        d_xs = d_xs.reshape(count * size, *xs.shape[1:])
+    d_first, d_weights = carry
+    d_first = TLSTMState(d_first.c, d_first.h.astype(states.h.dtype))
+    return d_weights, d_first, jnp.concatenate([d_xs, d_rest]), None, None
+
+
+_span.defvjp(_forward, _backward)
+
+
+def _scan_back(body: Any, carry: Any, xs: Any, size: int, unroll: int | bool) -> tuple[Any, Any]:
+    """A reverse scan, without the loop if there is one timestep."""
+    if size > 1:
+        return lax.scan(body, carry, xs, reverse=True, unroll=unroll)
+    carry, ys = body(carry, jax.tree.map(lambda z: z[0], xs))
+    return carry, jax.tree.map(lambda z: z[None], ys)
+
+
+def _local(
+    cfg: TLSTMConfig,
+    weights: Weights,
+    before: TLSTMState,
+    gates: Gates,
+    folded: Array | None,
+    result: Locations,
+) -> Local:
+    """Eqs. 20, 21 and 31 once more."""
+    standardized = r = None
+    z = result if cfg.cell == "lstm" else gates[0]
+    if weights.norm is not None:
+        standardized, r = standardize(z, cfg)
+        z = standardized * weights.norm["scale"][..., None, :] + weights.norm["bias"][..., None, :]
+    return Local(before, gates, folded, result if cfg.cell == "rnn" else jnp.tanh(z), standardized, r)
+
+
+def _timestep_transpose(
+    cfg: TLSTMConfig,
+    weights: Weights,
+    transposed: Float[Array, "a km"],
+    local: Local,
+    d_state: TLSTMState,
+    d_y: Float[Array, "b m"],
+) -> tuple[TLSTMState, tuple[Preactivations, Locations, Float[Array, "b m"]]]:
+    """From the derivatives of C_t, H_t and y_t to those of C_{t-1} and H_{t-1}; and dA, dZ and dx."""
+    d_h = d_state.h.at[(-1,) * len(cfg.tensor_shape)].add(d_y.astype(d_state.h.dtype))
+    if d_state.c is None:
+        d_c = None
+        d_z = d_h * (1 - local.hidden**2)
+        parts = [_norm_transpose(cfg, weights, local, d_z)]
+    else:
+        g, i, f, o, q = local.gates
+        d_z = d_h * o * (1 - local.hidden**2)
+        d_c = d_state.c + _norm_transpose(cfg, weights, local, d_z)
+        d_mixed = d_c * f
+        mixed, d_q, d_before = _memory_transpose(cfg, local.folded, cast(Array, local.state.c), d_mixed)
+        parts = [d_c * i * (1 - g * g), d_c * g * i * (1 - i)]
+        parts += [d_mixed * mixed * (1 - f), d_h * local.hidden * o * (1 - o)]
+        if d_q is not None:
+            parts.append(q * (d_q - (q * d_q).sum(-1, keepdims=True)))
+        d_c = d_before
+    padding = jnp.zeros((*d_h.shape[:-1], len(transposed) - cfg.gate_features), d_h.dtype)
+    d_a = jnp.concatenate([*parts, padding], axis=-1)
+    d_h, d_x = _convolution_transpose(cfg, transposed, d_a)
+    return TLSTMState(d_c, d_h), (d_a, d_z, d_x)
+
+
+def _norm_transpose(cfg: TLSTMConfig, weights: Weights, local: Local, d_z: Locations) -> Locations:
+    """Eqs. 20 and 21: dZ to dC (to dA for the tRNN)."""
+    if weights.norm is None or local.standardized is None or local.r is None:
+        return d_z
+    return standardize_transpose(d_z * weights.norm["scale"][..., None, :], local.standardized, local.r, cfg)
+
+
+def _memory_transpose(
+    cfg: TLSTMConfig, folded: MemoryKernels | None, c: Locations, d_mixed: Locations
+) -> tuple[Locations, MemoryKernels | None, Locations]:
+    """Eqs. 16 and 17: C^conv once more, and dQ and dC_{t-1} from its derivative."""
+    if folded is None:
+        return c, None, d_mixed
+    q = jnp.split(folded, cfg.num_offsets, axis=-1)
+    shifted = [shift(c, offset) for offset in cfg.offsets]
+    mixed = functools.reduce(jnp.add, map(jnp.multiply, q, shifted))
+    d_q = _fold([(d_mixed * z).sum(-1, keepdims=True) for z in shifted], _folds(cfg))
+    d_c = [shift(weight * d_mixed, _opposite(offset)) for weight, offset in zip(q, cfg.offsets, strict=True)]
+    return mixed, d_q, functools.reduce(jnp.add, d_c)
+
+
+def _convolution_transpose(
+    cfg: TLSTMConfig, transposed: Float[Array, "a km"], d_a: Preactivations
+) -> tuple[Locations, Float[Array, "b m"]]:
+    """Eqs. 5 and 14: dA to dH_{t-1} and dx_t."""
+    d_patches = jnp.dot(d_a.astype(transposed.dtype), transposed, preferred_element_type=d_a.dtype)
+    parts = jnp.split(d_patches[..., : cfg.num_offsets * cfg.features], cfg.num_offsets, axis=-1)
+    d_h = [shift(part, _opposite(offset)) for part, offset in zip(parts, cfg.offsets, strict=True)]
+    d_x = [parts[k][location] for k, location in cfg.input_taps]
+    return functools.reduce(jnp.add, d_h), functools.reduce(jnp.add, d_x).astype(transposed.dtype)
+
+
+def _gather(cfg: TLSTMConfig, weights: Weights, local: Local, x: Array, d_a: Array, d_z: Array) -> Weights:
+    """The gradient of the weights from a chunk of timesteps: one product of all their patches with all their dA."""
+    columns = jax.vmap(lambda h, x: _patches(weights, h, x, cfg))(local.state.h, x)
+    kernel = lax.dot_general(
+        columns.reshape(-1, columns.shape[-1]),
+        d_a.astype(columns.dtype).reshape(-1, d_a.shape[-1]),
+        (((0,), (0,)), ((), ())),
+        preferred_element_type=weights.kernel.dtype,
+    )
+    norm = None
+    if weights.norm is not None and local.standardized is not None:
+        norm = {"scale": (d_z * local.standardized).sum((0, -2)), "bias": d_z.sum((0, -2))}
+    return Weights(kernel, d_a.sum(range(d_a.ndim - 1)), norm)
+
+
+# Geometry
+
+
+def shift(z: Locations, offset: tuple[int, ...]) -> Locations:
+    """``z(p + offset)`` at every location p, zero where that lies outside."""
+    edges = [(-step, step, 0) for step in offset] + [(0, 0, 0)] * (z.ndim - len(offset))
+    return lax.pad(z, jnp.zeros((), z.dtype), edges)
+
+
+def _opposite(offset: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(-step for step in offset)
+
+
+def fold(q: MemoryKernels, cfg: TLSTMConfig) -> MemoryKernels:
+    """Memory kernels for C padded with zeros that do what ``q`` does to C padded by replication.
+
+    A weight whose offset leads outside is added to that of the offset which leads to the nearest location inside.
+    """
+    return _fold(jnp.split(q, cfg.num_offsets, axis=-1), [(to, source, where) for source, to, where in _folds(cfg)])
+
+
+def _fold(weights: Sequence[Array], folds: Sequence[tuple[int, int, NDArray[np.bool_]]]) -> MemoryKernels:
+    """For each offset, the sum of the weights that go there, each where it goes there."""
+    results = [jnp.zeros_like(weight) for weight in weights]
+    for to, source, where in folds:
+        term = weights[source] if where.all() else jnp.where(where[..., None, None], weights[source], 0)
+        results[to] = results[to] + term
+    return jnp.concatenate(results, axis=-1)
+
+
+def _fold_gates(cfg: TLSTMConfig, gates: Gates) -> Array | None:
+    """:func:`fold` of many timesteps' Q."""
+    return None if gates[-1] is None or cfg.cell == "rnn" else fold(gates[-1], cfg)
+
+
+@functools.cache
+def _folds(cfg: TLSTMConfig) -> list[tuple[int, int, NDArray[np.bool_]]]:
+    """Pairs of offsets, and the locations ``(*p)`` where the first leads, cut off at the boundary, to the second's."""
+    locations = np.stack(np.meshgrid(*map(np.arange, cfg.tensor_shape), indexing="ij"), axis=-1)
+    inside = [np.clip(locations + offset, 0, np.subtract(cfg.tensor_shape, 1)) for offset in cfg.offsets]
+    folds = []
+    for (k, nearest), (to, offset) in itertools.product(enumerate(inside), enumerate(cfg.offsets)):
+        where = (nearest == locations + offset).all(-1)
+        if where.any():
+            folds.append((k, to, where))
+    return folds

@@ -1,0 +1,50 @@
+"""A clear message where a function with a hand-written reverse derivative is differentiated forward.
+
+``jax.custom_vjp`` says only that it cannot; it knows no other implementation to name. So an identity
+stands in front of it. Its tangent goes through a primitive of its own that can be transposed, which
+is all that reverse mode does, but neither be run nor compiled, which is what forward mode would do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn, TypeVar
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+T = TypeVar("T")
+
+_identity = Primitive("tlstm_jax_reverse_only")
+_tangent = Primitive("tlstm_jax_reverse_only_tangent")
+
+
+def reverse_only(tree: T) -> T:
+    """``tree`` as it is, but a forward-mode derivative with respect to it is a ``ValueError`` that says what to do."""
+    return jax.tree.map(_identity.bind, tree)
+
+
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+    (x,), (tangent,) = primals, tangents
+    return x, tangent if isinstance(tangent, ad.Zero) else _tangent.bind(tangent)
+
+
+def _refuse(*_: Any, **__: Any) -> NoReturn:
+    raise ValueError(
+        'implementation="auto" and "fused" have a derivative for reverse mode only (jax.grad, jax.vjp), and this is '
+        'forward mode (jax.jvp, jax.jacfwd, jax.linearize): pass implementation="reference".'
+    )
+
+
+_identity.def_impl(lambda x: x)
+_identity.def_abstract_eval(lambda aval: aval)
+ad.primitive_jvps[_identity] = _jvp
+batching.defvectorized(_identity)
+mlir.register_lowering(_identity, lambda _, x: [x])
+
+_tangent.def_impl(_refuse)
+_tangent.def_abstract_eval(lambda aval: aval)
+ad.deflinear2(_tangent, lambda cotangent, _: [cotangent])
+batching.primitive_batchers[_tangent] = _refuse
+mlir.register_lowering(_tangent, _refuse)
