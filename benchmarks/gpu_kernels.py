@@ -20,7 +20,6 @@ import argparse
 import dataclasses
 import functools
 import importlib.metadata
-import inspect
 import itertools
 import json
 import os
@@ -250,14 +249,12 @@ def programs(options: argparse.Namespace) -> Iterator[Program]:
         return jax.ShapeDtypeStruct((options.batch_size, options.timesteps, features), options.dtype)
 
     key = jax.random.key(0)
-    selectable = "implementation" in inspect.signature(tl.unroll).parameters
-    choices = [{"implementation": name} for name in options.implementations] if selectable else [{}]
-    for (features, *tensor_shape), choice in itertools.product(options.sizes, choices):
+    for (features, *tensor_shape), implementation in itertools.product(options.sizes, options.implementations):
         size = f"{len(tensor_shape) + 1}D M={features} P={tensor_shape[0]}"
         cfg = tl.TLSTMConfig(features, tuple(tensor_shape), dtype=options.dtype)
-        model = functools.partial(unroll, cfg=cfg, **choice)
+        model = functools.partial(unroll, cfg=cfg, implementation=implementation)
         params = jax.eval_shape(functools.partial(tl.init_params, in_features=features, cfg=cfg), key)
-        yield from passes(size, choice.get("implementation", "reference"), model, params, inputs(features))
+        yield from passes(size, implementation, model, params, inputs(features))
     for features in dict.fromkeys(size[0] for size in options.sizes if options.lstm):
         rnn, xs = nn.RNN(nn.OptimizedLSTMCell(features, dtype=options.dtype)), inputs(features)
         yield from passes(f"M={features}, 1 layer", "flax LSTM", rnn.apply, jax.eval_shape(rnn.init, key, xs), xs)
