@@ -188,6 +188,7 @@ def test_speed_goes_on_after_a_contender_that_fails(tmp_path, capsys, monkeypatc
     assert "conv: RuntimeError: no\ntorch-loop: PyTorch is not installed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_depth(tmp_path, capsys):
     tiny_options = ["--features", "8", "--batch-size", "2", "--num-steps", "5", "--repetitions", "2"]
     models = ["--models", "2d", "stack-shared", "--passes", "training", "step"]
@@ -240,6 +241,7 @@ def test_gpu_suite_refuses_a_machine_without_one(tmp_path, capsys):
     assert error == "error: this is a cpu and no GPU: --smoke tries the suite here\n"
 
 
+@pytest.mark.slow
 def test_gpu_suite(tmp_path, monkeypatch):
     """A part that works, one that fails, one that takes too long, and one for which no time is left."""
     parts = (

@@ -305,8 +305,8 @@ def test_reverse_with_resets_runs_each_packed_sequence_backwards():
     [
         ({"unroll": 3}, False),
         ({"remat": True}, True),
-        ({"remat": 3}, False),
-        ({"remat": 2, "unroll": 2}, True),
+        pytest.param({"remat": 3}, False, marks=pytest.mark.slow),
+        pytest.param({"remat": 2, "unroll": 2}, True, marks=pytest.mark.slow),
         ({"remat": 100}, False),
     ],
 )

@@ -62,7 +62,7 @@ def setup(depth, bias):
 
 
 @pytest.mark.parametrize("bias", [0.0, 0.7])
-@pytest.mark.parametrize("depth", [1, 2, 5])
+@pytest.mark.parametrize("depth", [1, 2, pytest.param(5, marks=pytest.mark.slow)])
 def test_outputs_and_gradients(depth, bias):
     cfg, params, xs = setup(depth, bias)
     weights = jax.random.normal(jax.random.key(3), (2, T, M))
