@@ -51,6 +51,7 @@ def test_contenders_compute_the_same(name):
     build(contender, TINY)  # which raises if it does not
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["conv", "wavefront-shared", "torch-loop", "torch-shared"])
 @pytest.mark.parametrize(
     "task",

@@ -159,7 +159,9 @@ FORWARD = {
 }
 
 
-@pytest.mark.parametrize("mode", FORWARD)
+@pytest.mark.parametrize(
+    "mode", [m if m in ("jvp in jit", "jacfwd") else pytest.param(m, marks=pytest.mark.slow) for m in FORWARD]
+)
 def test_forward_mode_names_the_way_out(x64, mode):
     loss, bias = second_order("auto")
     with pytest.raises(ValueError, match='pass implementation="reference"'):
