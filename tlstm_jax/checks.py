@@ -222,3 +222,9 @@ def check_options(
     options: dict[str, Any] = {name: bool(value) for name, value in flags.items()}
     options |= {name: value if isinstance(value, bool) else int(value) for name, value in sizes.items()}
     return Options(**options, fused=None if implementation == "reference" else fused)
+
+
+def check_layer_options(layer: Any, implementation: Any, **given: Any) -> Options:
+    """What a Flax layer was called with, its own attributes where that is None."""
+    chosen = {name: getattr(layer, name) if value is None else value for name, value in given.items()}
+    return check_options(**chosen, unroll=layer.unroll, remat=layer.remat, implementation=implementation)

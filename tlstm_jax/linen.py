@@ -122,14 +122,8 @@ class _Layer(nn.Module, kw_only=True):
         config, groups, call, implementation = self._model()
         inputs = checks.check_array("inputs", inputs)
         params = _params(self, inputs, config, groups)
-        options = checks.check_options(
-            self.time_major if time_major is None else time_major,
-            self.aligned if aligned is None else aligned,
-            self.reverse if reverse is None else reverse,
-            self.keep_order if keep_order is None else keep_order,
-            self.unroll,
-            self.remat,
-            implementation,
+        options = checks.check_layer_options(
+            self, implementation, time_major=time_major, aligned=aligned, reverse=reverse, keep_order=keep_order
         )
         names = ("inputs", "initial_carry")
         carry, outputs = call(params, inputs, config, initial_carry, seq_lengths, reset, options, names)

@@ -138,14 +138,8 @@ class _Layer(nnx.Module):
             ValueError: as :func:`tlstm_jax.unroll`.
         """
         params = _params(self, self._groups())
-        options = checks.check_options(
-            self.time_major if time_major is None else time_major,
-            self.aligned if aligned is None else aligned,
-            self.reverse if reverse is None else reverse,
-            self.keep_order if keep_order is None else keep_order,
-            self.unroll,
-            self.remat,
-            self._implementation,
+        options = checks.check_layer_options(
+            self, self._implementation, time_major=time_major, aligned=aligned, reverse=reverse, keep_order=keep_order
         )
         names = ("inputs", "initial_carry")
         carry, outputs = self._call(params, inputs, self.config, initial_carry, seq_lengths, reset, options, names)
