@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tlstm_jax as tl
-from tlstm_jax import convolution, fused
+from tlstm_jax import convolution
 
 B, T, R = 2, 5, 3
 MODELS = {
@@ -127,8 +127,8 @@ def test_replication_is_folding(x64):
         cfg = setup(name)[0]
         c = jax.random.normal(jax.random.key(0), (*cfg.tensor_shape, B, cfg.features))
         q = jax.nn.softmax(jax.random.normal(jax.random.key(1), (*cfg.tensor_shape, B, cfg.num_offsets)))
-        folded = jnp.split(fused.fold(q, cfg), cfg.num_offsets, axis=-1)
-        mixed = sum(weight * fused.shift(c, offset) for weight, offset in zip(folded, cfg.offsets, strict=True))
+        folded = jnp.split(convolution.fold(q, cfg), cfg.num_offsets, axis=-1)
+        mixed = sum(weight * convolution.shift(c, offset) for weight, offset in zip(folded, cfg.offsets, strict=True))
         close(mixed, convolution.memory_convolution(c, q, cfg))
 
 

@@ -187,7 +187,8 @@ def _step(params: Params, state: TLSTMState, x: Array, cfg: TLSTMConfig) -> tupl
 
 def timestep(params: Params, state: TLSTMState, projected: Float[Array, "b m"], cfg: TLSTMConfig) -> TLSTMState:
     """H_t and C_t from H_{t-1}, C_{t-1} and the projected input, locations-major (eqs. 14-19; the tRNN's 5-7)."""
-    a = hidden_convolution(state.h, projected, params["hidden"]["kernel"], params["hidden"]["bias"], cfg)
+    kernel, bias = params["hidden"]["kernel"], params["hidden"]["bias"]
+    a = hidden_convolution(state.h, projected, kernel.reshape(-1, kernel.shape[-1]), bias, cfg)
     return update(params.get("norm"), state, gates(a, cfg), cfg)
 
 

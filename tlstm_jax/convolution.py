@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from numpy.typing import NDArray
 
 from tlstm_jax.config import TLSTMConfig
 from tlstm_jax.typing import Array, Float, Locations, MemoryKernels, Preactivations
@@ -22,23 +29,26 @@ def concatenate_input(h: Locations, projected: Float[Array, "b m"], cfg: TLSTMCo
 def hidden_convolution(
     h: Locations,
     projected: Float[Array, "b m"],
-    kernel: Float[Array, "*k m a"],
+    matrix: Float[Array, "km a"],
     bias: Float[Array, " a"],
     cfg: TLSTMConfig,
 ) -> Preactivations:
     """A_t = H^cat_{t-1} (*) {W^h, b^h}, for all gates in one matrix product (eqs. 6, 14).
 
-    The convolution is one product of :func:`patches` with the kernel read as a ``(<K> m, a)`` matrix.
-    It accumulates in the dtype of ``bias``.
+    The convolution is one product of :func:`patches` with the kernel read as a ``(<K> m, a)`` matrix
+    (which may have more rows and columns, all zero). It accumulates in the dtype of ``bias``.
     """
-    matrix = kernel.reshape(-1, kernel.shape[-1])
-    return jnp.dot(patches(h, projected, cfg), matrix, preferred_element_type=bias.dtype) + bias
+    return jnp.dot(patches(h, projected, cfg, len(matrix)), matrix, preferred_element_type=bias.dtype) + bias
 
 
-def patches(h: Locations, projected: Float[Array, "b m"], cfg: TLSTMConfig) -> Float[Array, "*p b km"]:
-    """The <K> shifted copies of H^cat side by side along the channels: what the kernel sees at each location."""
+def patches(h: Locations, projected: Float[Array, "b m"], cfg: TLSTMConfig, width: int) -> Float[Array, "*p b km"]:
+    """The <K> shifted copies of H^cat side by side along the channels: what the kernel sees at each location.
+
+    Zeros follow up to ``width`` channels.
+    """
     hcat = concatenate_input(h, projected, cfg)
-    return jnp.concatenate([hcat[window] for window in cfg.windows], axis=-1)
+    columns = jnp.concatenate([hcat[window] for window in cfg.windows], axis=-1)
+    return jnp.pad(columns, ((0, 0),) * (columns.ndim - 1) + ((0, width - columns.shape[-1]),))
 
 
 def memory_convolution(c: Locations, q: MemoryKernels, cfg: TLSTMConfig) -> Locations:
@@ -51,3 +61,49 @@ def memory_convolution(c: Locations, q: MemoryKernels, cfg: TLSTMConfig) -> Loca
     weights = jnp.split(q, cfg.num_offsets, axis=-1)
     terms = [weight * padded[window] for weight, window in zip(weights, cfg.windows, strict=True)]
     return jax.tree.reduce(jnp.add, terms)
+
+
+def shift(z: Locations, offset: tuple[int, ...]) -> Locations:
+    """``z(p + offset)`` at every location p, zero where that lies outside."""
+    edges = [(-step, step, 0) for step in offset] + [(0, 0, 0)] * (z.ndim - len(offset))
+    return lax.pad(z, jnp.zeros((), z.dtype), edges)
+
+
+def unshift(z: Locations, offset: tuple[int, ...]) -> Locations:
+    """The transpose of :func:`shift`."""
+    return shift(z, tuple(-step for step in offset))
+
+
+def fold(q: MemoryKernels, cfg: TLSTMConfig) -> MemoryKernels:
+    """Memory kernels for C padded with zeros that do what ``q`` does to C padded by replication.
+
+    A weight whose offset leads outside is added to that of the offset which leads to the nearest location inside.
+    """
+    return _fold(jnp.split(q, cfg.num_offsets, axis=-1), [(to, source, where) for source, to, where in _folds(cfg)])
+
+
+def fold_transpose(d_folded: Sequence[Array], cfg: TLSTMConfig) -> MemoryKernels:
+    """The transpose of :func:`fold`, from one ``(*p, b, 1)`` for each offset."""
+    return _fold(d_folded, _folds(cfg))
+
+
+def _fold(weights: Sequence[Array], folds: Sequence[tuple[int, int, NDArray[np.bool_]]]) -> MemoryKernels:
+    """For each offset, the sum of the weights that go there, each where it goes there."""
+    results = [jnp.zeros_like(weight) for weight in weights]
+    for to, source, where in folds:
+        term = weights[source] if where.all() else jnp.where(where[..., None, None], weights[source], 0)
+        results[to] = results[to] + term
+    return jnp.concatenate(results, axis=-1)
+
+
+@functools.cache
+def _folds(cfg: TLSTMConfig) -> list[tuple[int, int, NDArray[np.bool_]]]:
+    """Pairs of offsets, and the locations ``(*p)`` where the first leads, cut off at the boundary, to the second's."""
+    locations = np.stack(np.meshgrid(*map(np.arange, cfg.tensor_shape), indexing="ij"), axis=-1)
+    inside = [np.clip(locations + offset, 0, np.subtract(cfg.tensor_shape, 1)) for offset in cfg.offsets]
+    folds = []
+    for (k, nearest), (to, offset) in itertools.product(enumerate(inside), enumerate(cfg.offsets)):
+        where = (nearest == locations + offset).all(-1)
+        if where.any():
+            folds.append((k, to, where))
+    return folds

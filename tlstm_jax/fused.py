@@ -27,22 +27,18 @@ special at the boundary happens in the small arrays of Q.
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from numpy.typing import NDArray
 
 from tlstm_jax import cell
 from tlstm_jax.config import Fused, TLSTMConfig
-from tlstm_jax.convolution import patches
+from tlstm_jax.convolution import fold, fold_transpose, hidden_convolution, patches, shift, unshift
 from tlstm_jax.normalization import standardize, standardize_transpose
 from tlstm_jax.reverse_only import reverse_only
-from tlstm_jax.scan import Ends, Span, scan_span, select
+from tlstm_jax.scan import Ends, Span, reset_rows, scan_span
 from tlstm_jax.typing import Array, Bool, Float, Locations, MemoryKernels, Params, Preactivations, TLSTMState
 
 PATCHES_BYTES = 2**30
@@ -134,7 +130,7 @@ def fused_span(params: Params, cfg: TLSTMConfig, fused: Fused, unroll: int | boo
 def prepare(params: Params, cfg: TLSTMConfig, plan: Fused, dtype: Any) -> Weights:
     """The kernel as a matrix, both its sizes padded with zeros to multiples of ``plan.align``.
 
-    Everything has the memory cell's dtype, the kernel too: it is cast to ``dtype`` where it is used.
+    Everything has the memory cell's dtype, the kernel too: each pass casts it to ``dtype``, once.
     """
     params = jax.tree.map(lambda leaf: leaf.astype(cfg.memory_dtype(dtype)), params)
     kernel, bias = params["hidden"]["kernel"], params["hidden"]["bias"]
@@ -150,6 +146,8 @@ def prepare(params: Params, cfg: TLSTMConfig, plan: Fused, dtype: Any) -> Weight
 def _span(
     static: Static, weights: Weights, state: TLSTMState, xs: Array, reset: Array | None, ends: Array | None
 ) -> tuple[TLSTMState, TLSTMState | None, Array]:
+    weights = _cast(weights, state.h.dtype)
+
     def step(state: TLSTMState, x: Array) -> tuple[TLSTMState, Array]:
         state, _ = _timestep(static, weights, state, x)
         return state, cell.output(state, static.cfg)
@@ -160,12 +158,12 @@ def _span(
 def _forward(
     static: Static, weights: Weights, state: TLSTMState, xs: Array, reset: Array | None, ends: Array | None
 ) -> tuple[tuple[TLSTMState, TLSTMState | None, Array], Residuals]:
-    num_steps = len(xs)
+    num_steps, cast_weights = len(xs), _cast(weights, state.h.dtype)
 
     def body(states: TLSTMState, inputs: tuple[Array, Array, Array | None]) -> tuple[TLSTMState, Any]:
         t, x, is_reset = inputs
         state = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, t, keepdims=False), states)
-        state, gates = _timestep(static, weights, _reset(is_reset, state), x)
+        state, gates = _timestep(static, cast_weights, reset_rows(is_reset, state), x)
         states = jax.tree.map(lambda leaf, new: lax.dynamic_update_index_in_dim(leaf, new, t + 1, 0), states, state)
         return states, gates if static.plan.save == "gates" else None
 
@@ -178,25 +176,20 @@ def _forward(
     return (last, end, ys), Residuals(weights, xs, reset, ends, states, gates)
 
 
+def _cast(weights: Weights, dtype: Any) -> Weights:
+    """The kernel in the computation dtype, as the products want it."""
+    return weights._replace(kernel=weights.kernel.astype(dtype))
+
+
 def _timestep(static: Static, weights: Weights, state: TLSTMState, x: Array) -> tuple[TLSTMState, Any]:
     """:func:`tlstm_jax.cell.timestep` with prepared weights; returns the gates as well."""
-    gates = cell.gates(_preactivations(weights, state.h, x, static.cfg), static.cfg)
+    gates = _gates(static, weights, state.h, x)
     return cell.update(weights.norm, state, gates, static.cfg), gates
 
 
-def _preactivations(weights: Weights, h: Locations, x: Float[Array, "b m"], cfg: TLSTMConfig) -> Preactivations:
-    kernel = weights.kernel.astype(h.dtype)
-    a = jnp.dot(_patches(weights, h, x, cfg), kernel, preferred_element_type=weights.bias.dtype) + weights.bias
-    return a[..., : cfg.gate_features]
-
-
-def _patches(weights: Weights, h: Locations, x: Float[Array, "b m"], cfg: TLSTMConfig) -> Float[Array, "*p b km"]:
-    columns = patches(h, x, cfg)
-    return jnp.pad(columns, ((0, 0),) * (columns.ndim - 1) + ((0, len(weights.kernel) - columns.shape[-1]),))
-
-
-def _reset(is_reset: Bool[Array, " b"] | None, state: TLSTMState) -> TLSTMState:
-    return state if is_reset is None else select(is_reset, jax.tree.map(jnp.zeros_like, state), state)
+def _gates(static: Static, weights: Weights, h: Locations, x: Float[Array, "b m"]) -> Gates:
+    a = hidden_convolution(h, x, weights.kernel, weights.bias, static.cfg)
+    return cell.gates(a[..., : static.cfg.gate_features], static.cfg)
 
 
 def _state_after(ends: Ends, states: TLSTMState) -> TLSTMState | None:
@@ -213,10 +206,12 @@ def _state_after(ends: Ends, states: TLSTMState) -> TLSTMState | None:
 
 def _backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState, TLSTMState | None, Array]) -> Any:
     weights, xs, reset, ends, states, gates = residuals
+    d_weights = jax.tree.map(jnp.zeros_like, weights)
+    weights = _cast(weights, states.h.dtype)
     d_last, d_end, d_ys = cotangents
     cfg, num_steps, batch = static.cfg, *xs.shape[:2]
     end: Ends = static.end if ends is None else ends
-    transposed = weights.kernel.astype(states.h.dtype).T
+    transposed = weights.kernel.T
     folded = None if gates is None else _fold_gates(cfg, gates)  # of all timesteps: small, and better not redone
 
     def timesteps(start: Any, size: int, arrays: Any) -> Any:
@@ -233,9 +228,9 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState
         """``size`` timesteps: what is local to each, then from the last to the first, then the weights' gradient."""
         d_state, d_weights = carry
         before, x, is_reset, d_y = timesteps(start, size, (states, xs, reset, d_ys))
-        before = before if is_reset is None else jax.vmap(_reset)(is_reset, before)
+        before = before if is_reset is None else jax.vmap(reset_rows)(is_reset, before)
         if gates is None:
-            now = jax.vmap(lambda h, x: cell.gates(_preactivations(weights, h, x, cfg), cfg))(before.h, x)
+            now = jax.vmap(functools.partial(_gates, static, weights))(before.h, x)
             now_folded = _fold_gates(cfg, now)
         else:
             now, now_folded = timesteps(start, size, (gates, folded))
@@ -245,7 +240,7 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState
         def body(d_state: TLSTMState, inputs: Any) -> tuple[TLSTMState, Any]:
             local, d_y, is_reset, t = inputs
             d_state, derivatives = _timestep_transpose(cfg, weights, transposed, local, d_state, d_y)
-            return add_end(_reset(is_reset, d_state), t), derivatives
+            return add_end(reset_rows(is_reset, d_state), t), derivatives
 
         inputs = (local, d_y, is_reset, start + jnp.arange(size))
         d_state, (d_a, d_z, d_x) = _scan_back(body, d_state, inputs, size, static.unroll)
@@ -253,7 +248,7 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState
         return (d_state, jax.tree.map(jnp.add, d_weights, gathered)), d_x
 
     d_last, d_end = jax.tree.map(lambda leaf: leaf.astype(weights.bias.dtype), (d_last, d_end))
-    carry = (add_end(d_last, num_steps), jax.tree.map(jnp.zeros_like, weights))
+    carry = (add_end(d_last, num_steps), d_weights)
     size = min(static.plan.gather or 1, num_steps)
     count, rest = divmod(num_steps, size)
     d_rest = xs[:0]
@@ -270,6 +265,11 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState
 
 
 _span.defvjp(_forward, _backward)
+
+
+def _fold_gates(cfg: TLSTMConfig, gates: Gates) -> Array | None:
+    """:func:`fold` of many timesteps' Q."""
+    return None if gates[-1] is None or cfg.cell == "rnn" else fold(gates[-1], cfg)
 
 
 def _scan_back(body: Any, carry: Any, xs: Any, size: int, unroll: int | bool) -> tuple[Any, Any]:
@@ -344,8 +344,8 @@ def _memory_transpose(
     q = jnp.split(folded, cfg.num_offsets, axis=-1)
     shifted = [shift(c, offset) for offset in cfg.offsets]
     mixed = functools.reduce(jnp.add, map(jnp.multiply, q, shifted))
-    d_q = _fold([(d_mixed * z).sum(-1, keepdims=True) for z in shifted], _folds(cfg))
-    d_c = [shift(weight * d_mixed, _opposite(offset)) for weight, offset in zip(q, cfg.offsets, strict=True)]
+    d_q = fold_transpose([(d_mixed * z).sum(-1, keepdims=True) for z in shifted], cfg)
+    d_c = [unshift(weight * d_mixed, offset) for weight, offset in zip(q, cfg.offsets, strict=True)]
     return mixed, d_q, functools.reduce(jnp.add, d_c)
 
 
@@ -355,69 +355,21 @@ def _convolution_transpose(
     """Eqs. 5 and 14: dA to dH_{t-1} and dx_t."""
     d_patches = jnp.dot(d_a.astype(transposed.dtype), transposed, preferred_element_type=d_a.dtype)
     parts = jnp.split(d_patches[..., : cfg.num_offsets * cfg.features], cfg.num_offsets, axis=-1)
-    d_h = [shift(part, _opposite(offset)) for part, offset in zip(parts, cfg.offsets, strict=True)]
+    d_h = [unshift(part, offset) for part, offset in zip(parts, cfg.offsets, strict=True)]
     d_x = [parts[k][location] for k, location in cfg.input_taps]
     return functools.reduce(jnp.add, d_h), functools.reduce(jnp.add, d_x).astype(transposed.dtype)
 
 
 def _gather(cfg: TLSTMConfig, weights: Weights, local: Local, x: Array, d_a: Array, d_z: Array) -> Weights:
     """The gradient of the weights from a chunk of timesteps: one product of all their patches with all their dA."""
-    columns = jax.vmap(lambda h, x: _patches(weights, h, x, cfg))(local.state.h, x)
+    columns = jax.vmap(lambda h, x: patches(h, x, cfg, len(weights.kernel)))(local.state.h, x)
     kernel = lax.dot_general(
         columns.reshape(-1, columns.shape[-1]),
         d_a.astype(columns.dtype).reshape(-1, d_a.shape[-1]),
         (((0,), (0,)), ((), ())),
-        preferred_element_type=weights.kernel.dtype,
+        preferred_element_type=weights.bias.dtype,
     )
     norm = None
     if weights.norm is not None and local.standardized is not None:
         norm = {"scale": (d_z * local.standardized).sum((0, -2)), "bias": d_z.sum((0, -2))}
     return Weights(kernel, d_a.sum(range(d_a.ndim - 1)), norm)
-
-
-# Geometry
-
-
-def shift(z: Locations, offset: tuple[int, ...]) -> Locations:
-    """``z(p + offset)`` at every location p, zero where that lies outside."""
-    edges = [(-step, step, 0) for step in offset] + [(0, 0, 0)] * (z.ndim - len(offset))
-    return lax.pad(z, jnp.zeros((), z.dtype), edges)
-
-
-def _opposite(offset: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(-step for step in offset)
-
-
-def fold(q: MemoryKernels, cfg: TLSTMConfig) -> MemoryKernels:
-    """Memory kernels for C padded with zeros that do what ``q`` does to C padded by replication.
-
-    A weight whose offset leads outside is added to that of the offset which leads to the nearest location inside.
-    """
-    return _fold(jnp.split(q, cfg.num_offsets, axis=-1), [(to, source, where) for source, to, where in _folds(cfg)])
-
-
-def _fold(weights: Sequence[Array], folds: Sequence[tuple[int, int, NDArray[np.bool_]]]) -> MemoryKernels:
-    """For each offset, the sum of the weights that go there, each where it goes there."""
-    results = [jnp.zeros_like(weight) for weight in weights]
-    for to, source, where in folds:
-        term = weights[source] if where.all() else jnp.where(where[..., None, None], weights[source], 0)
-        results[to] = results[to] + term
-    return jnp.concatenate(results, axis=-1)
-
-
-def _fold_gates(cfg: TLSTMConfig, gates: Gates) -> Array | None:
-    """:func:`fold` of many timesteps' Q."""
-    return None if gates[-1] is None or cfg.cell == "rnn" else fold(gates[-1], cfg)
-
-
-@functools.cache
-def _folds(cfg: TLSTMConfig) -> list[tuple[int, int, NDArray[np.bool_]]]:
-    """Pairs of offsets, and the locations ``(*p)`` where the first leads, cut off at the boundary, to the second's."""
-    locations = np.stack(np.meshgrid(*map(np.arange, cfg.tensor_shape), indexing="ij"), axis=-1)
-    inside = [np.clip(locations + offset, 0, np.subtract(cfg.tensor_shape, 1)) for offset in cfg.offsets]
-    folds = []
-    for (k, nearest), (to, offset) in itertools.product(enumerate(inside), enumerate(cfg.offsets)):
-        where = (nearest == locations + offset).all(-1)
-        if where.any():
-            folds.append((k, to, where))
-    return folds

@@ -206,9 +206,7 @@ def scan_span(
         t, x, is_reset = inputs
         if end is not None:  # rows end at different timesteps while the scan goes on
             end = select(jnp.asarray(ends) == t, state, end)
-        if is_reset is not None:
-            state = select(is_reset, jax.tree.map(jnp.zeros_like, state), state)
-        state, y = step(state, x)
+        state, y = step(reset_rows(is_reset, state), x)
         return (state, end), y
 
     n = xs.shape[0]
@@ -231,6 +229,11 @@ def _answered(valid: Array | None, reset: Array | None, delay: int, num_steps: i
 def select(mask: Bool[Array, " b"], new: State, old: State) -> State:
     """Rows of ``new`` where ``mask``, rows of ``old`` elsewhere, in every leaf ``(.., b, m)``."""
     return jax.tree.map(lambda n, o: jnp.where(mask[:, None], n, o), new, old)
+
+
+def reset_rows(is_reset: Bool[Array, " b"] | None, state: State) -> State:
+    """Zeros in the rows that are reset."""
+    return state if is_reset is None else select(is_reset, jax.tree.map(jnp.zeros_like, state), state)
 
 
 def reverse_sequences(xs: Array, lengths: Integer[Array, " b"] | None) -> Array:
