@@ -52,7 +52,7 @@ def test_contenders_compute_the_same(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["conv", "wavefront-shared", "torch-loop", "torch-shared"])
+@pytest.mark.parametrize("name", ["conv", "wavefront-shared", "torch-loop", "torch-conv", "torch-shared"])
 @pytest.mark.parametrize(
     "task",
     [tiny("tiny-3d"), tiny(precision="bfloat16"), tiny(training=False)],

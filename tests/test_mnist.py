@@ -217,6 +217,7 @@ def start(workdir):
     """A process of its own, on the real digits, with a checkpoint after every step."""
     command = [sys.executable, "-m", "experiments.mnist", "--data", "digits", *REAL, "--checkpoint-seconds", "0"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # each compiles for itself, as it would for a user
     return subprocess.Popen(
         [*command, "--workdir", str(workdir)], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
@@ -234,20 +235,28 @@ def real(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+    "signals",
+    [
+        [signal.SIGINT, signal.SIGKILL],
+        pytest.param([signal.SIGTERM], marks=pytest.mark.slow),
+        pytest.param([signal.SIGKILL] * 4, marks=pytest.mark.slow),
+    ],
 )
-def test_a_real_process_stopped_by_a_signal(real, tmp_path, signum):
-    """Stopped in the second epoch or later, started again, and the same as never stopped."""
+def test_a_real_process_stopped_by_signals(real, tmp_path, signals):
+    """Stopped in the second epoch or later, each time a little later, and in the end the same as never stopped."""
     workdir = tmp_path / "run"
-    process = start(workdir)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline and not (workdir / wd.CHECKPOINTS / "9").exists():
-        time.sleep(0.005)
-    process.send_signal(signum)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == (-signum if signum == signal.SIGKILL else 128 + signum), errors
-    assert ("run the same command again" in errors) == (signum != signal.SIGKILL)
-    assert not (workdir / wd.SUMMARY).exists()
+    for n, signum in enumerate(signals):
+        process = start(workdir)
+        deadline = time.monotonic() + 120
+        later = workdir / wd.CHECKPOINTS / str(9 + 3 * n)
+        while process.poll() is None and time.monotonic() < deadline and not later.exists():
+            time.sleep(0.005)
+        process.send_signal(signum)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == (-signum if signum == signal.SIGKILL else 128 + signum), errors
+        assert ("run the same command again" in errors) == (signum != signal.SIGKILL)
+        assert ("going on from step" in errors) == (n > 0)
+        assert not (workdir / wd.SUMMARY).exists()
     process = start(workdir)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
