@@ -95,17 +95,21 @@ def _torch() -> list[Contender]:
     def unavailable(task: Task) -> str | None:
         return None if importlib.util.find_spec("torch") else "PyTorch is not installed: pip install torch"
 
-    def build_tlstm(task: Task, compiled: bool) -> Program:
+    def build_tlstm(task: Task, flags: dict[str, bool]) -> Program:
         from benchmarks import torch_contenders
 
-        return torch_contenders.tlstm_program(task, compiled=compiled)
+        return torch_contenders.tlstm_program(task, **flags)
 
     def build_stack(task: Task, network: Network) -> Program:
         from benchmarks import torch_contenders
 
         return torch_contenders.stack_program(network, task)
 
-    loops = (("torch-loop", "eager cell", False), ("torch-compile", "cell under torch.compile", True))
+    loops: tuple[tuple[str, str, dict[str, bool]], ...] = (
+        ("torch-loop", "eager cell, one product", {}),
+        ("torch-conv", "eager cell with F.conv1d or F.conv2d", {"conv": True}),
+        ("torch-compile", "cell under torch.compile", {"compiled": True}),
+    )
     networks: tuple[Network, ...] = ("shared", "unshared")
     return [
         *(
@@ -113,10 +117,10 @@ def _torch() -> list[Contender]:
                 name,
                 f"PyTorch, {how}, in a Python loop",
                 "tlstm",
-                functools.partial(build_tlstm, compiled=compiled),
+                functools.partial(build_tlstm, flags=flags),
                 unavailable,
             )
-            for name, how, compiled in loops
+            for name, how, flags in loops
         ),
         *(
             Contender(

@@ -54,12 +54,44 @@ class TLSTMCell(torch.nn.Module):  # type: ignore[misc] # torch is optional and 
         return [padded[:, *window] for window in self.cfg.windows]
 
 
-class TLSTM(torch.nn.Module):  # type: ignore[misc]
-    """The cell in a Python loop, with zeros after the end for the outputs that are still inside."""
+class ConvTLSTMCell(torch.nn.Module):  # type: ignore[misc]
+    """One timestep as most would write it first: ``F.conv1d`` or its like, and so channels before locations."""
 
-    def __init__(self, task: Task, *, compiled: bool) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__()
-        self.cell = TLSTMCell(task)
+        self.cfg = task.size.config()
+        self.convolve = getattr(functional, f"conv{len(self.cfg.tensor_shape)}d")
+        params = parameters("tlstm", task.size)
+        kernel = np.moveaxis(params["hidden"]["kernel"], (-1, -2), (0, 1))
+        self.hidden_kernel = torch.nn.Parameter(tensor(kernel))
+        self.hidden_bias = torch.nn.Parameter(tensor(params["hidden"]["bias"]))
+        for name in ("scale", "bias"):
+            self.register_parameter(f"norm_{name}", torch.nn.Parameter(tensor(params["norm"][name])))
+
+    def forward(self, projected: Any, h: Any, c: Any) -> tuple[Any, Any]:
+        """Projected inputs ``(B, M)`` and the state, each ``(B, *P, M)`` with the channels second in memory."""
+        m = self.cfg.features
+        dims = len(self.cfg.tensor_shape)
+        h, c = h.movedim(-1, 1), c.movedim(-1, 1)
+        hcat = functional.pad(h, (1, 1) * dims)
+        hcat[:, :, *(0,) * dims] = projected
+        a = self.convolve(hcat, self.hidden_kernel, self.hidden_bias)
+        g, i, f, o, q = a.split((m, m, m, m, self.cfg.num_offsets), dim=1)
+        padded = functional.pad(c, (1, 1) * dims, mode="replicate")
+        weights = q.softmax(1).split(1, dim=1)
+        mixed = sum(w * padded[:, :, *window] for w, window in zip(weights, self.cfg.windows, strict=True))
+        c = g.tanh() * i.sigmoid() + mixed * f.sigmoid()
+        normalized = functional.layer_norm(c.movedim(1, -1), (m,), eps=self.cfg.norm_epsilon)
+        normalized = normalized * self.norm_scale + self.norm_bias
+        return normalized.tanh() * o.sigmoid().movedim(1, -1), c.movedim(1, -1)
+
+
+class TLSTM(torch.nn.Module):  # type: ignore[misc]
+    """A cell in a Python loop, with zeros after the end for the outputs that are still inside."""
+
+    def __init__(self, task: Task, cell: type[TLSTMCell | ConvTLSTMCell], *, compiled: bool) -> None:
+        super().__init__()
+        self.cell = cell(task)
         if compiled:
             self.cell.compile(dynamic=False)
         self.project = projection(parameters("tlstm", task.size)["input"])
@@ -81,7 +113,8 @@ class TLSTM(torch.nn.Module):  # type: ignore[misc]
         tree["input"]["bias"] = self.project.bias.grad
         for name, leaf in self.cell.named_parameters():
             group, kind = name.split("_")
-            tree[group][kind] = leaf.grad
+            conv_kernel = name == "hidden_kernel" and isinstance(self.cell, ConvTLSTMCell)
+            tree[group][kind] = leaf.grad.movedim((0, 1), (-1, -2)) if conv_kernel else leaf.grad
         return tree
 
 
@@ -116,12 +149,13 @@ class StackedLSTM(torch.nn.Module):  # type: ignore[misc]
         """Not comparable: each layer has two biases."""
 
 
-def tlstm_program(task: Task, *, compiled: bool) -> Program:
-    """The loop over the eager cell, or over the cell compiled, whose first call counts as its compilation."""
+def tlstm_program(task: Task, *, conv: bool = False, compiled: bool = False) -> Program:
+    """The loop over an eager cell, or over the cell compiled, whose first call counts as its compilation."""
+    cell = ConvTLSTMCell if conv else TLSTMCell
     if not compiled:
-        return program(TLSTM(task, compiled=False), task)
+        return program(TLSTM(task, cell, compiled=False), task)
     torch._dynamo.reset()  # else a cell compiled for another size would count against this one's recompilations
-    built = program(TLSTM(task, compiled=True), task)
+    built = program(TLSTM(task, cell, compiled=True), task)
     start = time.perf_counter()
     built.call()
     return dataclasses.replace(built, compile_seconds=time.perf_counter() - start)
