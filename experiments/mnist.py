@@ -3,14 +3,15 @@
 Examples:
     python -m experiments.mnist --data digits
     python -m experiments.mnist --data mnist --data-dir FOLDER --tensor-shape 3 3
-    python -m experiments.mnist --permuted --model slstm
+    python -m experiments.mnist --permuted --preset slstm --depth 3
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import signal
+import functools
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,17 +21,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import tyro
 
-from experiments import datasets, training
-from experiments import workdir as wd
-from experiments.checkpoints import CheckpointError
-from experiments.figures import learning_curves
-from experiments.models import LastStepClassifier, ModelOptions, count_parameters
+from experiments import datasets, runs, training
+from experiments.models import LastStepClassifier, ModelOptions
 
 RECIPES = {
-    "mnist": training.TrainOptions(),
-    "digits": training.TrainOptions(
+    "mnist": training.EpochOptions(),
+    "digits": training.EpochOptions(
         batch_size=32, learning_rate=8e-3, schedule="cosine", weight_decay=0.75, epochs=40, patience=40
     ),
 }
@@ -55,35 +54,27 @@ class Options:
     permutation_seed: int = 92916
     """The permutation is numpy.random.RandomState(SEED).permutation(784), by default the literature's."""
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=ModelOptions)
-    train: Annotated[training.TrainOptions, tyro.conf.OmitArgPrefixes] = dataclasses.field(
-        default_factory=training.TrainOptions
+    train: Annotated[training.EpochOptions, tyro.conf.OmitArgPrefixes] = dataclasses.field(
+        default_factory=training.EpochOptions
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    return runs.exit_status(lambda: run(arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """One run, on digits where MNIST is not to be had."""
     options = parse(arguments)
     try:
-        try:
-            data = datasets.load(options.data, data_dir=options.data_dir, prepared_dir=options.prepared_dir)
-        except datasets.DataUnavailable as error:
-            print(f"WARNING: {error}. GOING ON WITH --data digits INSTEAD OF MNIST.", file=sys.stderr)
-            data = datasets.load("digits")
-            options = dataclasses.replace(parse(arguments, instead="digits"), data="digits")
-        return run(options, data)
-    except (datasets.DataError, wd.WorkdirError, CheckpointError, UsageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except training.Diverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:  # outside the training loop, which has a checkpoint to write first
-        print("stopped: run the same command again to go on", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except training.Interrupted as stop:
-        print(f"{stop}: run the same command again to go on", file=sys.stderr)
-        return 128 + stop.signum
+        data = datasets.load(options.data, data_dir=options.data_dir, prepared_dir=options.prepared_dir)
+    except datasets.DataUnavailable as error:
+        print(f"WARNING: {error}. GOING ON WITH --data digits INSTEAD OF MNIST.", file=sys.stderr)
+        data = datasets.load("digits")
+        options = dataclasses.replace(parse(arguments, instead="digits"), data="digits")
+    return runs.run(functools.partial(build, options, data), options.train)
 
 
 def parse(arguments: Sequence[str], instead: str | None = None) -> Options:
@@ -95,42 +86,63 @@ def parse(arguments: Sequence[str], instead: str | None = None) -> Options:
     return tyro.cli(Options, args=arguments, default=default, prog="python -m experiments.mnist")
 
 
-class UsageError(ValueError):
-    """An option that does not fit."""
+def build(options: Options, data: datasets.Dataset) -> runs.Experiment:
+    """The task and the model.
 
-
-def run(options: Options, data: datasets.Dataset) -> int:
-    """One run, from options to figure."""
-    try:
-        options.train.check()
-        options.model.check()
-        order = pixel_order(options, data.train.images[0].size)
-        workdir = options.train.workdir or default_workdir(options)
-        model = LastStepClassifier(options.model.layer(), data.num_classes)
-        predict = make_predict(model, order, data.max_value)
-        key = jax.random.key(options.train.seed)
-        params = jax.jit(model.init)(key, jnp.zeros((1, 1, 1)))["params"]
-    except ValueError as error:
-        raise UsageError(error) from error
-    wd.claim(workdir, recorded(options, order), overwrite=options.train.overwrite)
-    title = f"{options.data}{' permuted' if options.permuted else ''}, {options.model.title}"
-    summary = wd.read_summary(workdir)
-    if summary is None:
-        print(f"{title}: {count_parameters(params):,} parameters, {jax.devices()[0].device_kind}, {workdir}")
-        task = training.Task(predict, data.train, data.validation, data.test)
-        result = training.fit(task, params, options.train, workdir)
-        summary = summarize(title, result, count_parameters(params))
-        curves = workdir / wd.CURVES
-        learning_curves(curves, result["history"], summary["best_epoch"], summary["test_accuracy"], title)
-        wd.write_json(workdir / wd.SUMMARY, summary)
-    else:
-        print(f"{workdir} holds this run, finished; --overwrite runs it again")
-    print(
-        f"{summary['title']}: test accuracy {summary['test_accuracy']:.2%}, validation "
-        f"{summary['validation_accuracy']:.2%} in epoch {summary['best_epoch']} of {summary['epochs']}, "
-        f"{summary['parameters']:,} parameters, {summary['seconds']:.0f} s; {workdir / wd.CURVES}"
+    Raises:
+        ValueError: an option does not fit.
+    """
+    chosen = options.model.resolved(ModelOptions())
+    order = pixel_order(options, data.train.images[0].size)
+    model = LastStepClassifier(chosen.layer(), data.num_classes)
+    return runs.Experiment(
+        name=f"{options.data}{' permuted' if options.permuted else ''}",
+        task=classification(make_predict(model, order, data.max_value), data, options.train),
+        params=jax.jit(model.init)(jax.random.key(options.train.seed), jnp.zeros((1, 1, 1)))["params"],
+        model=chosen,
+        config={"task": "mnist", "data": options.data, "permutation": None if order is None else order.tolist()},
+        headline=lambda result: (
+            f"test accuracy {result['test_accuracy']:.2%}, validation {result['best']['validation_accuracy']:.2%}"
+        ),
     )
-    return 0
+
+
+def classification(predict: Any, data: datasets.Dataset, options: training.EpochOptions) -> training.Task:
+    """Epochs of shuffled images, early stopping on the validation accuracy."""
+    steps_per_epoch = math.ceil(len(data.train) / options.batch_size)
+
+    def sums(params: Any, batch: dict[str, jax.Array]) -> training.Sums:
+        logits, weights = predict(params, batch["images"]), batch["weights"]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
+        correct = logits.argmax(-1) == batch["labels"]
+        return {
+            "loss": ((losses * weights).sum(), weights.sum()),
+            "accuracy": ((correct * weights).sum(), weights.sum()),
+        }
+
+    @functools.lru_cache(maxsize=1)
+    def order(epoch: int) -> Any:
+        return np.random.default_rng([options.seed, epoch]).permutation(len(data.train))
+
+    def batch(step: int) -> training.Batch:
+        epoch, index = divmod(step, steps_per_epoch)
+        return rows(data.train[order(epoch)[index * options.batch_size : (index + 1) * options.batch_size]])
+
+    return training.Task(
+        sums=sums,
+        batch=batch,
+        steps_per_epoch=steps_per_epoch,
+        samples_per_epoch=len(data.train),
+        epochs=options.epochs,
+        patience=options.patience,
+        evaluated={"validation": rows(data.validation), "test": rows(data.test)},
+        rank=training.by_accuracy("validation"),
+    )
+
+
+def rows(split: datasets.Split) -> training.Batch:
+    """Images and labels, a row each."""
+    return {"images": split.images, "labels": split.labels}
 
 
 def pixel_order(options: Options, num_pixels: int) -> np.ndarray[Any, Any] | None:
@@ -138,7 +150,7 @@ def pixel_order(options: Options, num_pixels: int) -> np.ndarray[Any, Any] | Non
     if not options.permuted:
         return None
     if not 0 <= options.permutation_seed < 2**32:
-        raise UsageError(f"permutation_seed must be in 0..2^32 - 1, got {options.permutation_seed}.")
+        raise ValueError(f"permutation_seed must be in 0..2^32 - 1, got {options.permutation_seed}.")
     return np.random.RandomState(options.permutation_seed).permutation(num_pixels)
 
 
@@ -151,44 +163,6 @@ def make_predict(model: nn.Module, order: Any, max_value: int) -> Any:
         return model.apply({"params": params}, pixels[..., None])  # type: ignore[return-value] # nothing is mutable
 
     return predict
-
-
-def recorded(options: Options, order: np.ndarray[Any, Any] | None) -> dict[str, Any]:
-    """Everything that decides the run's numbers."""
-    train = dataclasses.asdict(options.train)
-    for name in ("workdir", "overwrite", "checkpoint_seconds"):
-        del train[name]
-    train["devices"] = training.data_mesh(options.train.devices).size  # which decides the order of sums
-    return {
-        "task": "mnist",
-        "data": options.data,
-        "permutation": None if order is None else order.tolist(),
-        **dataclasses.asdict(options.model),
-        **train,
-    }
-
-
-def default_workdir(options: Options) -> Path:
-    """A folder below runs/ named for the data, the model and the seed."""
-    name = f"{options.data}{'-permuted' if options.permuted else ''} {options.model.title} seed={options.train.seed}"
-    return Path("runs") / name.replace(" ", "-").replace("=", "")
-
-
-def summarize(title: str, result: dict[str, Any], parameters: int) -> dict[str, Any]:
-    """What one wants to know of a finished run."""
-    history, best = result["history"], result["best"]
-    return {
-        "title": title,
-        "parameters": parameters,
-        "epochs": len(history),
-        "best_epoch": best["epoch"],
-        "validation_accuracy": best["validation_accuracy"],
-        "test_accuracy": result["test_accuracy"],
-        "test_loss": result["test_loss"],
-        "seconds": round(sum(record["seconds"] for record in history), 1),
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-    }
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -11,11 +13,33 @@ import jax.numpy as jnp
 
 import tlstm_jax as tl
 
+Preset = Literal["slstm", "trnn", "2d", "2d-M", "2d-F", "2d+CN", "3d", "3d+LN", "3d+CN"]
+PRESETS: dict[str, dict[str, Any]] = {
+    "slstm": {"model": "slstm"},
+    "trnn": {"model": "trnn", "dims": 1, "norm": "none"},
+    "2d": {"dims": 1, "norm": "none"},
+    "2d-M": {"dims": 1, "norm": "none", "memory_conv": False},
+    "2d-F": {"dims": 1, "norm": "none", "kernel_size": (2,)},
+    "2d+CN": {"dims": 1, "norm": "channel"},
+    "3d": {"dims": 2, "norm": "none"},
+    "3d+LN": {"dims": 2, "norm": "layer"},
+    "3d+CN": {"dims": 2, "norm": "channel"},
+}
+"""The models of the paper by its names (and 2d+CN); ``dims`` tensorized dimensions with as many locations as layers."""
+FIXED = ("model", "tensor_shape", "kernel_size", "memory_conv", "norm", "num_layers", "shared")
+"""What a preset decides."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
     """The recurrent layer."""
 
+    preset: Preset | None = None
+    """A model of the paper by its name there; with --depth, instead of --model, --tensor-shape and so on."""
+    depth: int | None = None
+    """L of the preset. Default: that of the task's default model."""
+    params: str | None = None
+    """Parameters of the recurrent kernel, like 10M or 250K, instead of --features: takes the M that is nearest."""
     model: Literal["tlstm", "trnn", "slstm"] = "tlstm"
     """tlstm; trnn, without memory cells (eqs. 5-8; the paper's has `--norm none`); slstm, stacked LSTM layers."""
     features: int = 64
@@ -43,12 +67,53 @@ class ModelOptions:
     remat: int = 0
     """Rematerialize in chunks of this many timesteps, to save memory; 0 does not."""
 
-    def check(self) -> None:
-        """Raises a ValueError for an option that the model chosen does not have."""
+    def resolved(self, default: ModelOptions) -> ModelOptions:
+        """The same without ``preset``, ``depth`` and ``params``: what these stand for instead.
+
+        Args:
+            default: the task's options, which need not be repeated.
+
+        Raises:
+            ValueError: options that contradict each other, or that the model chosen does not have.
+        """
+        chosen = self
+        if self.preset is None and self.depth is not None:
+            raise ValueError(f"depth belongs to a preset, got {self.depth}: add --preset, or give --tensor-shape.")
+        if self.preset is not None:
+            for name in FIXED:
+                if getattr(self, name) != getattr(default, name):
+                    raise ValueError(f"{name} is decided by --preset {self.preset}, got {getattr(self, name)}.")
+            depth = default.config.depth if self.depth is None else self.depth
+            if depth < 1:
+                raise ValueError(f"depth must be at least 1, got {depth}.")
+            fixed = dict(PRESETS[self.preset])
+            dims = fixed.pop("dims", None)
+            fixed |= {"num_layers": depth} if dims is None else {"tensor_shape": (depth,) * dims}
+            chosen = dataclasses.replace(self, preset=None, depth=None, **fixed)
+        chosen.check(default)
+        if chosen.params is None:
+            return chosen
+        if chosen.features != default.features:
+            raise ValueError(f"params decides features, got params {chosen.params} and features {chosen.features}.")
+        return dataclasses.replace(chosen, params=None, features=chosen.nearest_features(parse_count(chosen.params)))
+
+    def nearest_features(self, budget: int) -> int:
+        """The M whose recurrent kernel has the number of parameters that is nearest to ``budget``."""
+        if self.model == "slstm":
+            taps, gates, offsets = 1 if self.shared else self.num_layers, 8, 0  # from below and from before
+        else:
+            cfg = self.config
+            taps, gates = cfg.num_offsets, 1 if self.model == "trnn" else 4
+            offsets = cfg.gate_features - gates * cfg.features
+        most = math.isqrt(budget) + 2
+        return min(range(1, most), key=lambda m: abs(taps * m * (gates * m + offsets) - budget))
+
+    def check(self, default: ModelOptions) -> None:
+        """Raises a ValueError for an option that the model chosen does not have, if it is not the default."""
         tensor = ("tensor_shape", "kernel_size", "memory_conv", "norm", "norm_epsilon")
         others = {"tlstm": ("num_layers", "shared"), "trnn": ("memory_conv", "forget_bias", "num_layers", "shared")}
         for name in others.get(self.model, tensor):
-            if getattr(self, name) != getattr(ModelOptions, name):
+            if getattr(self, name) != getattr(default, name):
                 raise ValueError(f"{name} means nothing to {self.model}, got {getattr(self, name)}: leave it out.")
 
     @property
@@ -119,6 +184,32 @@ class LastStepClassifier(nn.Module):
         """Inputs ``(batch, T, R)`` to logits ``(batch, num_classes)``, float32."""
         ys = self.layer(xs)
         return nn.Dense(self.num_classes, name="head")(ys[:, -1].astype(jnp.float32))
+
+
+class SymbolLabeler(nn.Module):
+    """A symbol for each symbol: y_t = h_{t+L-1, P} W^y + b^y (eq. 8), inputs one-hot."""
+
+    layer: nn.Module
+    num_symbols: int
+
+    @nn.compact
+    def __call__(self, symbols: jax.Array) -> jax.Array:
+        """Integers ``(batch, T)`` to logits ``(batch, T, num_symbols)``, float32."""
+        ys = self.layer(jax.nn.one_hot(symbols, self.num_symbols))
+        return nn.Dense(self.num_symbols, name="head")(ys.astype(jnp.float32))
+
+
+def parse_count(text: str) -> int:
+    """A number like 10M, 2.5K or 4000.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KM]?)", text.strip(), re.IGNORECASE)
+    number = round(float(match[1]) * {"": 1, "K": 1e3, "M": 1e6}[match[2].upper()]) if match else 0
+    if number < 1:
+        raise ValueError(f"params must be a positive number like 10M, 250K or 4000, got {text!r}.")
+    return number
 
 
 def count_parameters(params: Any) -> int:

@@ -1,10 +1,11 @@
-"""The training loop: epochs of shuffled batches, evaluation, early stopping, checkpoints that resume exactly.
+"""The training loop of every task: batches by number, evaluation, early stopping, checkpoints that resume exactly.
 
 Read :func:`fit` from top to bottom: that is the whole run.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -21,33 +22,39 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from experiments import workdir as wd
 from experiments.checkpoints import Checkpoints
-from experiments.datasets import Split
+
+Batch = dict[str, NDArray[Any]]
+"""Arrays that have one row for each example."""
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+"""For every metric a sum over examples and what to divide it by; ``loss`` is the one that training makes small."""
+Record = dict[str, Any]
+"""One evaluation: a line of metrics.jsonl."""
+
+AHEAD = 3
+"""Training steps under way while the next batch is made: the device never waits for the host, nor runs far from it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """Training; the defaults shown are those for the dataset chosen."""
+    """Training; the defaults shown are those for the task chosen."""
 
     batch_size: int = 50
     """Sequences in a batch, over all devices together."""
     learning_rate: float = 1e-3
     """Adam's."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Of the learning rate over all epochs; cosine ends at 0."""
+    """Of the learning rate over the whole run; cosine ends at 0."""
     weight_decay: float = 0.0
     """AdamW's: shrink the kernels by this fraction of the learning rate at every step."""
     clip_norm: float = 1.0
     """Clip gradients to this global norm; 0 does not."""
-    epochs: int = 50
-    """At most."""
-    patience: int = 10
-    """Stop after this many epochs without a better validation accuracy."""
     seed: int = 0
-    """Of the initial parameters and the order of the data."""
+    """Of the initial parameters and of the data that the run sees, or its order."""
     devices: int = 0
     """Train on this many local devices, data-parallel; 0: on all."""
     workdir: Path | None = None
@@ -55,12 +62,12 @@ class TrainOptions:
     overwrite: bool = False
     """Discard what an earlier run left in the workdir."""
     checkpoint_seconds: float = 60.0
-    """Save at least this often, and at the end of every epoch."""
+    """Save at least this often, and at every evaluation."""
 
     def check(self) -> None:
         """Raises a ValueError for a number that makes no sense."""
-        for name in ("batch_size", "epochs", "patience"):
-            if getattr(self, name) < 1:
+        for name in ("batch_size", "epochs", "patience", "samples", "check_every"):
+            if getattr(self, name, 1) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate must be a positive number, got {self.learning_rate}.")
@@ -73,13 +80,43 @@ class TrainOptions:
             raise ValueError(f"seed must be in 0..2^32 - 1, got {self.seed}.")
 
 
-class Task(NamedTuple):
-    """What is learnt: ``predict(params, images)`` gives logits for uint8 images ``(batch, H, W)``."""
+@dataclasses.dataclass(frozen=True)
+class EpochOptions(TrainOptions):
+    """Training on a dataset; the defaults shown are those for the dataset chosen."""
 
-    predict: Callable[[Any, jax.Array], jax.Array]
-    train: Split
-    validation: Split
-    test: Split
+    epochs: int = 50
+    """At most."""
+    patience: int = 10
+    """Stop after this many epochs without a better validation result."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is learnt, batch by batch.
+
+    Args:
+        sums: the metrics of a batch, ``(params, batch)`` to :data:`Sums`. Rows whose ``weights`` are 0 only fill a
+            batch up, and must count for nothing.
+        batch: the training batch of a step. It depends on the number of the step and nothing else, so that a run
+            can go on from anywhere.
+        steps_per_epoch: training steps between two evaluations.
+        samples_per_epoch: what the batches of these steps hold together.
+        epochs: how often, at most.
+        patience: evaluations without a better one after which to stop.
+        evaluated: what to evaluate on. The first is watched while training, ``test`` is reported in the end.
+        rank: the better of two records has the higher.
+        solved: of a record, whether there is nothing left to learn.
+    """
+
+    sums: Callable[[Any, dict[str, jax.Array]], Sums]
+    batch: Callable[[int], Batch]
+    steps_per_epoch: int
+    samples_per_epoch: int
+    epochs: int
+    patience: int
+    evaluated: dict[str, Batch]
+    rank: Callable[[Record], Any]
+    solved: Callable[[Record], bool] = lambda record: False
 
 
 class State(NamedTuple):
@@ -88,8 +125,8 @@ class State(NamedTuple):
     step: jax.Array
     params: Any
     opt_state: Any
-    totals: dict[str, jax.Array]
-    """Sums over the epoch so far: loss, correct, count."""
+    totals: Sums
+    """Over the epoch so far."""
 
 
 class Interrupted(Exception):
@@ -105,7 +142,7 @@ class Diverged(Exception):
 
 
 def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[str, Any]:
-    """Trains, evaluating after each epoch, until the epochs or the patience are used up.
+    """Trains, evaluating after each epoch, until the task is solved or the epochs or the patience are used up.
 
     Args:
         task: data and model.
@@ -114,24 +151,32 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
         workdir: the run's folder, claimed; holds a checkpoint to go on from, or none.
 
     Returns:
-        ``history``, a record for each epoch, the ``best`` of them by validation accuracy, and the
-        ``test_loss`` and ``test_accuracy`` of its parameters, which the last checkpoint holds too.
+        ``history``, a record for each epoch, the ``best`` of them, and the metrics of its parameters on the test data,
+        ``test_loss`` and so on. The last checkpoint holds these parameters too.
 
     Raises:
         CheckpointError: the checkpoint there cannot be read.
         Interrupted: after SIGINT or SIGTERM, with a checkpoint of the last step.
-        Diverged: the loss became infinite or NaN.
+        Diverged: the loss became infinite or NaN; the last checkpoint is of a step at which it was not.
     """
-    steps_per_epoch = math.ceil(len(task.train) / options.batch_size)
     mesh = data_mesh(options.devices)
-    optimizer = make_optimizer(options, steps_per_epoch)
-    train_step, eval_step = make_steps(task.predict, optimizer)
-    state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params), zero_totals())
-    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    optimizer = make_optimizer(options, task.epochs * task.steps_per_epoch)
+    train_step, eval_step = make_steps(task.sums, optimizer)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    nothing = zero_sums(task, params)
+    state = jax.device_put(State(jnp.zeros((), jnp.int32), params, optimizer.init(params), nothing), everywhere)
     best = params
-    history: list[dict[str, Any]] = []
+    watched = next(iter(task.evaluated))
+    history: list[Record] = []
+    ahead: collections.deque[tuple[int, Sums]] = collections.deque()
+
+    def settle(under_way: int) -> None:
+        """Waits until no more steps than these are under way."""
+        while len(ahead) > under_way:
+            show(bar, *ahead.popleft(), options)
 
     def save() -> None:
+        settle(0)
         checkpoints.save(int(state.step), (state, best), {"history": history})
 
     with Checkpoints(workdir / wd.CHECKPOINTS) as checkpoints, progress_bar() as bar, asked_to_stop() as stop:
@@ -141,46 +186,44 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
             bar.write(f"going on from step {state.step} in {workdir}", file=sys.stderr)
         best = jax.device_get(best)
         wd.write_lines(workdir / wd.METRICS, history)
-        bar.total, bar.initial, bar.n = options.epochs * steps_per_epoch, int(state.step), int(state.step)
+        done = int(state.step)
+        bar.total, bar.initial, bar.n = task.epochs * task.steps_per_epoch, done, done
         saved = time.monotonic()
-        while not is_over(history, options):
-            epoch = len(history)
-            order = np.random.default_rng([options.seed, epoch]).permutation(len(task.train))
+        while not is_over(history, task):
+            epoch = len(history) + 1
             begin = time.monotonic()
-            for index in range(int(state.step) - epoch * steps_per_epoch, steps_per_epoch):
-                rows = task.train[order[index * options.batch_size : (index + 1) * options.batch_size]]
-                state = train_step(state, to_devices(rows, options.batch_size, mesh))
-                show(bar, state)
+            for step in range(done, epoch * task.steps_per_epoch):
+                state, totals = train_step(state, to_devices(task.batch(step), options.batch_size, mesh))
+                done = step + 1
+                ahead.append((done, totals))
+                settle(AHEAD)
                 if stop or time.monotonic() - saved > options.checkpoint_seconds:
                     save()
                     saved = time.monotonic()
                 if stop:
-                    raise Interrupted(stop[0], int(state.step))
-            record = {"epoch": epoch + 1, "step": int(state.step), **averages("train", state.totals)}
-            record |= evaluate("validation", eval_step, state.params, task.validation, options, mesh)
+                    raise Interrupted(stop[0], done)
+            settle(0)
+            record: Record = {"epoch": epoch, "step": done, "samples": epoch * task.samples_per_epoch}
+            record |= averages("train", state.totals)
+            record |= evaluate(watched, eval_step, state.params, task, options, mesh)
             record["seconds"] = round(time.monotonic() - begin, 3)
-            if not math.isfinite(record["train_loss"]):
-                raise Diverged(
-                    f"the loss became {record['train_loss']} in epoch {epoch + 1}: "
-                    f"try a --learning-rate below {options.learning_rate:g}, or a smaller --clip-norm"
-                )
             history = [*history, record]
-            if best_of(history) is record:
+            if best_of(history, task) is record:
                 best = jax.device_get(state.params)
-            state = state._replace(totals=jax.device_put(zero_totals(), NamedSharding(mesh, PartitionSpec())))
+            state = state._replace(totals=jax.device_put(nothing, everywhere))
             save()
             saved = time.monotonic()
             wd.write_lines(workdir / wd.METRICS, history)
-            bar.write(describe(record, options))
-    test = evaluate("test", eval_step, jax.device_put(best, state.step.sharding), task.test, options, mesh)
-    return {"history": history, "best": best_of(history), **test}
+            bar.write(describe(record, task))
+    test = evaluate("test", eval_step, jax.device_put(best, everywhere), task, options, mesh)
+    return {"history": history, "best": best_of(history, task), **test}
 
 
-def make_optimizer(options: TrainOptions, steps_per_epoch: int) -> optax.GradientTransformation:
+def make_optimizer(options: TrainOptions, num_steps: int) -> optax.GradientTransformation:
     """Adam with clipping, a schedule and weight decay, which spares biases and gains."""
     rate: Any = options.learning_rate
     if options.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(rate, options.epochs * steps_per_epoch)
+        rate = optax.cosine_decay_schedule(rate, num_steps)
     clip = optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity()
     return optax.chain(clip, optax.adamw(rate, weight_decay=options.weight_decay, mask=kernels_only))
 
@@ -190,33 +233,29 @@ def kernels_only(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def make_steps(predict: Callable[[Any, jax.Array], jax.Array], optimizer: optax.GradientTransformation) -> Any:
+def make_steps(
+    sums: Callable[[Any, dict[str, jax.Array]], Sums], optimizer: optax.GradientTransformation
+) -> tuple[Any, Any]:
     """The jitted training step and evaluation step.
 
     Both take batches spread over the devices and parameters that every device holds; the compiler
-    adds the sums across devices. Rows of weight 0 fill a batch up and count for nothing.
+    adds the sums across devices.
     """
 
-    def loss(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        logits = predict(params, batch["images"])
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
-        correct = logits.argmax(-1) == batch["labels"]
-        weights = batch["weights"]
-        sums = {"loss": (losses * weights).sum(), "correct": (correct * weights).sum(), "count": weights.sum()}
-        return sums["loss"] / sums["count"], sums
+    def loss(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, Sums]:
+        found = sums(params, batch)
+        total, count = found["loss"]
+        return total / count, found
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def train_step(state: State, batch: dict[str, jax.Array]) -> State:
-        gradients, sums = jax.grad(loss, has_aux=True)(state.params, batch)
+    def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, Sums]:
+        gradients, found = jax.grad(loss, has_aux=True)(state.params, batch)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return State(state.step + 1, params, opt_state, jax.tree.map(jnp.add, state.totals, sums))
+        totals = jax.tree.map(jnp.add, state.totals, found)
+        return State(state.step + 1, params, opt_state, totals), totals  # the state is given away at the next step
 
-    @jax.jit
-    def eval_step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return loss(params, batch)[1]
-
-    return train_step, eval_step
+    return train_step, jax.jit(sums)
 
 
 def data_mesh(devices: int) -> jax.sharding.Mesh:
@@ -225,49 +264,55 @@ def data_mesh(devices: int) -> jax.sharding.Mesh:
     return jax.make_mesh((len(used),), ("data",), devices=used, axis_types=(jax.sharding.AxisType.Auto,))
 
 
-def to_devices(rows: Split, batch_size: int, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+def to_devices(rows: Batch, batch_size: int, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
     """A batch spread over the devices, filled up with rows of weight 0 to a size that they can share."""
     size = math.ceil(batch_size / mesh.size) * mesh.size
-    fill = size - len(rows)
-    batch = {
-        "images": np.pad(rows.images, ((0, fill), (0, 0), (0, 0))),
-        "labels": np.pad(rows.labels, (0, fill)),
-        "weights": np.pad(np.ones(len(rows), np.float32), (0, fill)),
-    }
+    count = len(next(iter(rows.values())))
+    rows = {**rows, "weights": np.ones(count, np.float32)}
+    batch = {name: np.pad(z, ((0, size - count), *((0, 0),) * (z.ndim - 1))) for name, z in rows.items()}
     return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
 
 
 def evaluate(
-    name: str, eval_step: Any, params: Any, split: Split, options: TrainOptions, mesh: jax.sharding.Mesh
+    name: str, eval_step: Any, params: Any, task: Task, options: TrainOptions, mesh: jax.sharding.Mesh
 ) -> dict[str, float]:
-    """Loss and accuracy over a whole split."""
-    size = 4 * options.batch_size  # no gradients to keep, so more fits
-    sums = [eval_step(params, to_devices(split[i : i + size], size, mesh)) for i in range(0, len(split), size)]
+    """The metrics over all that is to be evaluated under a name."""
+    rows = task.evaluated[name]
+    count = len(next(iter(rows.values())))
+    size = min(count, 4 * options.batch_size)  # no gradients to keep, so more fits
+    parts = [{key: z[i : i + size] for key, z in rows.items()} for i in range(0, count, size)]
+    sums = [eval_step(params, to_devices(part, size, mesh)) for part in parts]
     return averages(name, jax.tree.map(lambda *parts: sum(parts), *sums))
 
 
-def zero_totals() -> dict[str, jax.Array]:
-    """Nothing counted yet."""
-    return {name: jnp.zeros((), jnp.float32) for name in ("loss", "correct", "count")}
+def zero_sums(task: Task, params: Any) -> Any:
+    """Nothing counted yet; numpy's, of which every epoch gets a copy on the devices to give away."""
+    rows = task.batch(0)
+    batch = {**rows, "weights": np.ones(len(next(iter(rows.values()))), np.float32)}
+    return jax.tree.map(lambda z: np.zeros(z.shape, z.dtype), jax.eval_shape(task.sums, params, batch))
 
 
-def averages(name: str, totals: dict[str, jax.Array]) -> dict[str, float]:
+def averages(name: str, sums: Sums) -> dict[str, float]:
     """Sums as the averages that a record holds."""
-    loss, correct, count = (float(totals[key]) for key in ("loss", "correct", "count"))
-    return {f"{name}_loss": loss / count, f"{name}_accuracy": correct / count}
+    return {f"{name}_{metric}": float(total) / float(count) for metric, (total, count) in sums.items()}
 
 
-def best_of(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """The record of the highest validation accuracy; of equals, the one of the lowest loss."""
-    return max(history, key=lambda record: (record["validation_accuracy"], -record["validation_loss"]))
+def best_of(history: list[Record], task: Task) -> Record:
+    """The first of the highest rank."""
+    return max(history, key=task.rank)
 
 
-def is_over(history: list[dict[str, Any]], options: TrainOptions) -> bool:
-    """Whether the epochs or the patience are used up."""
+def by_accuracy(split: str) -> Callable[[Record], tuple[float, float]]:
+    """Ranks by accuracy; of equals, the one of the lowest loss."""
+    return lambda record: (record[f"{split}_accuracy"], -record[f"{split}_loss"])
+
+
+def is_over(history: list[Record], task: Task) -> bool:
+    """Whether the task is solved, or the epochs or the patience are used up."""
     if not history:
         return False
-    since_best = len(history) - best_of(history)["epoch"]
-    return len(history) >= options.epochs or since_best >= options.patience
+    since_best = len(history) - best_of(history, task)["epoch"]
+    return len(history) >= task.epochs or since_best >= task.patience or task.solved(history[-1])
 
 
 def progress_bar() -> Any:
@@ -276,21 +321,34 @@ def progress_bar() -> Any:
     return tqdm(unit="step", mininterval=interval, maxinterval=interval, dynamic_ncols=True)
 
 
-def show(bar: Any, state: State) -> None:
-    """Advances the bar; fetches loss and accuracy, which waits for the device, only every 20 steps."""
-    if bar.n % 20 == 0:
-        mean = averages("train", state.totals)
-        bar.set_postfix(loss=f"{mean['train_loss']:.3f}", accuracy=f"{mean['train_accuracy']:.1%}", refresh=False)
+def show(bar: Any, step: int, totals: Sums, options: TrainOptions) -> None:
+    """Waits for a step, advances the bar and looks at the loss.
+
+    Raises:
+        Diverged: it is not a number.
+    """
+    mean = averages("train", totals)
+    if not math.isfinite(mean["train_loss"]):
+        raise Diverged(
+            f"the loss became {mean['train_loss']} at step {step}: "
+            f"try a --learning-rate below {options.learning_rate:g}, or a smaller --clip-norm"
+        )
+    bar.set_postfix({name.removeprefix("train_"): shown(name, mean[name]) for name in mean}, refresh=False)
     bar.update()
 
 
-def describe(record: dict[str, Any], options: TrainOptions) -> str:
+def shown(name: str, value: float) -> str:
+    """A metric as people read it."""
+    return f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4f}"
+
+
+def describe(record: Record, task: Task) -> str:
     """One epoch in one line."""
-    return (
-        f"epoch {record['epoch']:3}/{options.epochs}  train loss {record['train_loss']:.4f} "
-        f"accuracy {record['train_accuracy']:6.1%}  validation loss {record['validation_loss']:.4f} "
-        f"accuracy {record['validation_accuracy']:6.1%}  {record['seconds']:.1f} s"
-    )
+    parts = [f"epoch {record['epoch']:3}/{task.epochs}", f"{record['samples']:,} samples"]
+    for split in ("train", next(iter(task.evaluated))):
+        found = {name.removeprefix(f"{split}_"): name for name in record if name.startswith(f"{split}_")}
+        parts.append(" ".join([split, *(f"{short} {shown(name, record[name])}" for short, name in found.items())]))
+    return "  ".join([*parts, f"{record['seconds']:.1f} s"])
 
 
 @contextlib.contextmanager

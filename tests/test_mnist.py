@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import datasets, mnist, training
+from experiments import datasets, mnist, runs, training
 from experiments import workdir as wd
 from experiments.checkpoints import Checkpoints
 
@@ -153,13 +153,13 @@ def test_pixels_come_in_the_order_asked_for():
 
 
 def test_early_stopping_and_the_best_parameters():
-    options = training.TrainOptions(epochs=10, patience=2)
+    task = training.Task(None, None, 5, 45, 10, 2, {}, training.by_accuracy("validation"))
     history = []
     for epoch, accuracy in enumerate([0.5, 0.7, 0.7, 0.6, 0.6], 1):
-        assert not training.is_over(history, options)
+        assert not training.is_over(history, task)
         history.append({"epoch": epoch, "validation_accuracy": accuracy, "validation_loss": 1 - epoch / 10})
-    assert training.best_of(history)["epoch"] == 3  # of two equals, the lower loss
-    assert training.is_over(history, options)
+    assert training.best_of(history, task)["epoch"] == 3  # of two equals, the lower loss
+    assert training.is_over(history, task)
 
 
 # Resuming
@@ -176,10 +176,10 @@ def test_killed_and_resumed_is_the_unbroken_run(whole, tmp_path, monkeypatch, mo
     arguments = [*TINY, "--workdir", str(workdir), "--checkpoint-seconds", seconds]
     original = training.show
 
-    def show(bar, state):
-        if int(state.step) == moment:
+    def show(bar, step, *arguments):
+        if step == moment:
             raise Killed
-        original(bar, state)
+        original(bar, step, *arguments)
 
     monkeypatch.setattr(training, "show", show)
     with pytest.raises(Killed):
@@ -196,7 +196,7 @@ def test_killed_between_the_last_epoch_and_the_summary(whole, tmp_path, monkeypa
         raise Killed
 
     with monkeypatch.context() as context:
-        context.setattr(mnist, "learning_curves", killed)
+        context.setattr(runs, "learning_curves", killed)
         with pytest.raises(Killed):
             mnist.main([*TINY, "--workdir", str(workdir)])
     assert not (workdir / wd.SUMMARY).exists()
@@ -394,7 +394,7 @@ def test_four_devices_do_what_one_does(tiny, tmp_path):
 
 def test_a_batch_is_spread_over_all_devices():
     mesh = training.data_mesh(0)
-    batch = training.to_devices(striped(10, 0), 10, mesh)
+    batch = training.to_devices(mnist.rows(striped(10, 0)), 10, mesh)
     assert batch["images"].shape == (12, 3, 2)
     assert batch["weights"].sum() == 10
     assert {len(batch["images"].sharding.device_set), mesh.size} == {4}

@@ -30,7 +30,7 @@ def test_the_commands_exist():
     for option in re.findall(r"(--[a-z-]+)", lines):
         fields = {
             f"--{name.replace('_', '-')}"
-            for cls in (mnist.Options, models.ModelOptions, training.TrainOptions)
+            for cls in (mnist.Options, models.ModelOptions, training.EpochOptions, training.TrainOptions)
             for name in cls.__annotations__
         }
         assert option in fields | {"--help"}

@@ -1,0 +1,132 @@
+"""One run, from options to figure: what every task's command line does once it knows its task."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments import training
+from experiments import workdir as wd
+from experiments.checkpoints import CheckpointError
+from experiments.datasets import DataError
+from experiments.figures import learning_curves
+from experiments.models import ModelOptions, count_parameters
+
+
+class UsageError(ValueError):
+    """An option that does not fit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A task with a model.
+
+    Args:
+        name: the task's, in the default workdir.
+        task: what is learnt.
+        params: initial parameters.
+        model: the model's options.
+        config: what else decides the run's numbers, as JSON.
+        headline: from the result of :func:`experiments.training.fit`, what one wants to read first.
+    """
+
+    name: str
+    task: training.Task
+    params: Any
+    model: ModelOptions
+    config: dict[str, Any]
+    headline: Callable[[dict[str, Any]], str]
+
+    @property
+    def title(self) -> str:
+        """Task and model, for a figure."""
+        return f"{self.name}, {self.model.title}"
+
+
+def exit_status(body: Callable[[], int]) -> int:
+    """What a command line returns to the shell: errors become one line, and 2; a stop can be gone on from."""
+    try:
+        return body()
+    except (DataError, wd.WorkdirError, CheckpointError, UsageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except training.Diverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # outside the training loop, which has a checkpoint to write first
+        print("stopped: run the same command again to go on", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except training.Interrupted as stop:
+        print(f"{stop}: run the same command again to go on", file=sys.stderr)
+        return 128 + stop.signum
+
+
+def run(build: Callable[[], Experiment], options: training.TrainOptions) -> int:
+    """Trains in the workdir, or goes on there, and leaves a summary and a figure.
+
+    Args:
+        build: makes the experiment; a ValueError of it is the user's.
+        options: how to train.
+    """
+    try:
+        options.check()
+        experiment = build()
+    except ValueError as error:
+        raise UsageError(error) from error
+    workdir = options.workdir or default_workdir(experiment, options)
+    wd.claim(workdir, recorded(experiment, options), overwrite=options.overwrite)
+    summary = wd.read_summary(workdir)
+    parameters = count_parameters(experiment.params)
+    if summary is None:
+        print(f"{experiment.title}: {parameters:,} parameters, {jax.devices()[0].device_kind}, {workdir}")
+        result = training.fit(experiment.task, experiment.params, options, workdir)
+        summary = summarize(experiment, result, parameters)
+        learning_curves(workdir / wd.CURVES, result, experiment.task, experiment.title)
+        wd.write_json(workdir / wd.SUMMARY, summary)
+    else:
+        print(f"{workdir} holds this run, finished; --overwrite runs it again")
+    print(
+        f"{summary['title']}: {summary['headline']}, epoch {summary['best_epoch']} of {summary['epochs']}, "
+        f"{summary['parameters']:,} parameters, {summary['seconds']:.0f} s; {workdir / wd.CURVES}"
+    )
+    return 0
+
+
+def recorded(experiment: Experiment, options: training.TrainOptions) -> dict[str, Any]:
+    """Everything that decides the run's numbers."""
+    train = dataclasses.asdict(options)
+    for name in ("workdir", "overwrite", "checkpoint_seconds"):
+        del train[name]
+    train["devices"] = training.data_mesh(options.devices).size  # which decides the order of sums
+    return {**experiment.config, **dataclasses.asdict(experiment.model), **train}
+
+
+def default_workdir(experiment: Experiment, options: training.TrainOptions) -> Path:
+    """A folder below runs/ named for the task, the model and the seed."""
+    name = f"{experiment.name} {experiment.model.title} seed={options.seed}"
+    return Path("runs") / name.replace(" ", "-").replace("=", "")
+
+
+def summarize(experiment: Experiment, result: dict[str, Any], parameters: int) -> dict[str, Any]:
+    """What one wants to know of a finished run."""
+    history, best = result["history"], result["best"]
+    return {
+        "title": experiment.title,
+        "headline": experiment.headline(result),
+        "parameters": parameters,
+        "epochs": len(history),
+        "best_epoch": best["epoch"],
+        "samples": history[-1]["samples"],
+        "solved": experiment.task.solved(history[-1]),
+        **{name: value for name, value in best.items() if name.startswith("validation_")},
+        **{name: value for name, value in result.items() if name.startswith("test_")},
+        "seconds": round(sum(record["seconds"] for record in history), 1),
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+    }

@@ -1,0 +1,125 @@
+"""What the generated tasks share: rows of symbols made from a seed, a label at every timestep, a run until solved."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from numpy.typing import NDArray
+
+from experiments import runs, training
+from experiments.models import ModelOptions, SymbolLabeler
+
+BLANK = 0
+"""The symbol that delimits and pads, ``-`` in the paper."""
+NUM_TEST = 100
+"""Test samples, as in the paper."""
+SOLVED = 0.99
+"""Of the answers' symbols: above it the task counts as solved."""
+
+Generate = Callable[[np.random.Generator, int], tuple[NDArray[np.int32], NDArray[np.int32]]]
+"""``(rng, rows)`` to inputs and targets, each ``(rows, T)``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleOptions(training.TrainOptions):
+    """Training on fresh samples until the task is solved: over 99% of the answers' symbols right in the test."""
+
+    batch_size: int = 15
+    """Sequences in a batch, over all devices together."""
+    samples: int = 200_000
+    """Give up after this many training samples, each of which is seen once; the paper's cap is 5 million."""
+    check_every: int = 1500
+    """Training samples between two tests."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedTask:
+    """A task that makes its own data.
+
+    Args:
+        name: for title and workdir.
+        num_symbols: the alphabet, the blank included.
+        generate: the data.
+        config: what decides it, for the record.
+    """
+
+    name: str
+    num_symbols: int
+    generate: Generate
+    config: dict[str, Any]
+
+
+def run(make: Callable[[], GeneratedTask], model: ModelOptions, default: ModelOptions, train: SampleOptions) -> int:
+    """A run of a generated task; ``default`` is its own choice of model options."""
+
+    def build() -> runs.Experiment:
+        generated = make()
+        chosen = model.resolved(default)
+        labeler = SymbolLabeler(chosen.layer(), generated.num_symbols)
+        init = jax.jit(labeler.init)
+        return runs.Experiment(
+            name=generated.name,
+            task=labeling(labeler, generated, train),
+            params=init(jax.random.key(train.seed), jnp.zeros((1, 1), jnp.int32))["params"],
+            model=chosen,
+            config=generated.config,
+            headline=functools.partial(headline, train),
+        )
+
+    return runs.exit_status(lambda: runs.run(build, train))
+
+
+def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOptions) -> training.Task:
+    """Fresh samples for every batch, and a test on samples of their own."""
+    steps_per_epoch = max(1, round(options.check_every / options.batch_size))
+    samples_per_epoch = steps_per_epoch * options.batch_size
+
+    def make(count: int, *stream: int) -> training.Batch:
+        rng = np.random.default_rng([options.seed, *stream])
+        inputs, targets = generated.generate(rng, count)
+        return {"inputs": inputs, "targets": targets}
+
+    def sums(params: Any, batch: dict[str, jax.Array]) -> training.Sums:
+        logits: Any = labeler.apply({"params": params}, batch["inputs"])
+        targets, weights = batch["targets"], batch["weights"][:, None]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets) * weights
+        answer = (targets != BLANK) * weights
+        right = (logits.argmax(-1) == targets) * answer
+        whole = (right.sum(-1) == answer.sum(-1)) * batch["weights"]
+        return {
+            "loss": (losses.sum(), weights.sum() * targets.shape[1]),
+            "accuracy": (right.sum(), answer.sum()),
+            "answer_accuracy": (whole.sum(), batch["weights"].sum()),
+        }
+
+    epochs = math.ceil(options.samples / samples_per_epoch)
+    return training.Task(
+        sums=sums,
+        batch=lambda step: make(options.batch_size, 0, step),
+        steps_per_epoch=steps_per_epoch,
+        samples_per_epoch=samples_per_epoch,
+        epochs=epochs,
+        patience=epochs,
+        evaluated={"test": make(NUM_TEST, 1)},
+        rank=training.by_accuracy("test"),
+        solved=lambda record: record["test_accuracy"] > SOLVED,
+    )
+
+
+def headline(options: SampleOptions, result: dict[str, Any]) -> str:
+    """The paper's measure: how many training samples it took."""
+    last = result["history"][-1]
+    found = (
+        f"{result['test_accuracy']:.1%} of the answers' symbols, {result['test_answer_accuracy']:.0%} of the answers"
+    )
+    if last["test_accuracy"] > SOLVED:
+        return f"solved after {last['samples']:,} training samples ({found})"
+    return f"NOT solved after {last['samples']:,} training samples ({found} at best)"
