@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +42,52 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Writes ``state`` (a pytree of arrays) and ``meta`` (JSON), with a checksum of both."""
+        """Writes ``state`` (a pytree of arrays) and ``meta`` (JSON), with a checksum of both.
+
+        Raises:
+            CheckpointError: it cannot be written, a full disk for example; the earlier ones are as they were.
+        """
         if step == self.latest_step:
             self._manager.delete(step)  # the same state with newer meta
         composite = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             meta=ocp.args.JsonSave({**meta, "sha256": checksum(state, meta)}),
         )
-        self._manager.save(step, args=composite)
+        try:
+            self._manager.save(step, args=composite)
+        except Exception as error:  # whichever of the libraries underneath it was that could not write
+            raise CheckpointError(
+                f"cannot write the checkpoint {self.folder / str(step)} ({_reason(error)}): make room on the disk, "
+                f"then run the same command again to go on {self._from_where(step)}"
+            ) from error
 
-    def restore(self, like: Any) -> tuple[Any, dict[str, Any]]:
-        """The latest state, with the shapes, dtypes and shardings of ``like``, and its meta.
+    def restore(self, like: Any, report: Callable[[str], None]) -> tuple[Any, dict[str, Any]]:
+        """The latest state that can be read, and its meta; later ones, damaged, are set aside as ``STEP.damaged``.
+
+        Args:
+            like: has the state's shapes, dtypes and shardings.
+            report: is told of what is set aside.
 
         Raises:
-            CheckpointError: a file is missing or damaged, or the state is of another model.
+            CheckpointError: of none can everything be read, or they are of another model.
         """
-        step = self.latest_step
+        failed: dict[int, CheckpointError] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored = self._read(step, like)
+            except CheckpointError as error:
+                failed[step] = error
+                continue
+            for damaged, failure in failed.items():
+                path = self.folder / str(damaged)
+                path.rename(_unused(path.with_suffix(".damaged")))
+                report(f"{failure}: set aside as {path.name}.damaged, going on from step {step}")
+            self._manager.reload()
+            return restored
+        latest = next(iter(failed.values()))
+        raise CheckpointError(f"{latest}: delete {self.folder} to begin again, or take another --workdir")
+
+    def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         path = self.folder / str(step)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         composite = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
@@ -64,17 +96,14 @@ class Checkpoints:
             meta = dict(restored.meta)
             expected = meta.pop("sha256")
         except Exception as error:  # damage shows wherever it lies: in json, in zarr, in a missing file
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"the checkpoint {path} cannot be read ({reason}): {self._mend(step)}") from error
+            raise CheckpointError(f"the checkpoint {path} cannot be read ({_reason(error)})") from error
         if checksum(restored.state, meta) != expected:
-            raise CheckpointError(f"the checkpoint {path} is damaged (its checksum differs): {self._mend(step)}")
+            raise CheckpointError(f"the checkpoint {path} is damaged (its checksum differs)")
         return restored.state, meta
 
-    def _mend(self, step: int | None) -> str:
+    def _from_where(self, step: int) -> str:
         earlier = [s for s in self._manager.all_steps() if s != step]
-        if not earlier:
-            return "delete it to begin again, or take another --workdir"
-        return f"delete it to go on from step {max(earlier)}"
+        return f"from step {max(earlier)}" if earlier else "from the beginning"
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -82,6 +111,16 @@ class Checkpoints:
     def __exit__(self, *exception: object) -> None:
         """Waits for what is under way, and lets go of the folder."""
         self._manager.close()
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _unused(path: Path) -> Path:
+    """The path, or with a number behind it where there is something already."""
+    names = (path.with_name(f"{path.name}{n or ''}") for n in itertools.count())
+    return next(name for name in names if not name.exists())
 
 
 def checksum(tree: Any, meta: dict[str, Any]) -> str:

@@ -56,6 +56,9 @@ def exit_status(body: Callable[[], int]) -> int:
     except (DataError, wd.WorkdirError, CheckpointError, UsageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # while a run writes its other files
+        print(f"error: {error}: mend that, then run the same command again to go on", file=sys.stderr)
+        return 2
     except training.Diverged as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -80,22 +83,28 @@ def run(build: Callable[[], Experiment], options: training.TrainOptions) -> int:
     except ValueError as error:
         raise UsageError(error) from error
     workdir = options.workdir or default_workdir(experiment, options)
-    wd.claim(workdir, recorded(experiment, options), overwrite=options.overwrite)
-    summary = wd.read_summary(workdir)
-    parameters = count_parameters(experiment.params)
-    if summary is None:
-        print(f"{experiment.title}: {parameters:,} parameters, {jax.devices()[0].device_kind}, {workdir}")
-        result = training.fit(experiment.task, experiment.params, options, workdir)
-        summary = summarize(experiment, result, parameters)
-        learning_curves(workdir / wd.CURVES, result, experiment.task, experiment.title)
-        wd.write_json(workdir / wd.SUMMARY, summary)
-    else:
-        print(f"{workdir} holds this run, finished; --overwrite runs it again")
+    with wd.claimed(workdir, recorded(experiment, options), overwrite=options.overwrite):
+        summary = wd.read_summary(workdir)
+        if summary is None:
+            summary = train(experiment, options, workdir)
+        else:
+            print(f"{workdir} holds this run, finished; --overwrite runs it again")
     print(
         f"{summary['title']}: {summary['headline']}, epoch {summary['best_epoch']} of {summary['epochs']}, "
         f"{summary['parameters']:,} parameters, {summary['seconds']:.0f} s; {workdir / wd.CURVES}"
     )
     return 0
+
+
+def train(experiment: Experiment, options: training.TrainOptions, workdir: Path) -> dict[str, Any]:
+    """The run itself; returns its summary."""
+    parameters = count_parameters(experiment.params)
+    print(f"{experiment.title}: {parameters:,} parameters, {jax.devices()[0].device_kind}, {workdir}")
+    result = training.fit(experiment.task, experiment.params, options, workdir)
+    summary = summarize(experiment, result, parameters)
+    learning_curves(workdir / wd.CURVES, result, experiment.task, experiment.title)
+    wd.write_json(workdir / wd.SUMMARY, summary)
+    return summary
 
 
 def recorded(experiment: Experiment, options: training.TrainOptions) -> dict[str, Any]:

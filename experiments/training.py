@@ -155,7 +155,7 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
         ``test_loss`` and so on. The last checkpoint holds these parameters too.
 
     Raises:
-        CheckpointError: the checkpoint there cannot be read.
+        CheckpointError: no checkpoint there can be read, or one cannot be written.
         Interrupted: after SIGINT or SIGTERM, with a checkpoint of the last step.
         Diverged: the loss became infinite or NaN; the last checkpoint is of a step at which it was not.
     """
@@ -181,7 +181,7 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
 
     with Checkpoints(workdir / wd.CHECKPOINTS) as checkpoints, progress_bar() as bar, asked_to_stop() as stop:
         if checkpoints.latest_step is not None:
-            (state, best), meta = checkpoints.restore((state, best))
+            (state, best), meta = checkpoints.restore((state, best), functools.partial(bar.write, file=sys.stderr))
             history = meta["history"]
             bar.write(f"going on from step {state.step} in {workdir}", file=sys.stderr)
         best = jax.device_get(best)

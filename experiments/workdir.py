@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 CONFIG, METRICS, SUMMARY, CHECKPOINTS, CURVES = (
     "config.json",
@@ -16,6 +20,7 @@ CONFIG, METRICS, SUMMARY, CHECKPOINTS, CURVES = (
     "learning_curves.png",
 )
 NEW = ".new"  # of a file that is being written
+LOCK = ".lock"  # held by the process that runs there
 ELSEWHERE = "give --workdir another folder"
 
 
@@ -23,8 +28,9 @@ class WorkdirError(ValueError):
     """A workdir that cannot be used; one line that says why and what to do."""
 
 
-def claim(workdir: Path, config: dict[str, Any], *, overwrite: bool) -> None:
-    """Makes ``workdir`` this run's, new or the same as before.
+@contextlib.contextmanager
+def claimed(workdir: Path, config: dict[str, Any], *, overwrite: bool) -> Iterator[None]:
+    """Makes ``workdir`` this run's, new or the same as before, and keeps every other process out while inside.
 
     Args:
         workdir: the folder; made where it does not exist.
@@ -33,26 +39,45 @@ def claim(workdir: Path, config: dict[str, Any], *, overwrite: bool) -> None:
             that is no run's is never touched.
 
     Raises:
-        WorkdirError: it holds another configuration's run or files that no run wrote, or cannot be written.
+        WorkdirError: it holds another configuration's run or files that no run wrote, cannot be written, or
+            another process is running there.
     """
+    with contextlib.ExitStack() as held:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            _recorded(workdir)  # before anything is written into somebody else's folder
+            held.enter_context(filelock.FileLock(workdir / LOCK, timeout=0))
+            _claim(workdir, config, overwrite)
+        except filelock.Timeout as error:
+            raise WorkdirError(
+                f"another process is running in {workdir}: wait until it has ended or stop it, or {ELSEWHERE}"
+            ) from error
+        except OSError as error:
+            raise WorkdirError(
+                f"cannot write to the workdir {workdir} ({error.strerror or error}): "
+                "give --workdir a folder that can be written"
+            ) from error
+        yield
+
+
+def _recorded(workdir: Path) -> Any:
+    """The configuration of the run that is there, or None."""
+    recorded = read_json(workdir / CONFIG)
+    if recorded is None and any(path.suffix != NEW and path.name != LOCK for path in workdir.iterdir()):
+        raise WorkdirError(f"{workdir} holds files but no {CONFIG}, so it is no run's: {ELSEWHERE}")
+    if recorded is not None and not (isinstance(recorded, dict) and "task" in recorded):
+        raise WorkdirError(f"{workdir / CONFIG} is not of a run: {ELSEWHERE}")
+    return recorded
+
+
+def _claim(workdir: Path, config: dict[str, Any], overwrite: bool) -> None:
     config = json.loads(json.dumps(config))  # as it will be read back
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        recorded = read_json(workdir / CONFIG)
-        if recorded is None and any(path.suffix != NEW for path in workdir.iterdir()):
-            raise WorkdirError(f"{workdir} holds files but no {CONFIG}, so it is no run's: {ELSEWHERE}")
-        if recorded is not None and not (isinstance(recorded, dict) and "task" in recorded):
-            raise WorkdirError(f"{workdir / CONFIG} is not of a run: {ELSEWHERE}")
-        if recorded is not None and overwrite:
-            _discard(workdir)
-            recorded = None
-        if recorded is None:
-            write_json(workdir / CONFIG, config)
-    except OSError as error:
-        raise WorkdirError(
-            f"cannot write to the workdir {workdir} ({error.strerror or error}): "
-            "give --workdir a folder that can be written"
-        ) from error
+    recorded = _recorded(workdir)
+    if recorded is not None and overwrite:
+        _discard(workdir)
+        recorded = None
+    if recorded is None:
+        write_json(workdir / CONFIG, config)
     if recorded is not None and recorded != config:
         differences = ", ".join(
             f"{key} {_shown(recorded.get(key))} there and {_shown(config.get(key))} here"

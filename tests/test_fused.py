@@ -86,11 +86,15 @@ def matrix():
                 yield pytest.param(model, option, plan, marks=() if fast else pytest.mark.slow)
 
 
+@functools.lru_cache(maxsize=4)
+def by_reference(name, option):
+    """Once for all plans."""
+    return results(*setup(name), "reference", **OPTIONS[option])
+
+
 @pytest.mark.parametrize(("name", "option", "plan"), list(matrix()))
 def test_equals_the_reference(x64, name, option, plan):
-    arguments = setup(name)
-    expected = results(*arguments, "reference", **OPTIONS[option])
-    close(results(*arguments, PLANS[plan], **OPTIONS[option]), expected)
+    close(results(*setup(name), PLANS[plan], **OPTIONS[option]), by_reference(name, option))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -268,10 +269,28 @@ def test_a_real_process_stopped_by_signals(real, tmp_path, signals):
 
 
 def test_a_finished_run_is_left_alone(whole, capsys):
-    before = {path.name: path.stat().st_mtime_ns for path in whole.iterdir()}
+    def times():
+        return {path.name: path.stat().st_mtime_ns for path in whole.iterdir() if path.name != wd.LOCK}
+
+    before = times()
     assert mnist.main([*TINY, "--workdir", str(whole)]) == 0
     assert "finished; --overwrite runs it again" in capsys.readouterr().out
-    assert {path.name: path.stat().st_mtime_ns for path in whole.iterdir()} == before
+    assert times() == before
+
+
+def test_a_second_run_in_the_same_workdir_is_refused(tiny, tmp_path, capsys, monkeypatch):
+    second = []
+    original = training.show
+
+    def show(bar, step, *arguments):
+        if step == 7:  # while the first is running
+            second.append(mnist.main([*TINY, "--workdir", str(tmp_path), "--overwrite"]))
+        original(bar, step, *arguments)
+
+    monkeypatch.setattr(training, "show", show)
+    assert mnist.main([*TINY, "--workdir", str(tmp_path)]) == 0
+    assert second == [2]
+    assert f"another process is running in {tmp_path}" in capsys.readouterr().err
 
 
 def test_another_configuration_is_refused(whole, capsys):
@@ -315,20 +334,49 @@ def damage(path, how):
     path.write_bytes(contents)
 
 
-@pytest.mark.parametrize("how", ["truncated", "flipped", "deleted"])
-def test_a_corrupt_checkpoint(whole, capsys, how):
-    (whole / wd.SUMMARY).unlink()
-    latest = whole / wd.CHECKPOINTS / "15"
-    largest = max((path for path in latest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+def damage_checkpoint(workdir, step, how):
+    folder = workdir / wd.CHECKPOINTS / str(step)
+    largest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     largest.unlink() if how == "deleted" else damage(largest, how)
-    assert mnist.main([*TINY, "--workdir", str(whole)]) == 2
-    error = capsys.readouterr().err
-    assert f"the checkpoint {latest} " in error
-    assert "delete it to go on from step 10" in error
-    for path in sorted(latest.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    latest.rmdir()
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped", "deleted"])
+def test_a_corrupt_checkpoint_is_set_aside_for_the_one_before(whole, unbroken, capsys, how):
+    (whole / wd.SUMMARY).unlink()
+    damage_checkpoint(whole, 15, how)
     assert mnist.main([*TINY, "--workdir", str(whole)]) == 0
+    error = capsys.readouterr().err
+    assert f"the checkpoint {whole / wd.CHECKPOINTS / '15'} " in error
+    assert "set aside as 15.damaged, going on from step 10" in error
+    assert (whole / wd.CHECKPOINTS / "15.damaged").is_dir()
+    assert_same_run(unbroken, whole)
+
+
+def test_without_any_checkpoint_that_can_be_read_nothing_is_touched(whole, capsys):
+    (whole / wd.SUMMARY).unlink()
+    for step in (10, 15):
+        damage_checkpoint(whole, step, "truncated")
+    before = sorted((whole / wd.CHECKPOINTS).rglob("*"))
+    assert mnist.main([*TINY, "--workdir", str(whole)]) == 2
+    assert f"delete {whole / wd.CHECKPOINTS} to begin again" in capsys.readouterr().err
+    assert sorted((whole / wd.CHECKPOINTS).rglob("*")) == before
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(whole, unbroken, capsys):
+    """No file can grow beyond some bytes, from the second epoch on; then there is room again."""
+    for name in (wd.SUMMARY, wd.METRICS):
+        (whole / name).unlink()
+    shutil.rmtree(whole / wd.CHECKPOINTS / "15")
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))
+    try:
+        assert mnist.main([*TINY, "--workdir", str(whole)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    error = capsys.readouterr().err
+    assert re.search("error: cannot write the checkpoint .*again to go on from step 10", error), error
+    assert mnist.main([*TINY, "--workdir", str(whole)]) == 0
+    assert_same_run(unbroken, whole)
 
 
 @pytest.mark.parametrize(
@@ -367,10 +415,10 @@ def test_flipped_bits_of_a_checkpoint_are_noticed_or_harmless(tmp_path):
         damage(files[trial % len(files)], "flipped")
         try:
             with Checkpoints(folder) as checkpoints:
-                restored, _ = checkpoints.restore(state)
+                restored, _ = checkpoints.restore(state, print)
         except ValueError as error:
             with_damage += 1
-            assert "delete it to begin again" in str(error)  # noqa: PT017
+            assert "to begin again" in str(error)  # noqa: PT017
         else:
             np.testing.assert_equal(jax.device_get(restored), state)
     assert with_damage > 0
