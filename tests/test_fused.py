@@ -46,6 +46,11 @@ PLANS = {
 }
 
 
+def slow(*values):
+    """Parameters of slow tests."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 @functools.cache
 def setup(name, dtype="float64", steps=T):
     cfg = tl.TLSTMConfig(features=4, param_dtype=jnp.dtype(dtype), **MODELS[name])
@@ -122,7 +127,7 @@ def test_mixed_precision(dtype, plan):
     assert error(by_hand) < 1.5 * error(by_jax) < 0.1
 
 
-@pytest.mark.parametrize("option", ["aligned", "not aligned", "remat"])
+@pytest.mark.parametrize("option", [*slow("aligned", "not aligned"), "remat"])
 def test_no_timesteps(x64, option):
     cfg, params, xs, state = setup("2d", steps=0)
     options = {
@@ -153,7 +158,9 @@ def second_order(implementation):
     return loss, params["hidden"]["bias"]
 
 
-@pytest.mark.parametrize("hessian", [jax.hessian, lambda f: jax.jacrev(jax.grad(f))], ids=["hessian", "jacrev of grad"])
+@pytest.mark.parametrize(
+    "hessian", [jax.hessian, *slow(lambda f: jax.jacrev(jax.grad(f)))], ids=["hessian", "jacrev of grad"]
+)
 def test_second_derivatives(x64, hessian):
     """The derivative written by hand can itself be differentiated."""
     loss, bias = second_order("auto")
@@ -180,7 +187,7 @@ def test_forward_mode_names_the_way_out(x64, mode):
     FORWARD[mode](*second_order("reference"))
 
 
-@pytest.mark.parametrize("plan", ["auto", "states, all"])
+@pytest.mark.parametrize("plan", ["auto", *slow("states, all")])
 def test_under_transformations(x64, plan):
     """vmap, checkpoint and scan, in and around a gradient."""
     cfg, params, xs, _ = setup("2d")

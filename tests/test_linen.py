@@ -243,7 +243,13 @@ def test_attributes_are_the_defaults_of_the_arguments():
         same(tl.linen.TLSTM(CFG, **{name: options[name]}).apply(VARIABLES, XS), expected)
 
 
-@pytest.mark.parametrize("options", [{"remat": 4}, {"remat": True, "unroll": 2}, {"unroll": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"remat": True, "unroll": 2},
+        *(pytest.param(slow, marks=pytest.mark.slow) for slow in ({"remat": 4}, {"unroll": True})),
+    ],
+)
 def test_remat_and_unroll_change_nothing(options):
     def loss(params, layer):
         return (layer.apply({"params": params}, XS, seq_lengths=LENGTHS, reset=RESET) ** 2).sum()

@@ -106,7 +106,7 @@ def test_initialization(name):
         )
 
 
-@pytest.mark.parametrize("inputs", [0.0, 1.0])
+@pytest.mark.parametrize("inputs", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("tensor_shape", [(8,), (4, 4)])
 def test_initial_gradients_do_not_explode(tensor_shape, inputs):
     """With zero biases memory cells start at exactly zero, where the norm's derivative is 1 / sqrt(epsilon)."""
@@ -215,7 +215,7 @@ def test_chunks_chain(name, cut):
         close(last, end)
 
 
-@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("aligned", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", some(MODELS, "2d-F", "3d+LN", "trnn"))
 def test_lengths_are_each_row_alone(name, aligned):
     cfg, params, xs, state = setup(name, batch_shape=(2, 3))

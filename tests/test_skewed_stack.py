@@ -61,7 +61,7 @@ def setup(depth, bias):
     return cfg, params, jax.random.normal(jax.random.key(2), (2, T, R))
 
 
-@pytest.mark.parametrize("bias", [0.0, 0.7])
+@pytest.mark.parametrize("bias", [pytest.param(0.0, marks=pytest.mark.slow), 0.7])
 @pytest.mark.parametrize("depth", [1, 2, pytest.param(5, marks=pytest.mark.slow)])
 def test_outputs_and_gradients(depth, bias):
     cfg, params, xs = setup(depth, bias)
