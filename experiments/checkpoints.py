@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+
+REPLACED = ".replaced"
+"""Ends the name of a checkpoint while another is written in its place."""
 
 
 class CheckpointError(ValueError):
@@ -35,6 +39,7 @@ class Checkpoints:
             raise CheckpointError(f"{folder} is a file, expected the folder of checkpoints: move it away")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._settle_replaced()
 
     @property
     def latest_step(self) -> int | None:
@@ -47,8 +52,10 @@ class Checkpoints:
         Raises:
             CheckpointError: it cannot be written, a full disk for example; the earlier ones are as they were.
         """
-        if step == self.latest_step:
-            self._manager.delete(step)  # the same state with newer meta
+        replaced = None
+        if step == self.latest_step:  # the same state with newer meta: the old one stays until the new one is there
+            replaced = (self.folder / str(step)).rename(self.folder / f"{step}{REPLACED}")
+            self._manager.reload()
         composite = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             meta=ocp.args.JsonSave({**meta, "sha256": checksum(state, meta)}),
@@ -56,10 +63,13 @@ class Checkpoints:
         try:
             self._manager.save(step, args=composite)
         except Exception as error:  # whichever of the libraries underneath it was that could not write
+            self._settle_replaced()
             raise CheckpointError(
                 f"cannot write the checkpoint {self.folder / str(step)} ({_reason(error)}): make room on the disk, "
-                f"then run the same command again to go on {self._from_where(step)}"
+                f"then run the same command again to go on {self._from_where()}"
             ) from error
+        if replaced:
+            shutil.rmtree(replaced)
 
     def restore(self, like: Any, report: Callable[[str], None]) -> tuple[Any, dict[str, Any]]:
         """The latest state that can be read, and its meta; later ones, damaged, are set aside as ``STEP.damaged``.
@@ -80,8 +90,8 @@ class Checkpoints:
                 continue
             for damaged, failure in failed.items():
                 path = self.folder / str(damaged)
-                path.rename(_unused(path.with_suffix(".damaged")))
-                report(f"{failure}: set aside as {path.name}.damaged, going on from step {step}")
+                aside = path.rename(_unused(path.with_suffix(".damaged")))
+                report(f"{failure}: set aside as {aside.name}, going on from step {step}")
             self._manager.reload()
             return restored
         latest = next(iter(failed.values()))
@@ -101,9 +111,15 @@ class Checkpoints:
             raise CheckpointError(f"the checkpoint {path} is damaged (its checksum differs)")
         return restored.state, meta
 
-    def _from_where(self, step: int) -> str:
-        earlier = [s for s in self._manager.all_steps() if s != step]
-        return f"from step {max(earlier)}" if earlier else "from the beginning"
+    def _from_where(self) -> str:
+        return "from the beginning" if self.latest_step is None else f"from step {self.latest_step}"
+
+    def _settle_replaced(self) -> None:
+        """Puts a checkpoint back whose replacement was never completed."""
+        for old in self.folder.glob(f"*{REPLACED}"):
+            place = old.with_suffix("")
+            shutil.rmtree(old) if place.exists() else old.rename(place)
+        self._manager.reload()
 
     def __enter__(self) -> Checkpoints:
         return self

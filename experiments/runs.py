@@ -56,9 +56,6 @@ def exit_status(body: Callable[[], int]) -> int:
     except (DataError, wd.WorkdirError, CheckpointError, UsageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:  # while a run writes its other files
-        print(f"error: {error}: mend that, then run the same command again to go on", file=sys.stderr)
-        return 2
     except training.Diverged as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -102,7 +99,8 @@ def train(experiment: Experiment, options: training.TrainOptions, workdir: Path)
     print(f"{experiment.title}: {parameters:,} parameters, {jax.devices()[0].device_kind}, {workdir}")
     result = training.fit(experiment.task, experiment.params, options, workdir)
     summary = summarize(experiment, result, parameters)
-    learning_curves(workdir / wd.CURVES, result, experiment.task, experiment.title)
+    with wd.writing(workdir / wd.CURVES) as path:
+        learning_curves(path, result, experiment.task, experiment.title)
     wd.write_json(workdir / wd.SUMMARY, summary)
     return summary
 

@@ -105,7 +105,7 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
         WorkdirError: it is damaged.
     """
     summary = read_json(workdir / SUMMARY)
-    if summary is not None and not (isinstance(summary, dict) and "test_accuracy" in summary):
+    if summary is not None and not (isinstance(summary, dict) and "headline" in summary):
         raise WorkdirError(f"{workdir / SUMMARY} is damaged: delete it, and the run will write it again")
     return summary
 
@@ -119,30 +119,42 @@ def read_json(path: Path) -> Any:
     """What a JSON file holds, or None where there is none.
 
     Raises:
-        WorkdirError: it is not JSON.
+        WorkdirError: it cannot be read, or is not JSON.
     """
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise WorkdirError(f"cannot read {path} ({error}): restore it, or {ELSEWHERE}") from error
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON in one piece."""
-    _replace(path, json.dumps(value, indent=2) + "\n")
+    with writing(path) as beside:
+        beside.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
     """Writes JSON lines, one a record, in one piece."""
-    _replace(path, "".join(json.dumps(record) + "\n" for record in records))
+    with writing(path) as beside:
+        beside.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-def _replace(path: Path, text: str) -> None:
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A path beside ``path``, of a file that takes its place when it is written.
+
+    Raises:
+        WorkdirError: it cannot be written.
+    """
     beside = path.with_name(path.name + NEW)
-    with beside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        yield beside
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise WorkdirError(
+            f"cannot write {path} ({error.strerror or error}): mend that, then run the same command again to go on"
+        ) from error

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from importlib.metadata import version
+from pathlib import Path
 
 # Compiling is most of what these tests do: leave out what only makes the compiled code faster (4x less time here).
 # Four devices, for the data-parallel tests; everything else runs on the first.
@@ -30,3 +31,30 @@ def x64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The digits, replaced by 45 tiny images."""
+    from tests import small_runs  # only here: the tests of the core need nothing that experiments do
+
+    small_runs.replace_digits(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory):
+    """The workdir of a run that nothing disturbed, for all tests to compare with."""
+    from experiments import mnist
+    from tests import small_runs
+
+    workdir = tmp_path_factory.mktemp("unbroken")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        small_runs.replace_digits(monkeypatch)
+        assert mnist.main([*small_runs.TINY, "--workdir", str(workdir)]) == 0
+    return workdir
+
+
+@pytest.fixture
+def whole(tiny, unbroken, tmp_path):
+    """A copy of that run, to do things to."""
+    return Path(shutil.copytree(unbroken, tmp_path / "whole"))

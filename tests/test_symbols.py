@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import addition, memorization, symbols, training
+from experiments import addition, memorization, symbols
 from experiments import workdir as wd
-from tests.test_mnist import Killed, assert_same_run
+from tests.small_runs import assert_same_run, killed_at
 
 EASY = [
     "--length",
@@ -110,17 +110,8 @@ def test_it_stops_when_solved_and_says_after_how_many_samples(solved, capsys):
 
 def test_killed_and_resumed_is_the_unbroken_run(solved, tmp_path, monkeypatch):
     arguments = [*EASY, "--workdir", str(tmp_path), "--checkpoint-seconds", "1000"]
-    original = training.show
-
-    def show(bar, step, *rest):
-        if step == 27:
-            raise Killed
-        original(bar, step, *rest)
-
-    with monkeypatch.context() as context:
-        context.setattr(training, "show", show)
-        with pytest.raises(Killed):
-            memorization.main(arguments)
+    with killed_at(27, monkeypatch):
+        memorization.main(arguments)
     assert memorization.main(arguments) == 0
     assert_same_run(solved, tmp_path)
 

@@ -1,0 +1,147 @@
+"""A run: what it leaves, whose workdir it is, on how many devices."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import mnist, training
+from experiments import workdir as wd
+from tests.small_runs import TINY, assert_same_run, metrics, saved, striped
+
+
+def test_a_run_leaves_what_it_says(whole, capfd):
+    config = json.loads((whole / wd.CONFIG).read_text())
+    assert config["features"] == 4
+    assert config["learning_rate"] == 8e-3
+    assert config["permutation"] is None
+    records = metrics(whole)
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    assert records[-1]["step"] == 15  # 45 images in batches of 10: the last has 5
+    summary = json.loads((whole / wd.SUMMARY).read_text())
+    assert summary["validation_accuracy"] == max(record["validation_accuracy"] for record in records)
+    picture = (whole / wd.CURVES).read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 10_000
+
+
+def test_same_seed_same_numbers_and_another_seed_others(whole, tmp_path):
+    again, other = tmp_path / "again", tmp_path / "other"
+    mnist.main([*TINY, "--workdir", str(again)])
+    assert_same_run(whole, again)
+    mnist.main([*TINY, "--workdir", str(other), "--seed", "1"])
+    assert metrics(other) != metrics(whole)
+
+
+def test_early_stopping_and_the_best_parameters():
+    task = training.Task(None, None, 5, 45, 10, 2, {}, training.by_accuracy("validation"))
+    history = []
+    for epoch, accuracy in enumerate([0.5, 0.7, 0.7, 0.6, 0.6], 1):
+        assert not training.is_over(history, task)
+        history.append({"epoch": epoch, "validation_accuracy": accuracy, "validation_loss": 1 - epoch / 10})
+    assert training.best_of(history, task)["epoch"] == 3  # of two equals, the lower loss
+    assert training.is_over(history, task)
+
+
+def test_killed_while_claiming_the_workdir(tiny, tmp_path):
+    (tmp_path / "config.json.new").write_text("{")
+    assert mnist.main([*TINY, "--epochs", "1", "--workdir", str(tmp_path)]) == 0
+
+
+def test_a_finished_run_is_left_alone(whole, capsys):
+    def times():
+        return {path.name: path.stat().st_mtime_ns for path in whole.iterdir() if path.name != wd.LOCK}
+
+    before = times()
+    assert mnist.main([*TINY, "--workdir", str(whole)]) == 0
+    assert "finished; --overwrite runs it again" in capsys.readouterr().out
+    assert times() == before
+
+
+def test_a_second_run_in_the_same_workdir_is_refused(tiny, tmp_path, capsys, monkeypatch):
+    second = []
+    original = training.show
+
+    def show(bar, step, *arguments):
+        if step == 7:  # while the first is running
+            second.append(mnist.main([*TINY, "--workdir", str(tmp_path), "--overwrite"]))
+        original(bar, step, *arguments)
+
+    monkeypatch.setattr(training, "show", show)
+    assert mnist.main([*TINY, "--workdir", str(tmp_path)]) == 0
+    assert second == [2]
+    assert f"another process is running in {tmp_path}" in capsys.readouterr().err
+
+
+def test_another_configuration_is_refused(whole, capsys):
+    before = saved(whole)
+    assert mnist.main([*TINY, "--features", "5", "--workdir", str(whole)]) == 2
+    assert "features 4 there and 5 here" in capsys.readouterr().err
+    np.testing.assert_equal(saved(whole), before)
+
+
+def test_overwrite_discards_the_run_and_nothing_else(whole):
+    (whole / "notes.txt").write_text("mine")
+    assert mnist.main([*TINY, "--features", "5", "--workdir", str(whole), "--overwrite"]) == 0
+    assert json.loads((whole / wd.CONFIG).read_text())["features"] == 5
+    assert (whole / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+@pytest.mark.parametrize("name", ["thesis.tex", "config.json", "checkpoints/mine", "summary.json"])
+def test_a_folder_of_something_else_is_refused(tiny, tmp_path, capsys, name, overwrite):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"my": "project"}')
+    assert mnist.main([*TINY, "--workdir", str(tmp_path), *overwrite]) == 2
+    assert "give --workdir another folder" in capsys.readouterr().err
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+    assert (tmp_path / name).read_text() == '{"my": "project"}'
+
+
+def test_a_workdir_that_cannot_be_written(tiny, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert mnist.main([*TINY, "--workdir", str(tmp_path / "file" / "run")]) == 2
+    assert "cannot write to the workdir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "message"),
+    [
+        (wd.CONFIG, '{"task"', "cannot read .*config.json"),
+        (wd.CONFIG, "[]", "config.json is not of a run"),
+        (wd.SUMMARY, "{}", "summary.json is damaged: delete it"),
+    ],
+)
+def test_damaged_files_of_a_run(whole, capsys, name, contents, message):
+    (whole / name).write_text(contents)
+    assert mnist.main([*TINY, "--workdir", str(whole)]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_four_devices_do_what_one_does(tiny, tmp_path):
+    assert jax.device_count() == 4
+    results = {}
+    for devices in (1, 4):
+        workdir = tmp_path / str(devices)
+        assert mnist.main([*TINY, "--devices", str(devices), "--workdir", str(workdir)]) == 0
+        results[devices] = saved(workdir)[1], metrics(workdir)
+    for one, four in zip(results[1][0], results[4][0], strict=True):
+        np.testing.assert_allclose(four, one, rtol=1e-3, atol=1e-5)
+    losses = [[record["train_loss"] for record in results[n][1]] for n in (1, 4)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_a_batch_is_spread_over_all_devices():
+    mesh = training.data_mesh(0)
+    batch = training.to_devices(mnist.rows(striped(10, 0)), 10, mesh)
+    assert batch["images"].shape == (12, 3, 2)
+    assert batch["weights"].sum() == 10
+    assert {len(batch["images"].sharding.device_set), mesh.size} == {4}
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path, capsys):
+    arguments = [*TINY, "--learning-rate", "1e38", "--clip-norm", "0", "--norm", "none", "--workdir", str(tmp_path)]
+    assert mnist.main(arguments) == 1
+    assert "try a --learning-rate below" in capsys.readouterr().err
