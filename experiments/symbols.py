@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +34,11 @@ class SampleOptions(training.TrainOptions):
     batch_size: int = 15
     """Sequences in a batch, over all devices together."""
     samples: int = 200_000
-    """Give up after this many training samples, each of which is seen once; the paper's cap is 5 million."""
+    """Give up at the first test after this many training samples, each seen once; the paper's cap is 5 million."""
     check_every: int = 1500
-    """Training samples between two tests."""
+    """Training samples between two tests, rounded up to whole batches."""
+
+    sizes: ClassVar = (*training.TrainOptions.sizes, "samples", "check_every")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ def run(make: Callable[[], GeneratedTask], model: ModelOptions, default: ModelOp
             params=init(jax.random.key(train.seed), jnp.zeros((1, 1), jnp.int32))["params"],
             model=chosen,
             config=generated.config,
-            headline=functools.partial(headline, train),
+            headline=headline,
         )
 
     return runs.exit_status(lambda: runs.run(build, train))
@@ -79,7 +80,7 @@ def run(make: Callable[[], GeneratedTask], model: ModelOptions, default: ModelOp
 
 def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOptions) -> training.Task:
     """Fresh samples for every batch, and a test on samples of their own."""
-    steps_per_epoch = max(1, round(options.check_every / options.batch_size))
+    steps_per_epoch = math.ceil(min(options.check_every, options.samples) / options.batch_size)
     samples_per_epoch = steps_per_epoch * options.batch_size
 
     def make(count: int, *stream: int) -> training.Batch:
@@ -110,16 +111,21 @@ def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOp
         patience=epochs,
         evaluated={"test": make(NUM_TEST, 1)},
         rank=training.by_accuracy("test"),
-        solved=lambda record: record["test_accuracy"] > SOLVED,
+        solved=solved,
     )
 
 
-def headline(options: SampleOptions, result: dict[str, Any]) -> str:
+def solved(record: training.Record) -> bool:
+    """Whether more than 99% of the answers' symbols are right."""
+    return bool(record["test_accuracy"] > SOLVED)
+
+
+def headline(result: dict[str, Any]) -> str:
     """The paper's measure: how many training samples it took."""
     last = result["history"][-1]
     found = (
         f"{result['test_accuracy']:.1%} of the answers' symbols, {result['test_answer_accuracy']:.0%} of the answers"
     )
-    if last["test_accuracy"] > SOLVED:
+    if solved(last):
         return f"solved after {last['samples']:,} training samples ({found})"
     return f"NOT solved after {last['samples']:,} training samples ({found} at best)"

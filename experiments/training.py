@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ Record = dict[str, Any]
 """One evaluation: a line of metrics.jsonl."""
 
 AHEAD = 3
-"""Training steps under way while the next batch is made: the device never waits for the host, nor runs far from it."""
+"""Training steps that may be under way while the host makes the next batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +64,12 @@ class TrainOptions:
     checkpoint_seconds: float = 60.0
     """Save at least this often, and at every evaluation."""
 
+    sizes: ClassVar[tuple[str, ...]] = ("batch_size",)
+
     def check(self) -> None:
         """Raises a ValueError for a number that makes no sense."""
-        for name in ("batch_size", "epochs", "patience", "samples", "check_every"):
-            if getattr(self, name, 1) < 1:
+        for name in self.sizes:
+            if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate must be a positive number, got {self.learning_rate}.")
@@ -88,6 +90,8 @@ class EpochOptions(TrainOptions):
     """At most."""
     patience: int = 10
     """Stop after this many epochs without a better validation result."""
+
+    sizes: ClassVar = (*TrainOptions.sizes, "epochs", "patience")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,7 +298,7 @@ def zero_sums(task: Task, params: Any) -> Any:
 
 def averages(name: str, sums: Sums) -> dict[str, float]:
     """Sums as the averages that a record holds."""
-    return {f"{name}_{metric}": float(total) / float(count) for metric, (total, count) in sums.items()}
+    return {f"{name}_{metric}": float(total / count) for metric, (total, count) in jax.device_get(sums).items()}
 
 
 def best_of(history: list[Record], task: Task) -> Record:
