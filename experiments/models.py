@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 import re
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 import tlstm_jax as tl
+from tlstm_jax.stacked import StackedLSTMConfig
 
 Preset = Literal["slstm", "trnn", "2d", "2d-M", "2d-F", "2d+CN", "3d", "3d+LN", "3d+CN"]
 PRESETS: dict[str, dict[str, Any]] = {
@@ -56,6 +58,8 @@ class ModelOptions:
     """Added to the variance."""
     forget_bias: float = 4.0
     """Initial bias of the forget gate; the paper's 4 for images."""
+    conveyor_bias: float = 0.0
+    """Initial bias of the memory kernel's logit that moves memory from the input's corner towards the output's."""
     num_layers: int = 3
     """Layers of slstm."""
     shared: bool = True
@@ -99,20 +103,26 @@ class ModelOptions:
 
     def nearest_features(self, budget: int) -> int:
         """The M whose recurrent kernel has the number of parameters that is nearest to ``budget``."""
-        if self.model == "slstm":
-            taps, gates, offsets = 1 if self.shared else self.num_layers, 8, 0  # from below and from before
-        else:
-            cfg = self.config
-            taps, gates = cfg.num_offsets, 1 if self.model == "trnn" else 4
-            offsets = cfg.gate_features - gates * cfg.features
-        most = math.isqrt(budget) + 2
-        return min(range(1, most), key=lambda m: abs(taps * m * (gates * m + offsets) - budget))
+
+        def size(features: int) -> int:
+            sized = dataclasses.replace(self, features=features)
+            shapes = (sized.stack_config if self.model == "slstm" else sized.config).param_shapes(1)
+            leaves = jax.tree_util.tree_leaves_with_path(shapes, is_leaf=lambda node: isinstance(node, tuple))
+            kernels = [shape for path, shape in leaves if path[-1].key == "kernel" and path[0].key != "input"]
+            return sum(map(math.prod, kernels))
+
+        least = bisect.bisect_left(range(math.isqrt(budget) + 1), budget, lo=1, key=size)  # that reaches the budget
+        return min(max(1, least - 1), least, key=lambda features: abs(size(features) - budget))
 
     def check(self, default: ModelOptions) -> None:
         """Raises a ValueError for an option that the model chosen does not have, if it is not the default."""
-        tensor = ("tensor_shape", "kernel_size", "memory_conv", "norm", "norm_epsilon")
-        others = {"tlstm": ("num_layers", "shared"), "trnn": ("memory_conv", "forget_bias", "num_layers", "shared")}
-        for name in others.get(self.model, tensor):
+        stack = ("num_layers", "shared")
+        meaningless = {
+            "tlstm": stack if self.memory_conv else ("conveyor_bias", *stack),
+            "trnn": ("memory_conv", "forget_bias", "conveyor_bias", *stack),
+            "slstm": ("tensor_shape", "kernel_size", "memory_conv", "norm", "norm_epsilon", "conveyor_bias"),
+        }
+        for name in meaningless[self.model]:
             if getattr(self, name) != getattr(default, name):
                 raise ValueError(f"{name} means nothing to {self.model}, got {getattr(self, name)}: leave it out.")
 
@@ -132,6 +142,23 @@ class ModelOptions:
             norm=None if self.norm == "none" else self.norm,
             norm_epsilon=self.norm_epsilon,
             forget_bias=self.forget_bias,
+            conveyor_bias=self.conveyor_bias,
+            dtype=jnp.dtype(self.precision),
+            param_dtype=jnp.dtype(self.param_dtype),
+        )
+
+    @property
+    def stack_config(self) -> StackedLSTMConfig:
+        """The configuration of the sLSTM.
+
+        Raises:
+            ValueError: as :class:`tlstm_jax.stacked.StackedLSTMConfig`.
+        """
+        return StackedLSTMConfig(
+            self.features,
+            self.num_layers,
+            shared=self.shared,
+            forget_bias=self.forget_bias,
             dtype=jnp.dtype(self.precision),
             param_dtype=jnp.dtype(self.param_dtype),
         )
@@ -147,15 +174,7 @@ class ModelOptions:
         remat = self.remat or False
         if self.model != "slstm":
             return tl.linen.TLSTM(self.config, remat=remat)
-        return tl.linen.StackedLSTM(
-            self.features,
-            self.num_layers,
-            shared=self.shared,
-            forget_bias=self.forget_bias,
-            dtype=jnp.dtype(self.precision),
-            param_dtype=jnp.dtype(self.param_dtype),
-            remat=remat,
-        )
+        return tl.linen.StackedLSTM(**dataclasses.asdict(self.stack_config), remat=remat)
 
     @property
     def title(self) -> str:

@@ -42,7 +42,8 @@ def init_params(key: Array, in_features: int, cfg: TLSTMConfig) -> Params:
     The kernels are uniform with variance 1 / fan-in, where fan-in is <K> M for ``hidden``. That is
     Glorot's initialization taken gate by gate, each of them being a <K> M -> <K> M map by Glorot's
     count; Glorot over all the gates at once would count outputs that no gate has and shrink the
-    kernel as the gates become more. The forget gate's bias is ``cfg.forget_bias``. That of g (of A for
+    kernel as the gates become more. The forget gate's bias is ``cfg.forget_bias``, that of q's first offset,
+    which reaches farthest towards the input, ``cfg.conveyor_bias``. That of g (of A for
     the tRNN) is uniform within 1 / sqrt(fan-in), and not 0: with zero biases a location's memory is exactly
     zero until the first input arrives, where the derivative of the norm is 1 / sqrt(epsilon) at every
     timestep, and the gradient of b^h explodes as P grows. All other biases are 0, gains 1.
@@ -96,6 +97,8 @@ def init_hidden(key: Array, in_features: int, cfg: TLSTMConfig) -> Params:
     bias = bias.at[:m].set(jax.random.uniform(key_bias, (m,), cfg.param_dtype, -bound, bound))
     if cfg.cell == "lstm":
         bias = bias.at[2 * m : 3 * m].set(cfg.forget_bias)
+    if cfg.has_memory_kernel:
+        bias = bias.at[4 * m].set(cfg.conveyor_bias)  # q's first offset, -floor(K/2) in every dimension
     return {"kernel": kernel, "bias": bias}
 
 

@@ -25,10 +25,10 @@ class Fused:
 
     Args:
         save: what the forward loop keeps for the backward loop besides inputs: ``"gates"`` (H, C, G, I, F, O, Q:
-            nothing is computed twice; best on a CPU) or ``"states"`` (H and C; the gates of many timesteps are then
-            recomputed in one matrix product; best on a GPU, where each write inside a loop is one more kernel).
+            nothing is computed twice; the fastest on a CPU) or ``"states"`` (H and C; the gates of many timesteps are
+            then recomputed in one matrix product; the fewest kernels on a GPU, where each write inside a loop is one).
         gather: for how many timesteps at a time the backward pass recomputes gates and gathers weight gradients, in
-            one matrix product each. 1 keeps everything in a CPU's caches; a GPU wants as many as fit its memory.
+            one matrix product each. 1 keeps everything in a CPU's caches; more are fewer kernels on a GPU.
         align: channels of matrix products are padded with zeros, outside of the loops, to a multiple of this.
 
     A CPU gets ``Fused("gates", 1, 1)``. Everything else gets ``Fused("states", n, 16)``, n being the timesteps whose
@@ -109,6 +109,9 @@ class TLSTMConfig(Recurrent):
             mixes later inputs into earlier outputs; only the other two are separable.
         norm_epsilon: added to the variance.
         forget_bias: initial bias of the forget gate.
+        conveyor_bias: initial bias of the memory kernel's logit (eq. 16) for the offset that leads farthest towards
+            the input: above 0, memory first travels from the input's corner to the output's, at the speed of eq. 9,
+            instead of spreading over all neighbours. Not in the paper.
         dtype: dtype of the computation; None infers it from inputs and parameters. The memory cell,
             the gates and the norm are kept in float32 at least.
         param_dtype: dtype of the parameters.
@@ -137,6 +140,7 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
     norm: Literal["channel", "layer"] | None = "channel"
     norm_epsilon: float = 1e-6
     forget_bias: float = 1.0
+    conveyor_bias: float = 0.0
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -158,6 +162,7 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
             "kernel_size": kernel_size,
             "norm_epsilon": norm_epsilon,
             "forget_bias": finite("forget_bias", self.forget_bias),
+            "conveyor_bias": finite("conveyor_bias", self.conveyor_bias),
             "dtype": None if self.dtype is None else float_dtype("dtype", self.dtype),
             "param_dtype": float_dtype("param_dtype", self.param_dtype),
         }

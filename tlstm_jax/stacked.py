@@ -6,6 +6,7 @@ state is that of a 2D tLSTM with one location for each layer.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import operator
@@ -77,7 +78,7 @@ class StackedLSTMConfig(Recurrent):
 
     def param_shapes(self, in_features: int) -> dict[str, Any]:
         """The shape of every parameter, as a nested dict."""
-        return _param_shapes(in_features, self)
+        return copy.deepcopy(_param_shapes(in_features, self))
 
 
 def init_params(key: Array, in_features: int, cfg: StackedLSTMConfig) -> Params:
