@@ -28,26 +28,42 @@ class Checkpoints:
     Args:
         folder: where they are kept; it need not exist.
         keep: how many.
+        read_only: change nothing there, since another process may be writing.
 
     Raises:
         CheckpointError: there is a file in its place.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    def __init__(self, folder: Path, keep: int = 2, *, read_only: bool = False) -> None:
         self.folder = folder.absolute()
+        self._read_only = read_only
         if folder.exists() and not folder.is_dir():
             raise CheckpointError(f"{folder} is a file, expected the folder of checkpoints: move it away")
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(),  # of several processes each reads for itself, and one writes
+            active_processes={jax.process_index()},
+            barrier_sync_key_prefix=f"process {jax.process_index()}",
+        )
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            enable_async_checkpointing=False,
+            read_only=read_only,
+            create=False,
+            multiprocessing_options=alone,
+        )
+        if not read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
-        self._settle_replaced()
+        if not read_only:
+            self._settle_replaced()
 
     @property
     def latest_step(self) -> int | None:
         """The step of the latest checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Writes ``state`` (a pytree of arrays) and ``meta`` (JSON), with a checksum of both.
+    def save(self, step: int, trees: dict[str, Any], meta: dict[str, Any]) -> None:
+        """Writes ``trees`` (pytrees of arrays, by name) and ``meta`` (JSON), with checksums of them.
 
         Raises:
             CheckpointError: it cannot be written, a full disk for example; the earlier ones are as they were.
@@ -56,9 +72,10 @@ class Checkpoints:
         if step == self.latest_step:  # the same state with newer meta: the old one stays until the new one is there
             replaced = (self.folder / str(step)).rename(self.folder / f"{step}{REPLACED}")
             self._manager.reload()
+        checksums = {name: checksum(tree, meta) for name, tree in trees.items()}
         composite = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            meta=ocp.args.JsonSave({**meta, "sha256": checksum(state, meta)}),
+            **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
+            meta=ocp.args.JsonSave({**meta, "sha256": checksums}),
         )
         try:
             self._manager.save(step, args=composite)
@@ -71,11 +88,11 @@ class Checkpoints:
         if replaced:
             shutil.rmtree(replaced)
 
-    def restore(self, like: Any, report: Callable[[str], None]) -> tuple[Any, dict[str, Any]]:
-        """The latest state that can be read, and its meta; later ones, damaged, are set aside as ``STEP.damaged``.
+    def restore(self, like: dict[str, Any], report: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The latest trees that can be read, and their meta; later ones, damaged, are set aside as ``STEP.damaged``.
 
         Args:
-            like: has the state's shapes, dtypes and shardings.
+            like: for the name of each tree that is wanted, one of its shapes, dtypes and shardings.
             report: is told of what is set aside.
 
         Raises:
@@ -89,6 +106,9 @@ class Checkpoints:
                 failed[step] = error
                 continue
             for damaged, failure in failed.items():
+                if self._read_only:
+                    report(f"{failure}: taking step {step} instead")
+                    continue
                 path = self.folder / str(damaged)
                 aside = path.rename(_unused(path.with_suffix(".damaged")))
                 report(f"{failure}: set aside as {aside.name}, going on from step {step}")
@@ -97,19 +117,21 @@ class Checkpoints:
         latest = next(iter(failed.values()))
         raise CheckpointError(f"{latest}: delete {self.folder} to begin again, or take another --workdir")
 
-    def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+    def _read(self, step: int, like: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         path = self.folder / str(step)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        composite = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+        trees = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
         try:
-            restored = self._manager.restore(step, args=composite)
+            restored = self._manager.restore(step, args=ocp.args.Composite(**trees, meta=ocp.args.JsonRestore()))
             meta = dict(restored.meta)
-            expected = meta.pop("sha256")
+            checksums = meta.pop("sha256")
+            found = {name: restored[name] for name in like}
+            intact = all(checksum(tree, meta) == checksums[name] for name, tree in found.items())
         except Exception as error:  # damage shows wherever it lies: in json, in zarr, in a missing file
             raise CheckpointError(f"the checkpoint {path} cannot be read ({_reason(error)})") from error
-        if checksum(restored.state, meta) != expected:
+        if not intact:
             raise CheckpointError(f"the checkpoint {path} is damaged (its checksum differs)")
-        return restored.state, meta
+        return found, meta
 
     def _from_where(self) -> str:
         return "from the beginning" if self.latest_step is None else f"from step {self.latest_step}"

@@ -8,7 +8,6 @@ Examples:
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import math
@@ -25,6 +24,7 @@ import optax
 import tyro
 
 from experiments import datasets, runs, training
+from experiments.devices import Batch
 from experiments.models import LastStepClassifier, ModelOptions
 
 RECIPES = {
@@ -79,9 +79,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def parse(arguments: Sequence[str], instead: str | None = None) -> Options:
     """The options of a command line, with the defaults of the dataset that it names (or of another ``instead``)."""
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    peek.add_argument("--data", nargs="?")
-    data: Any = instead or peek.parse_known_args(arguments)[0].data
+    data: Any = instead or runs.peek(arguments, "data")
     default = Options(data=data, train=RECIPES[data]) if data in RECIPES else Options()
     return tyro.cli(Options, args=arguments, default=default, prog="python -m experiments.mnist")
 
@@ -100,6 +98,7 @@ def build(options: Options, data: datasets.Dataset) -> runs.Experiment:
         task=classification(make_predict(model, order, data.max_value), data, options.train),
         params=jax.jit(model.init)(jax.random.key(options.train.seed), jnp.zeros((1, 1, 1)))["params"],
         model=chosen,
+        network=model,
         config={"task": "mnist", "data": options.data, "permutation": None if order is None else order.tolist()},
         headline=lambda result: (
             f"test accuracy {result['test_accuracy']:.2%}, validation {result['best']['validation_accuracy']:.2%}"
@@ -111,20 +110,25 @@ def classification(predict: Any, data: datasets.Dataset, options: training.Epoch
     """Epochs of shuffled images, early stopping on the validation accuracy."""
     steps_per_epoch = math.ceil(len(data.train) / options.batch_size)
 
-    def sums(params: Any, batch: dict[str, jax.Array]) -> training.Sums:
+    def sums(params: Any, batch: dict[str, jax.Array], carry: Any) -> tuple[training.Sums, Any]:
         logits, weights = predict(params, batch["images"]), batch["weights"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
         correct = logits.argmax(-1) == batch["labels"]
-        return {
+        found = {
             "loss": ((losses * weights).sum(), weights.sum()),
             "accuracy": ((correct * weights).sum(), weights.sum()),
         }
+        return found, carry
+
+    def evaluated(split: datasets.Split) -> list[Batch]:
+        size = 4 * options.batch_size  # no gradients to keep, so more fits
+        return [rows(split[i : i + size]) for i in range(0, len(split), size)]
 
     @functools.lru_cache(maxsize=1)
     def order(epoch: int) -> Any:
         return np.random.default_rng([options.seed, epoch]).permutation(len(data.train))
 
-    def batch(step: int) -> training.Batch:
+    def batch(step: int) -> Batch:
         epoch, index = divmod(step, steps_per_epoch)
         return rows(data.train[order(epoch)[index * options.batch_size : (index + 1) * options.batch_size]])
 
@@ -135,12 +139,12 @@ def classification(predict: Any, data: datasets.Dataset, options: training.Epoch
         samples_per_epoch=len(data.train),
         epochs=options.epochs,
         patience=options.patience,
-        evaluated={"validation": rows(data.validation), "test": rows(data.test)},
+        evaluated={"validation": evaluated(data.validation), "test": evaluated(data.test)},
         rank=training.by_accuracy("validation"),
     )
 
 
-def rows(split: datasets.Split) -> training.Batch:
+def rows(split: datasets.Split) -> Batch:
     """Images and labels, a row each."""
     return {"images": split.images, "labels": split.labels}
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import tlstm_jax as tl
 from tlstm_jax.stacked import StackedLSTMConfig
@@ -163,7 +164,12 @@ class ModelOptions:
             param_dtype=jnp.dtype(self.param_dtype),
         )
 
-    def layer(self) -> nn.Module:
+    @property
+    def delay(self) -> int:
+        """L - 1 where outputs leave so many timesteps after what they answer; an sLSTM answers at once."""
+        return 0 if self.model == "slstm" else self.config.delay
+
+    def layer(self) -> tl.linen.TLSTM | tl.linen.StackedLSTM:
         """The layer itself.
 
         Raises:
@@ -208,14 +214,25 @@ class LastStepClassifier(nn.Module):
 class SymbolLabeler(nn.Module):
     """A symbol for each symbol: y_t = h_{t+L-1, P} W^y + b^y (eq. 8), inputs one-hot."""
 
-    layer: nn.Module
+    layer: tl.linen.TLSTM | tl.linen.StackedLSTM
     num_symbols: int
 
+    @nn.nowrap
+    def zero_carry(self, rows: int) -> tl.TLSTMState:
+        """The carry before the first symbols of so many rows, which counts as no carry at all."""
+        symbols = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
+        (carry, _), _ = jax.eval_shape(self.init_with_output, jax.random.key(0), symbols)
+        return jax.tree.map(lambda z: np.zeros(z.shape, z.dtype), carry)
+
     @nn.compact
-    def __call__(self, symbols: jax.Array) -> jax.Array:
-        """Integers ``(batch, T)`` to logits ``(batch, T, num_symbols)``, float32."""
-        ys = self.layer(jax.nn.one_hot(symbols, self.num_symbols))
-        return nn.Dense(self.num_symbols, name="head")(ys.astype(jnp.float32))
+    def __call__(self, symbols: jax.Array, carry: Any = None, *, aligned: bool = True) -> tuple[Any, jax.Array]:
+        """Integers ``(batch, T)`` to the carry after them and logits ``(batch, T, num_symbols)``, float32.
+
+        With ``aligned=False`` the logits at t are y_{t-L+1}; see :func:`tlstm_jax.unroll`.
+        """
+        xs = jax.nn.one_hot(symbols, self.num_symbols)
+        carry, ys = self.layer(xs, initial_carry=carry, aligned=aligned, return_carry=True)
+        return carry, nn.Dense(self.num_symbols, name="head")(ys.astype(jnp.float32))
 
 
 def parse_count(text: str) -> int:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import dataclasses
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 
-from experiments import training
+from experiments import devices, training
 from experiments import workdir as wd
 from experiments.checkpoints import CheckpointError
 from experiments.datasets import DataError
@@ -32,6 +35,7 @@ class Experiment:
         task: what is learnt.
         params: initial parameters.
         model: the model's options.
+        network: the model, from inputs to predictions.
         config: what else decides the run's numbers, as JSON.
         headline: from the result of :func:`experiments.training.fit`, what one wants to read first.
     """
@@ -40,6 +44,7 @@ class Experiment:
     task: training.Task
     params: Any
     model: ModelOptions
+    network: nn.Module
     config: dict[str, Any]
     headline: Callable[[dict[str, Any]], str]
 
@@ -75,42 +80,62 @@ def run(build: Callable[[], Experiment], options: training.TrainOptions) -> int:
         options: how to train.
     """
     try:
+        if options.distributed:  # before anything asks which devices there are
+            devices.initialize(options.coordinator, options.num_processes, options.process_id)
         options.check()
         experiment = build()
     except ValueError as error:
         raise UsageError(error) from error
     workdir = options.workdir or default_workdir(experiment, options)
-    with wd.claimed(workdir, recorded(experiment, options), overwrite=options.overwrite):
+    with contextlib.ExitStack() as held:
+        if devices.is_first():
+            held.enter_context(wd.claimed(workdir, recorded(experiment, options), overwrite=options.overwrite))
+        devices.wait_for_all("claimed")
         summary = wd.read_summary(workdir)
         if summary is None:
             summary = train(experiment, options, workdir)
         else:
-            print(f"{workdir} holds this run, finished; --overwrite runs it again")
-    print(
+            say(f"{workdir} holds this run, finished; --overwrite runs it again")
+    say(
         f"{summary['title']}: {summary['headline']}, epoch {summary['best_epoch']} of {summary['epochs']}, "
         f"{summary['parameters']:,} parameters, {summary['seconds']:.0f} s; {workdir / wd.CURVES}"
     )
     return 0
 
 
+def peek(arguments: Sequence[str], name: str) -> str | None:
+    """The value of one option of a command line, on which the defaults of others depend."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(f"--{name}", nargs="?")
+    value: str | None = getattr(parser.parse_known_args(arguments)[0], name)
+    return value
+
+
+def say(line: str) -> None:
+    """Prints a line, of one process."""
+    if devices.is_first():
+        print(line)
+
+
 def train(experiment: Experiment, options: training.TrainOptions, workdir: Path) -> dict[str, Any]:
     """The run itself; returns its summary."""
     parameters = count_parameters(experiment.params)
-    print(f"{experiment.title}: {parameters:,} parameters, {jax.devices()[0].device_kind}, {workdir}")
+    say(f"{experiment.title}: {parameters:,} parameters, {jax.devices()[0].device_kind}, {workdir}")
     result = training.fit(experiment.task, experiment.params, options, workdir)
     summary = summarize(experiment, result, parameters)
-    with wd.writing(workdir / wd.CURVES) as path:
-        learning_curves(path, result, experiment.task, experiment.title)
-    wd.write_json(workdir / wd.SUMMARY, summary)
+    if devices.is_first():
+        with wd.writing(workdir / wd.CURVES) as path:
+            learning_curves(path, result, experiment.task, experiment.title)
+        wd.write_json(workdir / wd.SUMMARY, summary)
     return summary
 
 
 def recorded(experiment: Experiment, options: training.TrainOptions) -> dict[str, Any]:
     """Everything that decides the run's numbers."""
     train = dataclasses.asdict(options)
-    for name in ("workdir", "overwrite", "checkpoint_seconds"):
+    for name in training.NO_MATTER:
         del train[name]
-    train["devices"] = training.data_mesh(options.devices).size  # which decides the order of sums
+    train["devices"] = devices.data_mesh(options.devices).size  # which decides the order of sums
     return {**experiment.config, **dataclasses.asdict(experiment.model), **train}
 
 

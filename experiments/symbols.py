@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import optax
 from numpy.typing import NDArray
 
 from experiments import runs, training
+from experiments.devices import Batch
 from experiments.models import ModelOptions, SymbolLabeler
 
 BLANK = 0
@@ -71,6 +72,7 @@ def run(make: Callable[[], GeneratedTask], model: ModelOptions, default: ModelOp
             task=labeling(labeler, generated, train),
             params=init(jax.random.key(train.seed), jnp.zeros((1, 1), jnp.int32))["params"],
             model=chosen,
+            network=labeler,
             config=generated.config,
             headline=headline,
         )
@@ -83,23 +85,24 @@ def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOp
     steps_per_epoch = math.ceil(min(options.check_every, options.samples) / options.batch_size)
     samples_per_epoch = steps_per_epoch * options.batch_size
 
-    def make(count: int, *stream: int) -> training.Batch:
+    def make(count: int, *stream: int) -> Batch:
         rng = np.random.default_rng([options.seed, *stream])
         inputs, targets = generated.generate(rng, count)
         return {"inputs": inputs, "targets": targets}
 
-    def sums(params: Any, batch: dict[str, jax.Array]) -> training.Sums:
-        logits: Any = labeler.apply({"params": params}, batch["inputs"])
+    def sums(params: Any, batch: dict[str, jax.Array], carry: Any) -> tuple[training.Sums, Any]:
+        _, logits = cast(Any, labeler.apply({"params": params}, batch["inputs"]))
         targets, weights = batch["targets"], batch["weights"][:, None]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets) * weights
         answer = (targets != BLANK) * weights
         right = (logits.argmax(-1) == targets) * answer
         whole = (right.sum(-1) == answer.sum(-1)) * batch["weights"]
-        return {
+        found = {
             "loss": (losses.sum(), weights.sum() * targets.shape[1]),
             "accuracy": (right.sum(), answer.sum()),
             "answer_accuracy": (whole.sum(), batch["weights"].sum()),
         }
+        return found, carry
 
     epochs = math.ceil(options.samples / samples_per_epoch)
     return training.Task(
@@ -109,7 +112,7 @@ def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOp
         samples_per_epoch=samples_per_epoch,
         epochs=epochs,
         patience=epochs,
-        evaluated={"test": make(NUM_TEST, 1)},
+        evaluated={"test": [make(NUM_TEST, 1)]},
         rank=training.by_accuracy("test"),
         solved=solved,
     )

@@ -6,14 +6,14 @@ Read :func:`fit` from top to bottom: that is the whole run.
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import functools
+import importlib.util
 import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -21,15 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
-from numpy.typing import NDArray
-from tqdm import tqdm
+from jax.sharding import Mesh
 
+from experiments import devices, profiling, progress
 from experiments import workdir as wd
 from experiments.checkpoints import Checkpoints
+from experiments.devices import Batch
 
-Batch = dict[str, NDArray[Any]]
-"""Arrays that have one row for each example."""
 Sums = dict[str, tuple[jax.Array, jax.Array]]
 """For every metric a sum over examples and what to divide it by; ``loss`` is the one that training makes small."""
 Record = dict[str, Any]
@@ -37,6 +35,20 @@ Record = dict[str, Any]
 
 AHEAD = 3
 """Training steps that may be under way while the host makes the next batch."""
+
+
+NO_MATTER = (
+    "workdir",
+    "overwrite",
+    "checkpoint_seconds",
+    "profile",
+    "tensorboard",
+    "distributed",
+    "coordinator",
+    "num_processes",
+    "process_id",
+)
+"""The options that change no number of a run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +74,19 @@ class TrainOptions:
     overwrite: bool = False
     """Discard what an earlier run left in the workdir."""
     checkpoint_seconds: float = 60.0
-    """Save at least this often, and at every evaluation."""
+    """Save at least this often, and at every evaluation (with several processes, at evaluations only)."""
+    profile: bool = False
+    """Before training, time some steps of the loop beside the bare compiled step, and leave a trace in the workdir."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard as well, into the workdir; needs tensorboardX."""
+    distributed: bool = False
+    """One of several processes that train together, each started with the same options but for --process-id."""
+    coordinator: str | None = None
+    """HOST:PORT of the first process; not needed on a cluster that JAX knows, nor are the two that follow."""
+    num_processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """Which one this is; 0 is the first, which alone writes files."""
 
     sizes: ClassVar[tuple[str, ...]] = ("batch_size",)
 
@@ -76,8 +100,14 @@ class TrainOptions:
         for name in ("clip_norm", "weight_decay", "checkpoint_seconds"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be 0 or a positive number, got {getattr(self, name)}.")
+        if self.distributed and self.devices:
+            raise ValueError(f"devices must be 0, all of them, when distributed, got {self.devices}.")
+        if not self.distributed and (self.coordinator or self.num_processes or self.process_id is not None):
+            raise ValueError("coordinator, num_processes and process_id need --distributed.")
         if not 0 <= self.devices <= jax.local_device_count():
             raise ValueError(f"devices must be 0..{jax.local_device_count()} on this machine, got {self.devices}.")
+        if self.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+            raise ValueError("tensorboard needs tensorboardX: pip install tensorboardX, or leave --tensorboard out.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in 0..2^32 - 1, got {self.seed}.")
 
@@ -99,38 +129,53 @@ class Task:
     """What is learnt, batch by batch.
 
     Args:
-        sums: the metrics of a batch, ``(params, batch)`` to :data:`Sums`. Rows whose ``weights`` are 0 only fill a
-            batch up, and must count for nothing.
+        sums: the metrics of a batch, ``(params, batch, carry)`` to :data:`Sums`, and the carry for the batch that
+            follows. Rows whose ``weights`` are 0 only fill a batch up, and must count for nothing.
         batch: the training batch of a step. It depends on the number of the step and nothing else, so that a run
             can go on from anywhere.
         steps_per_epoch: training steps between two evaluations.
         samples_per_epoch: what the batches of these steps hold together.
         epochs: how often, at most.
         patience: evaluations without a better one after which to stop.
-        evaluated: what to evaluate on. The first is watched while training, ``test`` is reported in the end.
+        evaluated: what to evaluate on, in batches of which none has more rows than the first. The first is watched
+            while training, ``test`` is reported in the end.
         rank: the better of two records has the higher.
         solved: of a record, whether there is nothing left to learn.
+        carry: what the first batch of an epoch, or of an evaluation, gets: a pytree with a row for each of the
+            batch's, whose number is the argument.
+        unit: what samples are called.
+        quantity: the metric that people look at, beside the loss.
     """
 
-    sums: Callable[[Any, dict[str, jax.Array]], Sums]
+    sums: Callable[[Any, dict[str, jax.Array], Any], tuple[Sums, Any]]
     batch: Callable[[int], Batch]
     steps_per_epoch: int
     samples_per_epoch: int
     epochs: int
     patience: int
-    evaluated: dict[str, Batch]
+    evaluated: dict[str, Sequence[Batch]]
     rank: Callable[[Record], Any]
     solved: Callable[[Record], bool] = lambda record: False
+    carry: Callable[[int], Any] = lambda rows: ()
+    unit: str = "samples"
+    quantity: Literal["accuracy", "bits"] = "accuracy"
+
+    @property
+    def watched(self) -> str:
+        """What is evaluated while training."""
+        return next(iter(self.evaluated))
 
 
 class State(NamedTuple):
     """What a training step changes."""
 
-    step: jax.Array
+    step: Any
     params: Any
     opt_state: Any
     totals: Sums
     """Over the epoch so far."""
+    carry: Any
+    """For the next batch."""
 
 
 class Interrupted(Exception):
@@ -163,45 +208,64 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
         Interrupted: after SIGINT or SIGTERM, with a checkpoint of the last step.
         Diverged: the loss became infinite or NaN; the last checkpoint is of a step at which it was not.
     """
-    mesh = data_mesh(options.devices)
+    mesh = devices.data_mesh(options.devices)
     optimizer = make_optimizer(options, task.epochs * task.steps_per_epoch)
     train_step, eval_step = make_steps(task.sums, optimizer)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    nothing = zero_sums(task, params)
-    state = jax.device_put(State(jnp.zeros((), jnp.int32), params, optimizer.init(params), nothing), everywhere)
-    best = params
-    watched = next(iter(task.evaluated))
+    start = starting_state(task, params, optimizer, devices.shared_size(options.batch_size, mesh))
+    state, best = placed(start, mesh), params
     history: list[Record] = []
     ahead: collections.deque[tuple[int, Sums]] = collections.deque()
+
+    def load(number: int) -> dict[str, jax.Array]:
+        return devices.spread_batch(task.batch(number), options.batch_size, mesh)
+
+    def one_step(state: State, number: int) -> State:
+        """Starts a step; waits only for one some steps before it."""
+        state, totals = train_step(state, load(number))
+        ahead.append((number + 1, totals))
+        settle(AHEAD)
+        return state
 
     def settle(under_way: int) -> None:
         """Waits until no more steps than these are under way."""
         while len(ahead) > under_way:
-            show(bar, *ahead.popleft(), options)
+            step, totals = ahead.popleft()
+            mean = averages("train", totals)
+            check_finite(step, mean, options)
+            progress.show(bar, mean)
 
     def save() -> None:
         settle(0)
-        checkpoints.save(int(state.step), (state, best), {"history": history})
+        whole = devices.fetched(state)
+        if devices.is_first():
+            checkpoints.save(done, {"state": whole, "best": best}, {"history": history})
 
-    with Checkpoints(workdir / wd.CHECKPOINTS) as checkpoints, progress_bar() as bar, asked_to_stop() as stop:
+    with (
+        Checkpoints(workdir / wd.CHECKPOINTS) as checkpoints,
+        progress.progress_bar(disable=not devices.is_first()) as bar,
+        progress.asked_to_stop() as stop,
+    ):
         if checkpoints.latest_step is not None:
-            (state, best), meta = checkpoints.restore((state, best), functools.partial(bar.write, file=sys.stderr))
-            history = meta["history"]
+            report = functools.partial(bar.write, file=sys.stderr)
+            restored, meta = checkpoints.restore({"state": start, "best": best}, report)
+            state, best, history = placed(restored["state"], mesh), restored["best"], meta["history"]
             bar.write(f"going on from step {state.step} in {workdir}", file=sys.stderr)
         best = jax.device_get(best)
-        wd.write_lines(workdir / wd.METRICS, history)
         done = int(state.step)
+        if options.profile:
+            batch, wait = load(done), functools.partial(settle, 0)
+            trace = workdir / wd.PROFILE
+            bar.write(profiling.profile(state, one_step, wait, lambda state: train_step(state, batch)[0], trace))
+        record_metrics(workdir, history, options)
         bar.total, bar.initial, bar.n = task.epochs * task.steps_per_epoch, done, done
         saved = time.monotonic()
         while not is_over(history, task):
             epoch = len(history) + 1
             begin = time.monotonic()
-            for step in range(done, epoch * task.steps_per_epoch):
-                state, totals = train_step(state, to_devices(task.batch(step), options.batch_size, mesh))
-                done = step + 1
-                ahead.append((done, totals))
-                settle(AHEAD)
-                if stop or time.monotonic() - saved > options.checkpoint_seconds:
+            for number in range(done, epoch * task.steps_per_epoch):
+                state = one_step(state, number)
+                done = number + 1
+                if stop or (time.monotonic() - saved > options.checkpoint_seconds and not options.distributed):
                     save()
                     saved = time.monotonic()
                 if stop:
@@ -209,18 +273,33 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
             settle(0)
             record: Record = {"epoch": epoch, "step": done, "samples": epoch * task.samples_per_epoch}
             record |= averages("train", state.totals)
-            record |= evaluate(watched, eval_step, state.params, task, options, mesh)
+            record |= evaluate(task.watched, eval_step, state.params, task, mesh)
             record["seconds"] = round(time.monotonic() - begin, 3)
             history = [*history, record]
             if best_of(history, task) is record:
                 best = jax.device_get(state.params)
-            state = state._replace(totals=jax.device_put(nothing, everywhere))
+            state = state._replace(totals=devices.on_all(start.totals, mesh), carry=devices.spread(start.carry, mesh))
             save()
             saved = time.monotonic()
-            wd.write_lines(workdir / wd.METRICS, history)
-            bar.write(describe(record, task))
-    test = evaluate("test", eval_step, jax.device_put(best, everywhere), task, options, mesh)
+            record_metrics(workdir, history, options)
+            if devices.is_first():
+                bar.write(progress.describe(record, task.epochs, task.unit, task.watched))
+    test = evaluate("test", eval_step, devices.on_all(best, mesh), task, mesh)
     return {"history": history, "best": best_of(history, task), **test}
+
+
+def starting_state(task: Task, params: Any, optimizer: optax.GradientTransformation, rows: int) -> State:
+    """The state before the first step, with batches of so many rows, on the host: steps consume what they are given."""
+    carry = task.carry(rows)
+    batch = {name: np.zeros((rows, *z.shape[1:]), z.dtype) for name, z in task.batch(0).items()}
+    totals, _ = jax.eval_shape(task.sums, params, {**batch, "weights": np.ones(rows, np.float32)}, carry)
+    nothing = jax.tree.map(lambda z: np.zeros(z.shape, z.dtype), totals)
+    return jax.device_get(State(np.zeros((), np.int32), params, optimizer.init(params), nothing, carry))
+
+
+def placed(state: State, mesh: Mesh) -> State:
+    """The state on the devices: the carry has rows, which are spread; everything else is on each of them."""
+    return devices.on_all(state._replace(carry=()), mesh)._replace(carry=devices.spread(state.carry, mesh))
 
 
 def make_optimizer(options: TrainOptions, num_steps: int) -> optax.GradientTransformation:
@@ -238,7 +317,7 @@ def kernels_only(params: Any) -> Any:
 
 
 def make_steps(
-    sums: Callable[[Any, dict[str, jax.Array]], Sums], optimizer: optax.GradientTransformation
+    sums: Callable[[Any, dict[str, jax.Array], Any], tuple[Sums, Any]], optimizer: optax.GradientTransformation
 ) -> tuple[Any, Any]:
     """The jitted training step and evaluation step.
 
@@ -246,54 +325,33 @@ def make_steps(
     adds the sums across devices.
     """
 
-    def loss(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, Sums]:
-        found = sums(params, batch)
+    def loss(params: Any, batch: dict[str, jax.Array], carry: Any) -> tuple[jax.Array, tuple[Sums, Any]]:
+        found, carry = sums(params, batch, carry)
         total, count = found["loss"]
-        return total / count, found
+        return total / count, (found, carry)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, Sums]:
-        gradients, found = jax.grad(loss, has_aux=True)(state.params, batch)
+        gradients, (found, carry) = jax.grad(loss, has_aux=True)(state.params, batch, state.carry)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         totals = jax.tree.map(jnp.add, state.totals, found)
-        return State(state.step + 1, params, opt_state, totals), totals  # the state is given away at the next step
+        # totals also on their own, since the state is given away at the next step
+        return State(state.step + 1, params, opt_state, totals, carry), totals
 
     return train_step, jax.jit(sums)
 
 
-def data_mesh(devices: int) -> jax.sharding.Mesh:
-    """The local devices along one axis, ``data``."""
-    used = jax.local_devices()[: devices or None]
-    return jax.make_mesh((len(used),), ("data",), devices=used, axis_types=(jax.sharding.AxisType.Auto,))
-
-
-def to_devices(rows: Batch, batch_size: int, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-    """A batch spread over the devices, filled up with rows of weight 0 to a size that they can share."""
-    size = math.ceil(batch_size / mesh.size) * mesh.size
-    count = len(next(iter(rows.values())))
-    rows = {**rows, "weights": np.ones(count, np.float32)}
-    batch = {name: np.pad(z, ((0, size - count), *((0, 0),) * (z.ndim - 1))) for name, z in rows.items()}
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
-
-
-def evaluate(
-    name: str, eval_step: Any, params: Any, task: Task, options: TrainOptions, mesh: jax.sharding.Mesh
-) -> dict[str, float]:
+def evaluate(name: str, eval_step: Any, params: Any, task: Task, mesh: Mesh) -> dict[str, float]:
     """The metrics over all that is to be evaluated under a name."""
-    rows = task.evaluated[name]
-    count = len(next(iter(rows.values())))
-    size = min(count, 4 * options.batch_size)  # no gradients to keep, so more fits
-    parts = [{key: z[i : i + size] for key, z in rows.items()} for i in range(0, count, size)]
-    sums = [eval_step(params, to_devices(part, size, mesh)) for part in parts]
+    batches = task.evaluated[name]
+    rows = devices.shared_size(len(next(iter(batches[0].values()))), mesh)
+    carry = devices.spread(task.carry(rows), mesh)
+    sums = []
+    for batch in batches:
+        found, carry = eval_step(params, devices.spread_batch(batch, rows, mesh), carry)
+        sums.append(found)
     return averages(name, jax.tree.map(lambda *parts: sum(parts), *sums))
-
-
-def zero_sums(task: Task, params: Any) -> Any:
-    """Nothing counted yet; numpy's, of which every epoch gets a copy on the devices to give away."""
-    rows = task.batch(0)
-    batch = {**rows, "weights": np.ones(len(next(iter(rows.values()))), np.float32)}
-    return jax.tree.map(lambda z: np.zeros(z.shape, z.dtype), jax.eval_shape(task.sums, params, batch))
 
 
 def averages(name: str, sums: Sums) -> dict[str, float]:
@@ -319,64 +377,23 @@ def is_over(history: list[Record], task: Task) -> bool:
     return len(history) >= task.epochs or since_best >= task.patience or task.solved(history[-1])
 
 
-def progress_bar() -> Any:
-    """Steps, and steps per second; every 30 seconds at most where nobody watches."""
-    interval = 0.2 if sys.stderr.isatty() else 30
-    return tqdm(unit="step", mininterval=interval, maxinterval=interval, dynamic_ncols=True)
-
-
-def show(bar: Any, step: int, totals: Sums, options: TrainOptions) -> None:
-    """Waits for a step, advances the bar and looks at the loss.
-
-    Raises:
-        Diverged: it is not a number.
-    """
-    mean = averages("train", totals)
+def check_finite(step: int, mean: dict[str, float], options: TrainOptions) -> None:
+    """Raises Diverged if the loss is not a number."""
     if not math.isfinite(mean["train_loss"]):
         raise Diverged(
             f"the loss became {mean['train_loss']} at step {step}: "
             f"try a --learning-rate below {options.learning_rate:g}, or a smaller --clip-norm"
         )
-    bar.set_postfix({name.removeprefix("train_"): shown(name, mean[name]) for name in mean}, refresh=False)
-    bar.update()
 
 
-def shown(name: str, value: float) -> str:
-    """A metric as people read it."""
-    return f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4f}"
-
-
-def describe(record: Record, task: Task) -> str:
-    """One epoch in one line."""
-    parts = [f"epoch {record['epoch']:3}/{task.epochs}", f"{record['samples']:,} samples"]
-    for split in ("train", next(iter(task.evaluated))):
-        found = {name.removeprefix(f"{split}_"): name for name in record if name.startswith(f"{split}_")}
-        parts.append(" ".join([split, *(f"{short} {shown(name, record[name])}" for short, name in found.items())]))
-    return "  ".join([*parts, f"{record['seconds']:.1f} s"])
-
-
-@contextlib.contextmanager
-def asked_to_stop() -> Iterator[list[int]]:
-    """The signals that ask for a stop, as they come in; a second one stops at once.
-
-    One that comes after the last step is not needed any more: the run is about to finish.
-    """
-    received: list[int] = []
-
-    def handler(signum: int, frame: Any) -> None:
-        received.append(signum)
-        for name in previous:
-            signal.signal(name, previous[name])
-
-    previous = {}
-    try:
-        for name in (signal.SIGINT, signal.SIGTERM):
-            previous[name] = signal.signal(name, handler)
-    except ValueError:  # not the main thread: nobody can send us signals
-        yield received
+def record_metrics(workdir: Path, history: list[Record], options: TrainOptions) -> None:
+    """Writes the records that there are, as JSON lines and for TensorBoard."""
+    if not devices.is_first():
         return
-    try:
-        yield received
-    finally:
-        for name, old in previous.items():
-            signal.signal(name, old)
+    wd.write_lines(workdir / wd.METRICS, history)
+    if options.tensorboard and history:
+        from tensorboardX import SummaryWriter
+
+        with SummaryWriter(str(workdir / wd.TENSORBOARD)) as writer:
+            for name, value in history[-1].items():
+                writer.add_scalar(name, value, history[-1]["step"])

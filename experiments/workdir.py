@@ -12,13 +12,8 @@ from typing import Any
 
 import filelock
 
-CONFIG, METRICS, SUMMARY, CHECKPOINTS, CURVES = (
-    "config.json",
-    "metrics.jsonl",
-    "summary.json",
-    "checkpoints",
-    "learning_curves.png",
-)
+CONFIG, METRICS, SUMMARY, CURVES = "config.json", "metrics.jsonl", "summary.json", "learning_curves.png"
+CHECKPOINTS, TENSORBOARD, PROFILE = "checkpoints", "tensorboard", "profile"  # folders
 NEW = ".new"  # of a file that is being written
 LOCK = ".lock"  # held by the process that runs there
 ELSEWHERE = "give --workdir another folder"
@@ -71,13 +66,17 @@ def _recorded(workdir: Path) -> Any:
 
 
 def _claim(workdir: Path, config: dict[str, Any], overwrite: bool) -> None:
-    config = json.loads(json.dumps(config))  # as it will be read back
-    recorded = _recorded(workdir)
-    if recorded is not None and overwrite:
+    if _recorded(workdir) is not None and overwrite:
         _discard(workdir)
-        recorded = None
-    if recorded is None:
+    if _recorded(workdir) is None:
         write_json(workdir / CONFIG, config)
+    check_same(workdir, config)
+
+
+def check_same(workdir: Path, config: dict[str, Any]) -> None:
+    """Raises a WorkdirError if the run there is another configuration's; none at all is not another."""
+    config = json.loads(json.dumps(config))  # as it is read back
+    recorded = read_json(workdir / CONFIG)
     if recorded is not None and recorded != config:
         differences = ", ".join(
             f"{key} {_shown(recorded.get(key))} there and {_shown(config.get(key))} here"
@@ -92,8 +91,9 @@ def _claim(workdir: Path, config: dict[str, Any], overwrite: bool) -> None:
 
 def _discard(workdir: Path) -> None:
     """Removes what a run wrote, the configuration last, so that what is left can still be told to be a run's."""
-    if (workdir / CHECKPOINTS).exists():
-        shutil.rmtree(workdir / CHECKPOINTS)
+    for name in (CHECKPOINTS, TENSORBOARD, PROFILE):
+        if (workdir / name).exists():
+            shutil.rmtree(workdir / name)
     for name in (METRICS, SUMMARY, CURVES, CONFIG):
         (workdir / name).unlink(missing_ok=True)
 

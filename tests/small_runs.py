@@ -18,19 +18,19 @@ class Killed(BaseException):
 
 @contextlib.contextmanager
 def killed_at(moment, monkeypatch):
-    """What runs inside is killed when it shows the step of this number."""
-    original = training.show
+    """What runs inside is killed when it looks at the loss of the step of this number."""
+    original = training.check_finite
 
-    def show(bar, step, *rest):
+    def check_finite(step, *rest):
         if step == moment:
             raise Killed
-        original(bar, step, *rest)
+        original(step, *rest)
 
     with monkeypatch.context() as context:
-        context.setattr(training, "show", show)
+        context.setattr(training, "check_finite", check_finite)
         with contextlib.suppress(Killed):
             yield
-            raise AssertionError(f"step {moment} was never shown")
+            raise AssertionError(f"step {moment} never came")
 
 
 def striped(count, seed):
@@ -57,8 +57,10 @@ def saved(workdir):
     import orbax.checkpoint as ocp
 
     with ocp.CheckpointManager((workdir / wd.CHECKPOINTS).absolute()) as manager:
-        restored = manager.restore(manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore()))
-        return manager.latest_step(), [np.asarray(leaf) for leaf in jax.tree.leaves(restored.state)]
+        trees = {name: ocp.args.StandardRestore() for name in ("state", "best")}
+        restored = manager.restore(manager.latest_step(), args=ocp.args.Composite(**trees))
+        leaves = jax.tree.leaves([restored[name] for name in trees])
+        return manager.latest_step(), [np.asarray(leaf) for leaf in leaves]
 
 
 def assert_same_run(one, other):

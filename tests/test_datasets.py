@@ -16,13 +16,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from experiments import datasets
-from experiments.datasets import mnist
-from experiments.datasets.mnist import download, idx, prepared
+from experiments.datasets import mnist, network, prepared
+from experiments.datasets.mnist import download, idx
 
 REPOSITORY = Path(__file__).parents[1]
 TINY_SIZES = {"train": 23, "test": 7}
@@ -127,7 +128,7 @@ def test_digits_refuse_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "module", "package"),
-    [("digits", "sklearn.datasets", "scikit-learn"), ("mnist", "tensorflow_datasets", "tensorflow-datasets")],
+    [("digits", "sklearn.datasets", "scikit-learn"), ("MNIST", "tensorflow_datasets", "tensorflow-datasets")],
 )
 def test_a_package_that_is_not_installed(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str, package: str
@@ -135,7 +136,7 @@ def test_a_package_that_is_not_installed(
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, "experiments.datasets.mnist.builder", raising=False)
     with pytest.raises(datasets.DataError, match=f"{name} needs {package} .*: pip install") as error:
-        datasets.load(name, data_dir=tiny if name == "mnist" else None)
+        datasets.load(name.lower(), data_dir=tiny if name == "MNIST" else None)
     _message(error)
 
 
@@ -245,7 +246,7 @@ def test_prepared_once_and_read_back(
     assert [path.name for path in (tmp_path / "prepared").rglob("*") if "incomplete" in path.name] == []
     assert not (tmp_path / "home").exists()
 
-    monkeypatch.setattr(prepared, "prepare", None)
+    monkeypatch.setattr(prepared, "write", None)
     monkeypatch.setattr(download, "fetch", None)
     _assert_is_tiny(datasets.load("mnist"), tiny)
 
@@ -259,7 +260,7 @@ def test_a_given_folder_is_checked_even_where_a_copy_exists(tiny: Path) -> None:
 
 def test_prepared_dir_comes_before_the_environment(tiny: Path, tmp_path: Path) -> None:
     datasets.load("mnist", data_dir=tiny, prepared_dir=tmp_path / "elsewhere")
-    assert prepared.exists(tmp_path / "elsewhere")
+    assert prepared.exists(tmp_path / "elsewhere" / mnist.RELATIVE_PATH)
     assert not (tmp_path / "prepared").exists()
 
 
@@ -271,7 +272,7 @@ def test_a_prepared_dir_that_cannot_be_written(tiny: Path, tmp_path: Path) -> No
 
 
 def test_something_else_in_the_way_of_the_copy(tiny: Path, tmp_path: Path) -> None:
-    (tmp_path / "prepared" / prepared.RELATIVE_PATH / "mine").mkdir(parents=True)
+    (tmp_path / "prepared" / mnist.RELATIVE_PATH / "mine").mkdir(parents=True)
     with pytest.raises(datasets.DataError, match=r"1\.0\.0 is in the way: .*delete that folder"):
         datasets.load("mnist", data_dir=tiny)
 
@@ -281,16 +282,16 @@ def test_an_interrupted_preparation_is_not_taken_for_a_copy(
 ) -> None:
     build = prepared._build
 
-    def build_and_stop(builder_class: object, source: Path, data_dir: Path) -> None:
-        build(builder_class, source, data_dir)
+    def build_and_stop(*arguments: Any) -> None:
+        build(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(prepared, "_build", build_and_stop)
         with pytest.raises(KeyboardInterrupt):
             datasets.load("mnist", data_dir=tiny)
-    assert not prepared.exists(tmp_path / "prepared")
-    killed = tmp_path / "prepared" / prepared.RELATIVE_PATH.parent / "incomplete.killed"
+    assert not prepared.exists(tmp_path / "prepared" / mnist.RELATIVE_PATH)
+    killed = tmp_path / "prepared" / mnist.RELATIVE_PATH.parent / "incomplete.killed"
     killed.mkdir()  # what a process leaves that had no time to clean up
     _assert_is_tiny(datasets.load("mnist", data_dir=tiny), tiny)
 
@@ -298,15 +299,16 @@ def test_an_interrupted_preparation_is_not_taken_for_a_copy(
 def test_of_two_preparations_at_once_one_wins(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = prepared._build
 
-    def build_second(builder_class: object, source: Path, data_dir: Path) -> None:
-        build(builder_class, source, data_dir)
+    def build_second(make_builder: Any, source: Path, data_dir: Path) -> Path:
+        written = build(make_builder, source, data_dir)
         with monkeypatch.context() as patch:
             patch.setattr(prepared, "_build", build)
-            prepared.prepare(source, tmp_path / "prepared")
+            prepared.write("MNIST", tmp_path / "prepared" / mnist.RELATIVE_PATH, make_builder, source)
+        return written
 
     monkeypatch.setattr(prepared, "_build", build_second)
     _assert_is_tiny(datasets.load("mnist", data_dir=tiny), tiny)
-    assert os.listdir(tmp_path / "prepared" / prepared.RELATIVE_PATH.parent) == [prepared.RELATIVE_PATH.name]
+    assert os.listdir(tmp_path / "prepared" / mnist.RELATIVE_PATH.parent) == [mnist.RELATIVE_PATH.name]
 
 
 def _truncate(path: Path) -> None:
@@ -331,7 +333,7 @@ def _flip_a_bit(path: Path) -> None:
 def test_a_damaged_copy_is_named(tiny: Path, tmp_path: Path, name: str, damage: object) -> None:
     assert callable(damage)
     datasets.load("mnist", data_dir=tiny)
-    folder = tmp_path / "prepared" / prepared.RELATIVE_PATH
+    folder = tmp_path / "prepared" / mnist.RELATIVE_PATH
     damage(folder / name)
     with pytest.raises(datasets.DataError, match="delete that folder") as error:
         datasets.load("mnist", data_dir=tiny)
@@ -369,7 +371,7 @@ def test_a_name_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> No
         raise OSError("released")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    monkeypatch.setattr(download, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(network, "PROBE_SECONDS", 0.2)
     started = time.monotonic()
     try:
         with pytest.raises(datasets.DataUnavailable, match=r"no answer from .* within 0.2 s"):
@@ -380,7 +382,7 @@ def test_a_name_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_deadline_is_seconds() -> None:
-    assert download.PROBE_SECONDS <= 5
+    assert network.PROBE_SECONDS <= 5
 
 
 class _QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -418,7 +420,7 @@ def test_a_mirror_with_another_file(mirror: Path, tmp_path: Path) -> None:
     with pytest.raises(datasets.DataUnavailable, match=r"train-labels-idx1-ubyte\.gz failed") as error:
         datasets.load("mnist")
     assert "--data digits" in _message(error)
-    assert not prepared.exists(tmp_path / "prepared")
+    assert not prepared.exists(tmp_path / "prepared" / mnist.RELATIVE_PATH)
 
 
 # --- the official files

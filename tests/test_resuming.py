@@ -82,19 +82,19 @@ def test_flipped_bits_of_a_checkpoint_are_noticed_or_harmless(tmp_path):
     for trial in range(6):
         folder = tmp_path / str(trial)
         with Checkpoints(folder) as checkpoints:
-            checkpoints.save(1, state, {"history": []})
+            checkpoints.save(1, {"state": state}, {"history": []})
         files = sorted(
             path for path in (folder / "1" / "state").rglob("*") if path.is_file() and path.stat().st_size > 99
         )
         damage(files[trial % len(files)], "flipped")
         try:
             with Checkpoints(folder) as checkpoints:
-                restored, _ = checkpoints.restore(state, print)
+                restored, _ = checkpoints.restore({"state": state}, print)
         except ValueError as error:
             with_damage += 1
             assert "to begin again" in str(error)  # noqa: PT017
         else:
-            np.testing.assert_equal(jax.device_get(restored), state)
+            np.testing.assert_equal(jax.device_get(restored["state"]), state)
     assert with_damage > 0
 
 
@@ -187,18 +187,18 @@ def test_saving_a_step_again_keeps_the_old_until_the_new_is_there(tmp_path, monk
         raise Killed if how == "killed" else OSError("No space left on device")
 
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(7, state, {"history": []})
+        checkpoints.save(7, {"state": state}, {"history": []})
         with monkeypatch.context() as context:
             context.setattr(checkpoints._manager, "save", save)
             with pytest.raises(Killed if how == "killed" else CheckpointError):
-                checkpoints.save(7, newer, {"history": [1]})
+                checkpoints.save(7, {"state": newer}, {"history": [1]})
     with Checkpoints(tmp_path) as checkpoints:
-        restored, meta = checkpoints.restore(state, print)
-        np.testing.assert_array_equal(restored["w"], state["w"])
+        restored, meta = checkpoints.restore({"state": state}, print)
+        np.testing.assert_array_equal(restored["state"]["w"], state["w"])
         assert meta == {"history": []}
-        checkpoints.save(7, newer, {"history": [1]})
+        checkpoints.save(7, {"state": newer}, {"history": [1]})
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.restore(state, print)[1] == {"history": [1]}
+        assert checkpoints.restore({"state": state}, print)[1] == {"history": [1]}
     assert [path.name for path in tmp_path.iterdir()] == ["7"]
 
 

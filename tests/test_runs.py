@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import mnist, training
+from experiments import devices, mnist, training
 from experiments import workdir as wd
 from tests.small_runs import TINY, assert_same_run, metrics, saved, striped
 
@@ -62,14 +62,14 @@ def test_a_finished_run_is_left_alone(whole, capsys):
 
 def test_a_second_run_in_the_same_workdir_is_refused(tiny, tmp_path, capsys, monkeypatch):
     second = []
-    original = training.show
+    original = training.check_finite
 
-    def show(bar, step, *arguments):
+    def check_finite(step, *arguments):
         if step == 7:  # while the first is running
             second.append(mnist.main([*TINY, "--workdir", str(tmp_path), "--overwrite"]))
-        original(bar, step, *arguments)
+        original(step, *arguments)
 
-    monkeypatch.setattr(training, "show", show)
+    monkeypatch.setattr(training, "check_finite", check_finite)
     assert mnist.main([*TINY, "--workdir", str(tmp_path)]) == 0
     assert second == [2]
     assert f"another process is running in {tmp_path}" in capsys.readouterr().err
@@ -123,10 +123,10 @@ def test_damaged_files_of_a_run(whole, capsys, name, contents, message):
 def test_four_devices_do_what_one_does(tiny, tmp_path):
     assert jax.device_count() == 4
     results = {}
-    for devices in (1, 4):
-        workdir = tmp_path / str(devices)
-        assert mnist.main([*TINY, "--devices", str(devices), "--workdir", str(workdir)]) == 0
-        results[devices] = saved(workdir)[1], metrics(workdir)
+    for count in (1, 4):
+        workdir = tmp_path / str(count)
+        assert mnist.main([*TINY, "--devices", str(count), "--workdir", str(workdir)]) == 0
+        results[count] = saved(workdir)[1], metrics(workdir)
     for one, four in zip(results[1][0], results[4][0], strict=True):
         np.testing.assert_allclose(four, one, rtol=1e-3, atol=1e-5)
     losses = [[record["train_loss"] for record in results[n][1]] for n in (1, 4)]
@@ -134,8 +134,8 @@ def test_four_devices_do_what_one_does(tiny, tmp_path):
 
 
 def test_a_batch_is_spread_over_all_devices():
-    mesh = training.data_mesh(0)
-    batch = training.to_devices(mnist.rows(striped(10, 0)), 10, mesh)
+    mesh = devices.data_mesh(0)
+    batch = devices.spread_batch(mnist.rows(striped(10, 0)), 10, mesh)
     assert batch["images"].shape == (12, 3, 2)
     assert batch["weights"].sum() == 10
     assert {len(batch["images"].sharding.device_set), mesh.size} == {4}

@@ -70,12 +70,12 @@ def test_accuracy_counts_the_answers_symbols_and_nothing_else():
 
     class Labeler:
         def apply(self, variables, inputs):
-            return 9.0 * (guesses[..., None] == np.arange(4))
+            return None, 9.0 * (guesses[..., None] == np.arange(4))
 
     generated = symbols.GeneratedTask("test", 4, lambda rng, rows: (targets[:rows], targets[:rows]), {})
     task = symbols.labeling(Labeler(), generated, symbols.SampleOptions())
     batch = {"inputs": targets, "targets": targets, "weights": jnp.array([1.0, 1.0, 0.0])}
-    sums = task.sums({}, batch)
+    sums, _ = task.sums({}, batch, ())
     assert [(float(total), float(count)) for name, (total, count) in sums.items() if name != "loss"] == [(2, 3), (1, 2)]
     assert float(sums["loss"][1]) == 8
 
@@ -84,7 +84,9 @@ def test_batches_are_fresh_and_known_by_their_number():
     generated = memorization.make(6, 65)
     task = symbols.labeling(None, generated, symbols.SampleOptions(batch_size=15, check_every=45))
     assert (task.steps_per_epoch, task.samples_per_epoch) == (3, 45)
-    rows = [row.tobytes() for batch in (*map(task.batch, range(20)), task.evaluated["test"]) for row in batch["inputs"]]
+    rows = [
+        row.tobytes() for batch in (*map(task.batch, range(20)), *task.evaluated["test"]) for row in batch["inputs"]
+    ]
     assert len(set(rows)) == len(rows) == 20 * 15 + 100
     np.testing.assert_equal(task.batch(7), task.batch(7))
     other = symbols.labeling(None, generated, symbols.SampleOptions(seed=1))

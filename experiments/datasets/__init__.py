@@ -1,4 +1,7 @@
-"""Small images for sequential classification: MNIST, and scikit-learn's digits, which need no download."""
+"""Small images for sequential classification: MNIST, and scikit-learn's digits, which need no download.
+
+Texts are in :mod:`experiments.datasets.texts`.
+"""
 
 from __future__ import annotations
 

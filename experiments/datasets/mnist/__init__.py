@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from experiments.datasets.base import Dataset, Split
-from experiments.datasets.mnist import download, idx, prepared
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.datasets import prepared
+from experiments.datasets.base import DataError, Dataset, Split
+from experiments.datasets.mnist import download, idx
 
 VALIDATION_SIZE = 10_000
+RELATIVE_PATH = Path("mnist_idx", "1.0.0")  # as tensorflow-datasets derives it from the builder
 
 
 def load(*, data_dir: Path | None = None, prepared_dir: Path | None = None) -> Dataset:
@@ -26,13 +32,13 @@ def load(*, data_dir: Path | None = None, prepared_dir: Path | None = None) -> D
         DataUnavailable: no ``data_dir``, no prepared copy, and no network.
         DataError: a file is missing or not the official one, or the copy is damaged or not writable.
     """
-    prepared_dir = (prepared_dir or prepared.default_dir()).expanduser().absolute()
+    folder = prepared.root(prepared_dir) / RELATIVE_PATH
     if data_dir is not None:
         data_dir = data_dir.expanduser().absolute()
         idx.read_folder(data_dir)
-    if not prepared.exists(prepared_dir):
-        _prepare(data_dir, prepared_dir)
-    arrays = prepared.read(prepared_dir)
+    if not prepared.exists(folder):
+        _prepare(data_dir, folder)
+    arrays = _read(folder)
     official_train = Split(arrays["train_images"], arrays["train_labels"])
     return Dataset(
         name="mnist",
@@ -44,10 +50,35 @@ def load(*, data_dir: Path | None = None, prepared_dir: Path | None = None) -> D
     )
 
 
-def _prepare(data_dir: Path | None, prepared_dir: Path) -> None:
+def _prepare(data_dir: Path | None, folder: Path) -> None:
     if data_dir is not None:
-        prepared.prepare(data_dir, prepared_dir)
+        _write(data_dir, folder)
         return
     with tempfile.TemporaryDirectory() as downloads:
         download.fetch(Path(downloads))
-        prepared.prepare(Path(downloads), prepared_dir)
+        _write(Path(downloads), folder)
+
+
+def _write(source: Path, folder: Path) -> None:
+    with prepared.needed_by("MNIST"):
+        from experiments.datasets.mnist.builder import MnistIdx
+    prepared.write("MNIST", folder, MnistIdx, manual_dir=source)
+
+
+def _read(folder: Path) -> dict[str, NDArray[Any]]:
+    """The prepared copy, checked against the official checksums: for each key of ``idx.FILES`` its array."""
+    with prepared.reading("MNIST", folder) as builder:
+        arrays = {**_read_split(builder, "train"), **_read_split(builder, "test")}
+    for key, file in idx.FILES.items():
+        if not idx.is_official(arrays[key], file):
+            raise DataError(f"the prepared MNIST in {folder} differs from the official {file.stem}: delete that folder")
+    return arrays
+
+
+def _read_split(builder: Any, split: str) -> dict[str, NDArray[Any]]:
+    source = builder.as_data_source(split)
+    examples = source.__getitems__(range(len(source)))
+    return {
+        f"{split}_images": np.stack([example["image"] for example in examples]),
+        f"{split}_labels": np.array([example["label"] for example in examples], np.int32),
+    }

@@ -1,0 +1,90 @@
+"""enwik8: the first 100,000,000 bytes of a dump of the English Wikipedia, kept by tensorflow-datasets."""
+
+from __future__ import annotations
+
+import functools
+import io
+from pathlib import Path
+
+import numpy as np
+
+from experiments.datasets import network, prepared
+from experiments.datasets.base import DataError, DataUnavailable
+from experiments.datasets.texts import source
+from experiments.datasets.texts.corpus import Corpus
+
+URL = "http://mattmahoney.net/dc/enwik8.zip"
+WAYS = "give --data-file FILE with it or a prefix of it, or take --data stdlib, which needs no download"
+OFFICIAL = "official"
+
+
+def load(*, data_file: Path | None = None, prepared_dir: Path | None = None) -> Corpus:
+    """Load enwik8 or a prefix of it, preparing it first where that has not been done.
+
+    Args:
+        data_file: enwik8 or a prefix of it, plain, as .gz or as .zip; checked even where a prepared
+            copy of it exists. None takes the prepared copy of all of enwik8, or else downloads it.
+        prepared_dir: where prepared copies are kept; None is the folder of tensorflow-datasets.
+
+    Raises:
+        DataUnavailable: no ``data_file``, no prepared copy, and no network.
+        DataError: the file is missing or not enwik8, or the copy is damaged or not writable.
+    """
+    given = None if data_file is None else source.read(data_file.expanduser().absolute())
+    config = OFFICIAL if given is None else config_name(given)
+    folder = prepared.root(prepared_dir) / relative_path(config)
+    if not prepared.exists(folder):
+        _write(fetch() if given is None else given, folder)
+    return _read(config, folder)
+
+
+def config_name(corpus: Corpus) -> str:
+    """The config its copy is kept under: of every text another."""
+    return OFFICIAL if corpus.name == "enwik8" else f"prefix_{len(corpus.text)}_{corpus.sha256[:12]}"
+
+
+def relative_path(config: str) -> Path:
+    """Where tensorflow-datasets keeps it, below its data folder."""
+    return Path("enwik8_bytes", config, "1.0.0")
+
+
+def fetch() -> Corpus:
+    """Download enwik8, and check it.
+
+    Raises:
+        DataUnavailable: the server does not answer within seconds, the transfer fails or stalls, or
+            what arrives is not the official file.
+    """
+    problem = probe()
+    if problem is not None:
+        raise DataUnavailable(f"enwik8 is not on this machine and cannot be downloaded ({problem}): {WAYS}")
+    try:
+        corpus = source.decode(io.BytesIO(network.get(URL)), origin=URL)
+        if corpus.name != "enwik8":
+            raise DataError(f"{URL} holds {len(corpus.text)} bytes: expected {source.OFFICIAL_SIZE}")
+    except (OSError, DataError) as error:
+        raise DataUnavailable(f"the download of enwik8 failed ({error}): try again, or {WAYS}") from error
+    return corpus
+
+
+def probe() -> str | None:
+    """None where the server answers, or else why not; in either case within seconds."""
+    return network.probe(URL)
+
+
+def _write(corpus: Corpus, folder: Path) -> None:
+    with prepared.needed_by("enwik8"):
+        from experiments.datasets.texts.builder import Enwik8Bytes
+    prepared.write(corpus.name, folder, functools.partial(Enwik8Bytes, text=corpus.text, config=config_name(corpus)))
+
+
+def _read(config: str, folder: Path) -> Corpus:
+    """The prepared copy, checked to be the text that its config names."""
+    with prepared.reading("enwik8", folder) as builder:
+        chunks = builder.as_data_source("text")
+        text = np.concatenate([chunks[index]["bytes"] for index in range(len(chunks))])
+    text.flags.writeable = False
+    corpus = source.identify(text)
+    if config_name(corpus) != config:
+        raise DataError(f"the prepared enwik8 in {folder} differs from what it was made from: delete that folder")
+    return corpus

@@ -1,0 +1,35 @@
+"""The sources of Python's own standard library: a text that is on every machine."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+
+from experiments.datasets.base import DataError
+from experiments.datasets.texts.corpus import Corpus, sha256
+
+WAYS = "take a Python installed with its sources, or --data enwik8"
+
+
+def load() -> Corpus:
+    """The top-level modules of the standard library that are one file, joined in the order of their names.
+
+    It is the same wherever the same Python is installed, and differs from version to version.
+
+    Raises:
+        DataError: the sources are not there, or cannot be read.
+    """
+    folder = Path(sysconfig.get_path("stdlib"))
+    # By name, because installing adds files of its own: what it was configured with, what the site customizes.
+    files = [path for path in folder.glob("*.py") if path.stem in sys.stdlib_module_names]
+    try:
+        contents = b"".join(path.read_bytes() for path in sorted(files, key=lambda path: path.name))
+    except OSError as error:
+        raise DataError(f"cannot read the sources of this Python's standard library ({error}): {WAYS}") from error
+    if not contents:
+        raise DataError(f"this Python keeps no sources of its standard library in {folder}: {WAYS}")
+    text = np.frombuffer(contents, np.uint8)
+    return Corpus("stdlib", text, sha256(text))
