@@ -62,7 +62,13 @@ def wait_for_all(name: str) -> None:
 
 
 def data_mesh(devices: int) -> Mesh:
-    """The devices along one axis, ``data``: the first so many of this process, or for 0 all of all processes."""
+    """The devices along one axis, ``data``: the first so many of this process, or for 0 all of all processes.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    if not 0 <= devices <= jax.local_device_count():
+        raise ValueError(f"devices must be 0..{jax.local_device_count()} on this machine, got {devices}.")
     used = jax.local_devices()[:devices] if devices else jax.devices()
     return jax.make_mesh((len(used),), ("data",), devices=used, axis_types=(jax.sharding.AxisType.Auto,))
 

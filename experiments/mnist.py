@@ -107,7 +107,16 @@ def build(options: Options, data: datasets.Dataset) -> runs.Experiment:
 
 
 def classification(predict: Any, data: datasets.Dataset, options: training.EpochOptions) -> training.Task:
-    """Epochs of shuffled images, early stopping on the validation accuracy."""
+    """Epochs of shuffled images, early stopping on the validation accuracy.
+
+    Raises:
+        ValueError: a batch has more rows than there are images.
+    """
+    if options.batch_size > len(data.train):
+        raise ValueError(
+            f"batch_size must be at most {len(data.train)}, the training images of {data.name}, "
+            f"got {options.batch_size}."
+        )
     steps_per_epoch = math.ceil(len(data.train) / options.batch_size)
 
     def sums(params: Any, batch: dict[str, jax.Array], carry: Any) -> tuple[training.Sums, Any]:

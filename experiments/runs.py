@@ -80,16 +80,17 @@ def run(build: Callable[[], Experiment], options: training.TrainOptions) -> int:
         options: how to train.
     """
     try:
+        options.check()
         if options.distributed:  # before anything asks which devices there are
             devices.initialize(options.coordinator, options.num_processes, options.process_id)
-        options.check()
         experiment = build()
+        config = recorded(experiment, options)
     except ValueError as error:
         raise UsageError(error) from error
     workdir = options.workdir or default_workdir(experiment, options)
     with contextlib.ExitStack() as held:
         if devices.is_first():
-            held.enter_context(wd.claimed(workdir, recorded(experiment, options), overwrite=options.overwrite))
+            held.enter_context(wd.claimed(workdir, config, overwrite=options.overwrite))
         devices.wait_for_all("claimed")
         summary = wd.read_summary(workdir)
         if summary is None:

@@ -104,8 +104,6 @@ class TrainOptions:
             raise ValueError(f"devices must be 0, all of them, when distributed, got {self.devices}.")
         if not self.distributed and (self.coordinator or self.num_processes or self.process_id is not None):
             raise ValueError("coordinator, num_processes and process_id need --distributed.")
-        if not 0 <= self.devices <= jax.local_device_count():
-            raise ValueError(f"devices must be 0..{jax.local_device_count()} on this machine, got {self.devices}.")
         if self.tensorboard and importlib.util.find_spec("tensorboardX") is None:
             raise ValueError("tensorboard needs tensorboardX: pip install tensorboardX, or leave --tensorboard out.")
         if not 0 <= self.seed < 2**32:

@@ -183,8 +183,9 @@ def streams(
     inputs, targets = np.zeros((rows, timesteps), np.int32), np.full((rows, timesteps), UNSCORED, np.int32)
     for row in range(rows):
         part = symbols[row * length : (row + 1) * length + 1]
-        inputs[row, : len(part) - 1] = part[:-1]
-        targets[row, delay : delay + len(part) - 1] = part[1:]
+        answered = max(len(part) - 1, 0)  # rounding up may leave the last rows nothing
+        inputs[row, :answered] = part[:answered]
+        targets[row, delay : delay + answered] = part[1:]
     return inputs, targets
 
 

@@ -428,10 +428,9 @@ def test_a_mirror_with_another_file(mirror: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def official() -> Path:
-    named = os.environ.get("TLSTM_DATA_DIR")
-    folder = Path(named) if named else REPOSITORY.parent / "shared" / "data" / "mnist"
-    if not named and not folder.is_dir():
-        pytest.skip("MNIST's idx files are not here: set TLSTM_DATA_DIR to their folder")
+    folder = Path(os.environ.get("TLSTM_DATA_DIR") or REPOSITORY.parent / "shared" / "data") / "mnist"
+    if not folder.is_dir():
+        pytest.skip("MNIST's idx files are not here: set TLSTM_DATA_DIR to the folder that has them in mnist/")
     return folder
 
 

@@ -384,11 +384,10 @@ def test_a_transfer_that_breaks_off(server: Path) -> None:
 
 
 def test_the_text_itself_comes_back_byte_by_byte(monkeypatch: pytest.MonkeyPatch) -> None:
-    named = os.environ.get("TLSTM_DATA_DIR")
-    folder = Path(named) if named else REPOSITORY.parent / "shared" / "data" / "enwik8"
+    folder = Path(os.environ.get("TLSTM_DATA_DIR") or REPOSITORY.parent / "shared" / "data") / "enwik8"
     found = next(iter(sorted(folder.glob("enwik8*"))), None)
     if found is None:
-        pytest.skip("enwik8 is not here: set TLSTM_DATA_DIR to a folder with it, or with a prefix, as enwik8*")
+        pytest.skip("enwik8 is not here: set TLSTM_DATA_DIR to the folder that has it, or a prefix, in enwik8/")
     monkeypatch.setattr(source, "OFFICIAL_SIZE", OFFICIAL_SIZE)
     monkeypatch.setattr(source, "OFFICIAL_MD5", OFFICIAL_MD5)
     monkeypatch.setattr(builder, "CHUNK", 1 << 20)

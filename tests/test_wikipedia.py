@@ -37,7 +37,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("count", "rows", "steps", "delay"), [(100, 4, 7, 0), (101, 7, 5, 3), (8, 7, 3, 2), (50, 1, 50, 4)]
+    ("count", "rows", "steps", "delay"), [(100, 4, 7, 0), (101, 7, 5, 3), (8, 7, 3, 2), (10, 7, 3, 1), (50, 1, 50, 4)]
 )
 def test_every_character_but_the_first_is_predicted_once(count, rows, steps, delay):
     text = np.arange(1, count + 1, dtype=np.int32)
