@@ -35,16 +35,29 @@ class Options:
 
     digits: int = 2
     """Of each integer, n; a sequence takes 3n + 4 timesteps. The paper has 15."""
+    paper: bool = False
+    """Take the paper's values, its largest experiment's, where no option says otherwise."""
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = MODEL
     train: Annotated[symbols.SampleOptions, tyro.conf.OmitArgPrefixes] = dataclasses.field(
         default_factory=symbols.SampleOptions
     )
 
 
+PAPER = Options(
+    digits=15,
+    paper=True,
+    model=ModelOptions(features=400, tensor_shape=(10, 10), forget_bias=1.0),
+    train=symbols.SampleOptions(samples=5_000_000),
+)
+"""The literal values."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments.addition")
-    return symbols.run(lambda: make(options.digits), options.model, MODEL, options.train)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    default = PAPER if "--paper" in arguments else Options()
+    options = tyro.cli(Options, args=arguments, default=default, prog="python -m experiments.addition")
+    return symbols.run(lambda: make(options.digits), options.model, default.model, options.train)
 
 
 def make(digits: int) -> symbols.GeneratedTask:

@@ -14,7 +14,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -53,10 +53,16 @@ class Options:
     """Shuffle the pixels by one fixed permutation (pMNIST)."""
     permutation_seed: int = 92916
     """The permutation is numpy.random.RandomState(SEED).permutation(784), by default the literature's."""
+    paper: bool = False
+    """Take the paper's values, its largest experiment's, where no option says otherwise."""
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=ModelOptions)
     train: Annotated[training.EpochOptions, tyro.conf.OmitArgPrefixes] = dataclasses.field(
         default_factory=training.EpochOptions
     )
+
+
+PAPER = Options(paper=True, model=ModelOptions(features=100, tensor_shape=(5, 5)), train=RECIPES["mnist"])
+"""The literal values."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,8 +85,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def parse(arguments: Sequence[str], instead: str | None = None) -> Options:
     """The options of a command line, with the defaults of the dataset that it names (or of another ``instead``)."""
-    data: Any = instead or runs.peek(arguments, "data")
-    default = Options(data=data, train=RECIPES[data]) if data in RECIPES else Options()
+    default = PAPER if "--paper" in arguments else Options()
+    if (data := instead or runs.peek(arguments, "data")) in RECIPES:
+        default = dataclasses.replace(default, data=cast(Any, data), train=RECIPES[data])
     return tyro.cli(Options, args=arguments, default=default, prog="python -m experiments.mnist")
 
 
@@ -90,7 +97,7 @@ def build(options: Options, data: datasets.Dataset) -> runs.Experiment:
     Raises:
         ValueError: an option does not fit.
     """
-    chosen = options.model.resolved(ModelOptions())
+    chosen = options.model.resolved((PAPER if options.paper else Options()).model)
     order = pixel_order(options, data.train.images[0].size)
     model = LastStepClassifier(chosen.layer(), data.num_classes)
     return runs.Experiment(

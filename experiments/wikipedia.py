@@ -58,8 +58,19 @@ class Options:
     """What the generated text follows."""
     temperature: float = 1.0
     """Of the generated text: below 1 likelier characters, 0 always the likeliest."""
+    paper: bool = False
+    """Take the paper's values, its largest experiment's, where no option says otherwise."""
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = MODEL
     train: Annotated[training.EpochOptions, tyro.conf.OmitArgPrefixes] = RECIPES["stdlib"]
+
+
+PAPER = Options(
+    data="enwik8",
+    paper=True,
+    model=ModelOptions(features=522, tensor_shape=(4, 4), forget_bias=1.0),
+    train=RECIPES["enwik8"],
+)
+"""The literal values, L = 4 with 10 million parameters in the kernel."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,13 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """One run, or a text from one."""
-    data = runs.peek(arguments, "data")
-    default = Options(data=cast(Any, data), train=RECIPES[data]) if data in RECIPES else Options()
+    default = PAPER if "--paper" in arguments else Options()
+    if (data := runs.peek(arguments, "data")) in RECIPES:
+        default = dataclasses.replace(default, data=cast(Any, data), train=RECIPES[data])
     options = tyro.cli(Options, args=arguments, default=default, prog="python -m experiments.wikipedia")
     corpus = texts.load(options.data, data_file=options.data_file, prepared_dir=options.prepared_dir)
 
     def build() -> runs.Experiment:
-        return experiment(options, corpus)
+        return experiment(options, corpus, default.model)
 
     if options.generate is None:
         return runs.run(build, options.train)
@@ -84,13 +96,13 @@ def run(arguments: Sequence[str]) -> int:
     return generation.run(build, options.train, corpus.vocabulary, wanted)
 
 
-def experiment(options: Options, corpus: texts.Corpus) -> runs.Experiment:
-    """The task and the model.
+def experiment(options: Options, corpus: texts.Corpus, default: ModelOptions) -> runs.Experiment:
+    """The task and the model; ``default`` are the model options that need not be repeated.
 
     Raises:
         ValueError: an option does not fit.
     """
-    chosen = options.model.resolved(MODEL)
+    chosen = options.model.resolved(default)
     labeler = SymbolLabeler(chosen.layer(), len(corpus.vocabulary))
     if options.steps < chosen.delay + 1:
         raise ValueError(

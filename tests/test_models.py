@@ -1,11 +1,13 @@
 """The models of the paper by name, and M for a budget of parameters."""
 
 import dataclasses
+import importlib
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from experiments import symbols
 from experiments.models import PRESETS, ModelOptions
 
 DEFAULT = ModelOptions()
@@ -77,3 +79,21 @@ def test_the_budget_is_met(preset):
 def test_contradictions(options, message):
     with pytest.raises(ValueError, match=message):
         ModelOptions(**options).resolved(DEFAULT)
+
+
+@pytest.mark.parametrize(("task", "features"), [("memorization", 100), ("addition", 400)])
+def test_the_papers_values(task, features, monkeypatch):
+    """Its literal ones, and what the command line says otherwise."""
+    module = importlib.import_module(f"experiments.{task}")
+    taken = []
+
+    def run(make, model, default, train):
+        taken.append((model.resolved(default), train))
+
+    monkeypatch.setattr(symbols, "run", run)
+    module.main(["--paper"])
+    module.main(["--paper", "--preset", "slstm", "--depth", "4", "--samples", "90"])
+    (model, train), (other, other_train) = taken
+    assert model.title == f"3D tLSTM+CN L=10 P=10x10 M={features}"
+    assert (model.forget_bias, train.samples, train.batch_size, train.learning_rate) == (1.0, 5_000_000, 15, 1e-3)
+    assert (other.num_layers, other.forget_bias, other_train.samples) == (4, 1.0, 90)
