@@ -4,7 +4,7 @@ Wide and deep recurrent layers whose width costs no parameters and whose depth c
 of sequential work.
 """
 
-from tlstm_jax import linen, nnx
+from tlstm_jax import inspect, linen, nnx
 from tlstm_jax.cell import init_params, init_state, step
 from tlstm_jax.config import Fused, TLSTMConfig
 from tlstm_jax.typing import TLSTMState
@@ -12,4 +12,15 @@ from tlstm_jax.unrolling import unroll
 
 __version__ = "0.1.0"
 
-__all__ = ["Fused", "TLSTMConfig", "TLSTMState", "init_params", "init_state", "linen", "nnx", "step", "unroll"]
+__all__ = [
+    "Fused",
+    "TLSTMConfig",
+    "TLSTMState",
+    "init_params",
+    "init_state",
+    "inspect",
+    "linen",
+    "nnx",
+    "step",
+    "unroll",
+]

@@ -190,9 +190,16 @@ def _step(params: Params, state: TLSTMState, x: Array, cfg: TLSTMConfig) -> tupl
 
 def timestep(params: Params, state: TLSTMState, projected: Float[Array, "b m"], cfg: TLSTMConfig) -> TLSTMState:
     """H_t and C_t from H_{t-1}, C_{t-1} and the projected input, locations-major (eqs. 14-19; the tRNN's 5-7)."""
-    kernel, bias = params["hidden"]["kernel"], params["hidden"]["bias"]
-    a = hidden_convolution(state.h, projected, kernel.reshape(-1, kernel.shape[-1]), bias, cfg)
+    a = preactivations(params, state, projected, cfg)
     return update(params.get("norm"), state, gates(a, cfg), cfg)
+
+
+def preactivations(
+    params: Params, state: TLSTMState, projected: Float[Array, "b m"], cfg: TLSTMConfig
+) -> Preactivations:
+    """A_t from H_{t-1} and the projected input (eqs. 5, 14; the tRNN's 6)."""
+    kernel, bias = params["hidden"]["kernel"], params["hidden"]["bias"]
+    return hidden_convolution(state.h, projected, kernel.reshape(-1, kernel.shape[-1]), bias, cfg)
 
 
 def gates(a: Preactivations, cfg: TLSTMConfig) -> tuple[Any, ...]:

@@ -1,0 +1,215 @@
+"""Looking inside: what happens at every timestep, and how far inputs reach (section 3.4, appendix C of the paper).
+
+Pure functions, nothing is drawn here; `python -m experiments.inspect` draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tlstm_jax import cell, checks
+from tlstm_jax.config import TLSTMConfig
+from tlstm_jax.scan import Layout
+from tlstm_jax.typing import Array, Bool, Float, Params, TLSTMState
+
+
+class Moment(NamedTuple):
+    """Everything at one timestep of a tLSTM.
+
+    Attributes:
+        c: memory cell C_t, ``(*batch, *tensor_shape, M)``; None for the tRNN.
+        h: hidden state H_t, same shape.
+        g: new content G_t (eq. 15), same shape; None for the tRNN, like the gates and kernels that follow.
+        i: input gate I_t, same shape.
+        f: forget gate F_t, same shape.
+        o: output gate O_t, same shape.
+        q: memory kernels Q_t, ``(*batch, *tensor_shape, <K>)``, each location's adding up to 1 over the offsets
+            :attr:`tlstm_jax.TLSTMConfig.offsets`; None without a memory-cell convolution.
+    """
+
+    c: Array | None
+    h: Array
+    g: Array | None
+    i: Array | None
+    f: Array | None
+    o: Array | None
+    q: Array | None
+
+
+def record(
+    params: Params,
+    xs: Float[Array, "*bt r"],
+    cfg: TLSTMConfig,
+    what: Callable[[Moment], Any],
+    *,
+    initial_state: TLSTMState | None = None,
+    flush: bool = True,
+) -> Any:
+    """Runs a tLSTM and keeps of every timestep what one asks for, and no more.
+
+    Args:
+        params: as from :func:`tlstm_jax.init_params`.
+        xs: ``(*batch, T, R)``, floating point.
+        cfg: the model.
+        what: of a :class:`Moment`, a pytree of arrays to keep: a location, a mean, a gate.
+        initial_state: the state before the first input; zeros by default.
+        flush: run L - 1 timesteps of zero inputs afterwards, in which the last answers leave, as
+            :func:`tlstm_jax.unroll` with ``aligned=True`` does.
+
+    Returns:
+        What ``what`` returned, with time as the first axis: T timesteps, or T + L - 1 with ``flush``.
+
+    Raises:
+        ValueError: a shape or a dtype does not fit; the message names it.
+
+    Example: where the memory of a 2D tLSTM changes most, and how much its gates forget.
+        >>> import jax, tlstm_jax as tl
+        >>> cfg = tl.TLSTMConfig(features=8, tensor_shape=(3,))
+        >>> params = tl.init_params(jax.random.key(0), 5, cfg)
+        >>> xs = jax.random.normal(jax.random.key(1), (2, 10, 5))
+        >>> kept = tl.inspect.record(params, xs, cfg, lambda now: {"c": now.c.mean(-1), "f": now.f.mean()})
+        >>> kept["c"].shape, kept["f"].shape
+        ((12, 2, 3), (12,))
+    """
+    checks.check_params(params, checks.check_config("cfg", cfg, TLSTMConfig))
+    xs = checks.check_inputs("xs", xs, params, time_axes=1, time_major=False)
+    layout = Layout.of(xs.shape, time_major=False)
+    batch_shape = layout.batch_shape
+    if initial_state is not None:
+        initial_state = checks.check_state("initial_state", initial_state, batch_shape, cfg)
+    params = cell.cast_params(params, xs, cfg)
+    state = cell.to_locations_major(cell.start_state(initial_state, xs, batch_shape, cfg), batch_shape)
+    inputs = layout.flatten(xs)
+    if flush:
+        inputs = jnp.pad(inputs, ((0, cfg.delay), (0, 0), (0, 0)))
+
+    def outside(z: Array | None) -> Array | None:
+        return None if z is None else jnp.moveaxis(z, -2, 0).reshape(*batch_shape, *z.shape[:-2], z.shape[-1])
+
+    def step(state: TLSTMState, x: Array) -> tuple[TLSTMState, Any]:
+        gates = cell.gates(cell.preactivations(params, state, x, cfg), cfg)
+        state = cell.update(params.get("norm"), state, gates, cfg)
+        c, h = map(outside, state)
+        shown: Any = (None,) * 5 if cfg.cell == "rnn" else map(outside, gates)
+        return state, what(Moment(c, cast(Array, h), *shown))
+
+    _, kept = jax.lax.scan(step, state, cell.project(params, inputs))
+    return kept
+
+
+def channel_means(z: Float[Array, "*bp m"]) -> Float[Array, "*bp"]:
+    """The mean over the channels of each location: what figure 6 of the paper draws of C.
+
+    Example:
+        >>> import jax.numpy as jnp, tlstm_jax as tl
+        >>> tl.inspect.channel_means(jnp.ones((2, 3, 3, 8))).shape
+        (2, 3, 3)
+    """
+    return z.mean(-1)
+
+
+def diagonal(z: Float[Array, "*bp m"], cfg: TLSTMConfig) -> Float[Array, "*b l m"]:
+    """The L locations where an input's trace is first, one after another, from its corner to the output's.
+
+    With K = 2 or 3 that is the diagonal (1, .., 1), (2, .., 2), .. (P, .., P) of figure 6; a larger K goes floor(K/2)
+    locations a timestep.
+
+    Args:
+        z: ``(*batch, *tensor_shape, channels)``.
+        cfg: the model.
+
+    Returns:
+        ``(*batch, L, channels)``.
+
+    Raises:
+        ValueError: the tensor does not have the locations of ``cfg``.
+
+    Example:
+        >>> import jax.numpy as jnp, tlstm_jax as tl
+        >>> cfg = tl.TLSTMConfig(features=1, tensor_shape=(3, 3))
+        >>> tl.inspect.diagonal(jnp.arange(9.0).reshape(3, 3, 1), cfg)[:, 0].tolist()
+        [0.0, 4.0, 8.0]
+    """
+    dims = len(cfg.tensor_shape)
+    if z.ndim <= dims or z.shape[-1 - dims : -1] != cfg.tensor_shape:
+        expected = f"(*batch, *tensor_shape, channels) with tensor_shape {cfg.tensor_shape}"
+        raise ValueError(f"z must be {expected}, got {z.shape}.")
+    fronts = np.arange(1, cfg.depth + 1)
+    sizes = zip(cfg.tensor_shape, cfg.kernel_shape, strict=True)
+    return z[(..., *(np.minimum(fronts * (k // 2), p) - 1 for p, k in sizes), slice(None))]
+
+
+def sensitivity(layer: Callable[[Array], Array], xs: Float[Array, "t r"], timestep: int) -> Float[Array, " t"]:
+    """How much an output depends on each input: the Frobenius norm of its Jacobian, ||d y_timestep / d x_s|| for all s.
+
+    Against the lag ``timestep - s`` it tells how far memory reaches (appendix C). An output of
+    ``unroll(.., aligned=True)`` depends on the inputs up to its own, one of ``aligned=False``, where the delay of eq. 9
+    is to be seen, on those that are L - 1 timesteps older; :func:`receptive_field` predicts which.
+
+    Args:
+        layer: from a sequence ``(T, R)`` to outputs ``(T, M)``, a tLSTM or any other.
+        xs: the sequence.
+        timestep: of the output, from 0.
+
+    Returns:
+        ``(T,)``.
+
+    Raises:
+        ValueError: ``xs`` is not a sequence, or has no such timestep.
+
+    Example:
+        >>> import jax, numpy as np, tlstm_jax as tl
+        >>> cfg = tl.TLSTMConfig(features=8, tensor_shape=(3,))
+        >>> params = tl.init_params(jax.random.key(0), 5, cfg)
+        >>> xs = jax.random.normal(jax.random.key(1), (10, 5))
+        >>> norms = tl.inspect.sensitivity(lambda xs: tl.unroll(params, xs, cfg, aligned=False)[1], xs, 6)
+        >>> np.array_equal(norms > 0, tl.inspect.receptive_field(cfg, 10, 6, aligned=False))
+        True
+    """
+    xs = checks.check_array("xs", xs)
+    if xs.ndim != 2:
+        raise ValueError(f"xs must be one sequence, (T, R), got the shape {xs.shape}: take one row, or vmap.")
+    _check_timestep(timestep, len(xs))
+    jacobian = jax.jacrev(lambda xs: layer(xs)[timestep])(xs)
+    return jnp.sqrt((jacobian.astype(jnp.promote_types(jacobian.dtype, jnp.float32)) ** 2).sum((0, 2)))
+
+
+def receptive_field(cfg: TLSTMConfig, num_timesteps: int, timestep: int, *, aligned: bool = True) -> Bool[Any, " t"]:
+    """Which inputs an output depends on, by eq. 9.
+
+    It takes L timesteps from an input to an output, both counted. Layer normalization, whose statistics span all
+    locations, has no such delay: its outputs feel every input that has come.
+
+    Args:
+        cfg: the model.
+        num_timesteps: T.
+        timestep: of the output, from 0.
+        aligned: as for :func:`tlstm_jax.unroll`.
+
+    Returns:
+        ``(T,)`` booleans, a numpy array.
+
+    Raises:
+        ValueError: there is no such timestep.
+
+    Example: the output at timestep 6 of a stream answers input 4, three timesteps counting both.
+        >>> import numpy as np, tlstm_jax as tl
+        >>> cfg = tl.TLSTMConfig(features=8, tensor_shape=(3,))
+        >>> np.flatnonzero(tl.inspect.receptive_field(cfg, 10, 6, aligned=False)).tolist()
+        [0, 1, 2, 3, 4]
+    """
+    _check_timestep(timestep, num_timesteps)
+    last = timestep if aligned else timestep - cfg.delay
+    if cfg.norm == "layer":
+        last = timestep + cfg.delay if aligned else timestep
+    return np.arange(num_timesteps) <= last
+
+
+def _check_timestep(timestep: int, num_timesteps: int) -> None:
+    if not 0 <= timestep < num_timesteps:
+        raise ValueError(f"timestep must be in 0..{num_timesteps - 1}, got {timestep}.")
