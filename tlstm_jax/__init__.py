@@ -7,6 +7,7 @@ of sequential work.
 from tlstm_jax import inspect, linen, nnx
 from tlstm_jax.cell import init_params, init_state, step
 from tlstm_jax.config import Fused, TLSTMConfig
+from tlstm_jax.resizing import resize
 from tlstm_jax.typing import TLSTMState
 from tlstm_jax.unrolling import unroll
 
@@ -21,6 +22,7 @@ __all__ = [
     "inspect",
     "linen",
     "nnx",
+    "resize",
     "step",
     "unroll",
 ]
