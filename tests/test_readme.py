@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 def test_the_examples_run():
     names = {}
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         exec(block, names)
         assert names["ys"].shape == (8, 50, 100)
@@ -28,7 +28,7 @@ def test_the_commands_exist():
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert f"\n{target}:" in makefile
     commands = re.findall(r"python -m experiments\.(\w+)([^#\n]*)", README)
-    assert len(commands) == 7
+    assert len(commands) == 10
     for name, arguments in commands:
         module = importlib.import_module(f"experiments.{name}")
         parsed = (module.Options, models.ModelOptions, training.TrainOptions, training.EpochOptions)

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import export, lax
 
 from tlstm_jax import cell
 from tlstm_jax.config import Fused, TLSTMConfig
@@ -116,7 +116,9 @@ def fused_span(params: Params, cfg: TLSTMConfig, fused: Fused, unroll: int | boo
             return _span(Static(cfg, plan, unroll, end), prepare(params, cfg, plan, state.h.dtype), *arguments)
 
         on_cpu = functools.partial(run, fused.or_else("gates", 1, 1))
-        elsewhere = functools.partial(run, fused.or_else("states", max(1, PATCHES_BYTES // max(1, step_bytes)), 16))
+        known = not export.is_symbolic_dim(step_bytes)  # in a program exported for any batch size it is not
+        gather = max(1, PATCHES_BYTES // max(1, step_bytes)) if known else 1
+        elsewhere = functools.partial(run, fused.or_else("states", gather, 16))
         if len(xs) == 0:
             return state, None if ends is None else state, xs
         arguments = (*reverse_only((state, xs)), reset, array_ends)
