@@ -51,8 +51,7 @@ class Checkpoints:
             create=False,
             multiprocessing_options=alone,
         )
-        if not read_only:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
         if not read_only:
             self._settle_replaced()

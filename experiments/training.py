@@ -6,6 +6,7 @@ Read :func:`fit` from top to bottom: that is the whole run.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -239,9 +240,10 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
             checkpoints.save(done, {"state": whole, "best": best}, {"history": history})
 
     with (
-        Checkpoints(workdir / wd.CHECKPOINTS) as checkpoints,
+        Checkpoints(workdir / wd.CHECKPOINTS, read_only=not devices.is_first()) as checkpoints,
         progress.progress_bar(disable=not devices.is_first()) as bar,
-        progress.asked_to_stop() as stop,
+        # Of several processes one that is told to stop cannot save alone: it ends as it is.
+        contextlib.nullcontext([]) if options.distributed else progress.asked_to_stop() as stop,
     ):
         if checkpoints.latest_step is not None:
             report = functools.partial(bar.write, file=sys.stderr)

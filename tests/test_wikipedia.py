@@ -18,6 +18,10 @@ TEXT = np.frombuffer(b"the cat sat on the mat, and the dog on the log. " * 12, n
 TINY = ["--features", "4", "--tensor-shape", "2", "--batch-size", "4", "--steps", "7", "--epochs", "2"]
 
 
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def corpus(monkeypatch):
     """A very small one."""
@@ -51,7 +55,7 @@ def test_every_character_but_the_first_is_predicted_once(count, rows, steps, del
 
 
 @pytest.mark.parametrize(
-    "model", [ModelOptions(tensor_shape=(3,)), ModelOptions(tensor_shape=(2, 2)), ModelOptions(model="slstm")]
+    "model", [ModelOptions(tensor_shape=(3,)), slow(ModelOptions(tensor_shape=(2, 2))), ModelOptions(model="slstm")]
 )
 def test_the_state_is_carried_exactly_from_one_batch_to_the_next(corpus, model):
     """Batches of 7 timesteps give each character what one pass over its whole stream gives it."""
@@ -88,7 +92,7 @@ def test_a_run_reports_bits_and_records_its_text(trained, capsys):
     assert "bits per character" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("moment", [5, 30])
+@pytest.mark.parametrize("moment", [5, slow(30)])
 def test_killed_and_resumed_is_the_unbroken_run(trained, tmp_path, monkeypatch, moment):
     """In the middle of an epoch, with the carried state in the checkpoint."""
     arguments = [*TINY, "--workdir", str(tmp_path), "--checkpoint-seconds", "0"]
@@ -98,7 +102,7 @@ def test_killed_and_resumed_is_the_unbroken_run(trained, tmp_path, monkeypatch, 
     assert_same_run(trained, tmp_path)
 
 
-@pytest.mark.parametrize("model", [["--model", "trnn", "--norm", "none"], ["--preset", "slstm", "--depth", "2"]])
+@pytest.mark.parametrize("model", [["--model", "trnn", "--norm", "none"], slow(["--preset", "slstm", "--depth", "2"])])
 def test_other_models(tmp_path, model):
     arguments = ["--features", "4", "--batch-size", "4", "--epochs", "1", "--workdir", str(tmp_path)]
     assert wikipedia.main([*arguments, *model]) == 0
@@ -114,7 +118,7 @@ def test_four_devices_do_what_one_does(tmp_path):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("model", [ModelOptions(tensor_shape=(3,)), ModelOptions(model="slstm")])
+@pytest.mark.parametrize("model", [ModelOptions(tensor_shape=(3,)), slow(ModelOptions(model="slstm"))])
 def test_generated_text_is_what_the_model_finds_likeliest(model):
     """Each character from L timesteps on a copy of the state: the same as from one pass over all that came before."""
     model = ModelOptions(**{**vars(model), "features": 6})
