@@ -28,9 +28,11 @@ def test_the_commands_exist():
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert f"\n{target}:" in makefile
     commands = re.findall(r"python -m experiments\.(\w+)([^#\n]*)", README)
-    assert len(commands) == 10
+    assert len(commands) == 12
     for name, arguments in commands:
-        module = importlib.import_module(f"experiments.{name}")
-        parsed = (module.Options, models.ModelOptions, training.TrainOptions, training.EpochOptions)
-        fields = {f"--{field.replace('_', '-')}" for cls in parsed for field in cls.__annotations__}
-        assert fields | {"--help"} >= set(re.findall(r"--[a-z-]+", arguments))
+        own, _, of_task = arguments.partition(" -- ")  # what follows a sweep's -- is for the task that it names
+        for module_name, words in ((name, own), *([(own.split()[0], of_task)] if of_task else [])):
+            module = importlib.import_module(f"experiments.{module_name}")
+            parsed = (module.Options, models.ModelOptions, training.TrainOptions, training.EpochOptions)
+            fields = {f"--{field.replace('_', '-')}" for cls in parsed for field in cls.__annotations__}
+            assert fields | {"--help"} >= set(re.findall(r"--[a-z-]+", words))
