@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check format docs clean
+.PHONY: run test check format notebooks docs clean
 
 # The main job: a tLSTM reads handwritten digits one pixel at a time.
 run: $(VENV)/installed
@@ -21,6 +21,10 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Runs every notebook from top to bottom, and compares what it says with what is stored in it.
+notebooks: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow tests/test_notebooks.py
+
 # The API reference, docs/api/index.html. (The warnings left out: pdoc does not look up shapes in a NamedTuple.)
 docs: $(VENV)/installed
 	$(BIN)/python -W ignore::UserWarning -m pdoc tlstm_jax --docformat google --math --output-directory docs/api
@@ -29,7 +33,7 @@ $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.13 ..")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[experiments,test,docs]'
+	$(BIN)/python -m pip install --quiet --editable '.[experiments,test,notebooks,docs]'
 	touch $@
 
 clean:
