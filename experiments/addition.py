@@ -73,19 +73,24 @@ def make(digits: int) -> symbols.GeneratedTask:
         inputs, targets = np.full((2, count, 3 * digits + 4), symbols.BLANK, np.int32)
         smallest = 10 ** (digits - 1) if digits > 1 else 0
         terms = rng.integers(smallest, 10**digits, (2, count))
-        for row in range(count):
-            first, second, total = (symbols_of(int(n)) for n in (*terms[:, row], terms[:, row].sum()))
-            inputs[row, 1 : digits + 1] = first
-            inputs[row, digits + 2 : 2 * digits + 2] = second
-            targets[row, 2 * digits + 2 : 2 * digits + 2 + len(total)] = total
+        inputs[:, 1 : digits + 1], inputs[:, digits + 2 : 2 * digits + 2] = symbols_of(terms, digits)
+        totals = symbols_of(terms.sum(0), digits + 1)
+        short = totals[:, 0] == ZERO  # one digit less
+        totals[short] = np.pad(totals[short, 1:], ((0, 0), (0, 1)), constant_values=symbols.BLANK)
+        targets[:, 2 * digits + 2 : 3 * digits + 3] = totals
         return inputs, targets
 
     return symbols.GeneratedTask(f"addition n={digits}", 11, generate, {"task": "addition", "digits": digits})
 
 
-def symbols_of(number: int) -> list[int]:
-    """Its decimal digits, most significant first, as symbols: the digit d is d + 1."""
-    return [int(digit) + 1 for digit in str(number)]
+ZERO = 1
+"""The symbol of the digit 0."""
+
+
+def symbols_of(numbers: NDArray[np.int64], digits: int) -> NDArray[np.int32]:
+    """So many decimal digits, along a last axis, most significant first, as symbols: the digit d is ZERO + d."""
+    powers = 10 ** np.arange(digits - 1, -1, -1)
+    return (numbers[..., None] // powers % 10 + ZERO).astype(np.int32)
 
 
 if __name__ == "__main__":

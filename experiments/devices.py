@@ -93,7 +93,9 @@ def spread_batch(batch: Batch, size: int, mesh: Mesh) -> dict[str, jax.Array]:
     count = len(next(iter(batch.values())))
     missing = shared_size(size, mesh) - count
     batch = {**batch, "weights": np.ones(count, np.float32)}
-    return spread({name: np.pad(z, ((0, missing), *((0, 0),) * (z.ndim - 1))) for name, z in batch.items()}, mesh)
+    if missing:
+        batch = {name: np.pad(z, ((0, missing), *((0, 0),) * (z.ndim - 1))) for name, z in batch.items()}
+    return spread(batch, mesh)
 
 
 def fetched(tree: Any) -> Any:
