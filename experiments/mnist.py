@@ -175,14 +175,19 @@ def pixel_order(options: Options, num_pixels: int) -> np.ndarray[Any, Any] | Non
 
 
 def make_predict(model: nn.Module, order: Any, max_value: int) -> Any:
-    """``predict(params, images)``: uint8 images to sequences of one pixel in -1..1 a timestep, to logits."""
+    """``predict(params, images)``: uint8 images to :func:`sequences`, to logits."""
 
     def predict(params: Any, images: jax.Array) -> jax.Array:
-        pixels = 2 * images.reshape(len(images), -1).astype(jnp.float32) / max_value - 1
-        pixels = pixels if order is None else pixels[:, order]
-        return model.apply({"params": params}, pixels[..., None])  # type: ignore[return-value] # nothing is mutable
+        xs = sequences(images, order, max_value)
+        return model.apply({"params": params}, xs)  # type: ignore[return-value] # nothing is mutable
 
     return predict
+
+
+def sequences(images: jax.Array, order: Any, max_value: int) -> jax.Array:
+    """uint8 images ``(N, H, W)`` to ``(N, H W, 1)``: one pixel in -1..1 a timestep, in the order given or scanlines."""
+    pixels = 2 * images.reshape(len(images), -1).astype(jnp.float32) / max_value - 1
+    return (pixels if order is None else pixels[:, order])[..., None]
 
 
 if __name__ == "__main__":

@@ -85,11 +85,6 @@ def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOp
     steps_per_epoch = math.ceil(min(options.check_every, options.samples) / options.batch_size)
     samples_per_epoch = steps_per_epoch * options.batch_size
 
-    def make(count: int, *stream: int) -> Batch:
-        rng = np.random.default_rng([options.seed, *stream])
-        inputs, targets = generated.generate(rng, count)
-        return {"inputs": inputs, "targets": targets}
-
     def sums(params: Any, batch: dict[str, jax.Array], carry: Any) -> tuple[training.Sums, Any]:
         _, logits = cast(Any, labeler.apply({"params": params}, batch["inputs"]))
         targets, weights = batch["targets"], batch["weights"][:, None]
@@ -107,15 +102,26 @@ def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOp
     epochs = math.ceil(options.samples / samples_per_epoch)
     return training.Task(
         sums=sums,
-        batch=lambda step: make(options.batch_size, 0, step),
+        batch=lambda step: samples(generated, options.batch_size, options.seed, 0, step),
         steps_per_epoch=steps_per_epoch,
         samples_per_epoch=samples_per_epoch,
         epochs=epochs,
         patience=epochs,
-        evaluated={"test": [make(NUM_TEST, 1)]},
+        evaluated={"test": [held_out(generated, options.seed)]},
         rank=training.by_accuracy("test"),
         solved=solved,
     )
+
+
+def samples(generated: GeneratedTask, count: int, *seed: int) -> Batch:
+    """So many samples, always the same for a seed."""
+    inputs, targets = generated.generate(np.random.default_rng(seed), count)
+    return {"inputs": inputs, "targets": targets}
+
+
+def held_out(generated: GeneratedTask, seed: int) -> Batch:
+    """The test samples of the runs with this seed."""
+    return samples(generated, NUM_TEST, seed, 1)
 
 
 def solved(record: training.Record) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import filelock
 
 CONFIG, METRICS, SUMMARY, CURVES = "config.json", "metrics.jsonl", "summary.json", "learning_curves.png"
-CHECKPOINTS, TENSORBOARD, PROFILE = "checkpoints", "tensorboard", "profile"  # folders
+CHECKPOINTS, TENSORBOARD, PROFILE, INSIDE = "checkpoints", "tensorboard", "profile", "inspect"  # folders
 NEW = ".new"  # of a file that is being written
 LOCK = ".lock"  # held by the process that runs there
 ELSEWHERE = "give --workdir another folder"
@@ -66,9 +66,10 @@ def _recorded(workdir: Path) -> Any:
 
 
 def _claim(workdir: Path, config: dict[str, Any], overwrite: bool) -> None:
-    if _recorded(workdir) is not None and overwrite:
+    recorded = _recorded(workdir)
+    if recorded is not None and overwrite:
         _discard(workdir)
-    if _recorded(workdir) is None:
+    if recorded is None or overwrite:
         write_json(workdir / CONFIG, config)
     check_same(workdir, config)
 
@@ -91,11 +92,23 @@ def check_same(workdir: Path, config: dict[str, Any]) -> None:
 
 def _discard(workdir: Path) -> None:
     """Removes what a run wrote, the configuration last, so that what is left can still be told to be a run's."""
-    for name in (CHECKPOINTS, TENSORBOARD, PROFILE):
+    for name in (CHECKPOINTS, TENSORBOARD, PROFILE, INSIDE):
         if (workdir / name).exists():
             shutil.rmtree(workdir / name)
     for name in (METRICS, SUMMARY, CURVES, CONFIG):
         (workdir / name).unlink(missing_ok=True)
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The configuration of the run that is there.
+
+    Raises:
+        WorkdirError: there is none, or it is damaged.
+    """
+    config = read_json(workdir / CONFIG)
+    if not (isinstance(config, dict) and "task" in config):
+        raise WorkdirError(f"{workdir} is no run's workdir: there is no {CONFIG} of a run")
+    return config
 
 
 def read_summary(workdir: Path) -> dict[str, Any] | None:

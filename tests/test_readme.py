@@ -28,7 +28,7 @@ def test_the_commands_exist():
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert f"\n{target}:" in makefile
     commands = re.findall(r"python -m experiments\.(\w+)([^#\n]*)", README)
-    assert len(commands) == 12
+    assert len(commands) == 13
     for name, arguments in commands:
         own, _, of_task = arguments.partition(" -- ")  # what follows a sweep's -- is for the task that it names
         for module_name, words in ((name, own), *([(own.split()[0], of_task)] if of_task else [])):
