@@ -225,6 +225,7 @@ def test_depth_keeps_the_number_of_parameters():
         assert count(parameters(network, size)) == pytest.approx(122603, rel=0.02)
 
 
+@pytest.mark.slow
 def test_memory(tmp_path, capsys):
     out = tmp_path / "memory.json"
     assert memory.main(["--sizes", "tiny", "--num-steps", "1000", "--out", str(out)]) == 0

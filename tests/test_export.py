@@ -20,7 +20,8 @@ def shapes(*rest):
     return [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in rest]
 
 
-@pytest.mark.parametrize("name", ["2d", pytest.param("3d+CN", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["2d", "3d+CN"])
+@pytest.mark.slow
 def test_an_unroll_at_any_batch_size_with_its_gradient(name):
     cfg, params, _, _ = setup(name, dtype="float32")
 

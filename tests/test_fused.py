@@ -87,7 +87,7 @@ def matrix():
     for i, model in enumerate(MODELS):
         for j, option in enumerate(OPTIONS):
             for k, plan in enumerate(PLANS):
-                fast = (i + j) % len(OPTIONS) == 0 and (i + k) % len(PLANS) == 0
+                fast = (i + j) % len(OPTIONS) == 0 and (i + k) % len(PLANS) == 0 and model not in ("3d mixed", "4d")
                 yield pytest.param(model, option, plan, marks=() if fast else pytest.mark.slow)
 
 

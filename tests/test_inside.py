@@ -104,6 +104,7 @@ def test_a_tlstm(memorized, capsys):
     assert means[1] == pytest.approx(np.diagonal(data["gradient_norms"], -1).mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_trnn_of_permuted_pixels(monkeypatch, tmp_path, capsys):
     replace_digits(monkeypatch)
     arguments = ["--data", "digits", "--permuted", "--model", "trnn", "--tensor-shape", "2", "2", "--norm", "layer"]
@@ -123,6 +124,7 @@ def test_a_trnn_of_permuted_pixels(monkeypatch, tmp_path, capsys):
     assert data["receptive_field_predicted"][0].sum() == 4  # the statistics of layer normalization know no delay
 
 
+@pytest.mark.slow
 def test_an_slstm_of_text(corpus, tmp_path, capsys):
     options = wikipedia.Options(
         model=ModelOptions(model="slstm", num_layers=2, features=4), train=training.EpochOptions(batch_size=4)

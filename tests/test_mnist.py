@@ -12,6 +12,7 @@ from experiments import workdir as wd
 from tests.small_runs import TINY
 
 
+@pytest.mark.slow
 def test_it_learns(tiny, tmp_path):
     arguments = [*TINY, "--features", "8", "--epochs", "25", "--learning-rate", "0.02", "--workdir", str(tmp_path)]
     assert mnist.main(arguments) == 0

@@ -280,6 +280,7 @@ def test_stopped_it_stops_its_runs_and_starts_no_others(tmp_path, capsys, monkey
     assert "seed 2" not in shown.out
 
 
+@pytest.mark.slow
 def test_real_runs(tmp_path, capfd):
     path = tmp_path / "lines.jsonl"
     grid = ["memorization", "--presets", "slstm", "--depths", "1", "--seeds", "0"]

@@ -55,7 +55,8 @@ def test_every_character_but_the_first_is_predicted_once(count, rows, steps, del
 
 
 @pytest.mark.parametrize(
-    "model", [ModelOptions(tensor_shape=(3,)), slow(ModelOptions(tensor_shape=(2, 2))), ModelOptions(model="slstm")]
+    "model",
+    [ModelOptions(tensor_shape=(3,)), slow(ModelOptions(tensor_shape=(2, 2))), slow(ModelOptions(model="slstm"))],
 )
 def test_the_state_is_carried_exactly_from_one_batch_to_the_next(corpus, model):
     """Batches of 7 timesteps give each character what one pass over its whole stream gives it."""
@@ -102,12 +103,14 @@ def test_killed_and_resumed_is_the_unbroken_run(trained, tmp_path, monkeypatch, 
     assert_same_run(trained, tmp_path)
 
 
-@pytest.mark.parametrize("model", [["--model", "trnn", "--norm", "none"], slow(["--preset", "slstm", "--depth", "2"])])
+@pytest.mark.parametrize("model", [["--model", "trnn", "--norm", "none"], ["--preset", "slstm", "--depth", "2"]])
+@pytest.mark.slow
 def test_other_models(tmp_path, model):
     arguments = ["--features", "4", "--batch-size", "4", "--epochs", "1", "--workdir", str(tmp_path)]
     assert wikipedia.main([*arguments, *model]) == 0
 
 
+@pytest.mark.slow
 def test_four_devices_do_what_one_does(tmp_path):
     losses = []
     for count in (1, 4):
