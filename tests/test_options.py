@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("x64")
     ("options", "masked"),
     [
         ({"unroll": 3}, False),
-        ({"remat": True}, True),
+        pytest.param({"remat": True}, True, marks=pytest.mark.slow),
         pytest.param({"remat": 3}, False, marks=pytest.mark.slow),
         pytest.param({"remat": 2, "unroll": 2}, True, marks=pytest.mark.slow),
         ({"remat": 100}, False),

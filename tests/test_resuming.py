@@ -152,7 +152,7 @@ def real(tmp_path_factory):
 @pytest.mark.parametrize(
     "signals",
     [
-        [signal.SIGINT, signal.SIGKILL],
+        pytest.param([signal.SIGINT, signal.SIGKILL], marks=pytest.mark.slow),
         pytest.param([signal.SIGTERM], marks=pytest.mark.slow),
         pytest.param([signal.SIGKILL] * 4, marks=pytest.mark.slow),
     ],
