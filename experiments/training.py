@@ -6,7 +6,6 @@ Read :func:`fit` from top to bottom: that is the whole run.
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -242,8 +241,7 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
     with (
         Checkpoints(workdir / wd.CHECKPOINTS, read_only=not devices.is_first()) as checkpoints,
         progress.progress_bar(disable=not devices.is_first()) as bar,
-        # Of several processes one that is told to stop cannot save alone: it ends as it is.
-        contextlib.nullcontext([]) if options.distributed else progress.asked_to_stop() as stop,
+        progress.asked_to_stop(heed=not options.distributed) as stop,
     ):
         if checkpoints.latest_step is not None:
             report = functools.partial(bar.write, file=sys.stderr)
