@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from experiments import runs, training
 from experiments import workdir as wd
-from experiments.checkpoints import Checkpoints
 from experiments.models import SymbolLabeler
 
 
@@ -52,12 +51,9 @@ def run(
         raise runs.UsageError(error) from error
     workdir = options.workdir or runs.default_workdir(experiment, options)
     wd.check_same(workdir, runs.recorded(experiment, options))
-    if not (workdir / wd.CHECKPOINTS).is_dir():
-        raise runs.UsageError(f"{workdir} holds no checkpoints: train first, the same command without --generate")
-    with Checkpoints(workdir / wd.CHECKPOINTS, read_only=True) as checkpoints:
-        restored, _ = checkpoints.restore({"best": experiment.params}, print)
+    params, _ = runs.best_so_far(workdir, experiment.params)
     symbols = generated(
-        restored["best"], prompt, jax.random.key(wanted.seed), experiment.network, wanted.count, wanted.temperature
+        params, prompt, jax.random.key(wanted.seed), experiment.network, wanted.count, wanted.temperature
     )
     text = vocabulary[np.asarray(symbols)].tobytes().decode(errors="replace")
     print(wanted.prompt + text)

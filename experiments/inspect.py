@@ -26,13 +26,11 @@ import tyro
 from numpy.typing import NDArray
 
 import tlstm_jax as tl
-from experiments import addition, datasets, inside_figures, memorization, mnist, runs, symbols
+from experiments import addition, datasets, inside_figures, memorization, mnist, results, runs, symbols
 from experiments import workdir as wd
-from experiments.checkpoints import Checkpoints
 from experiments.datasets import DataError, texts
 from experiments.inside_figures import Inside, Shown
 from experiments.models import LastStepClassifier, ModelOptions, SymbolLabeler
-from experiments.results import NAMES
 from tlstm_jax import stacked
 
 CHARACTERS = 100
@@ -94,26 +92,19 @@ def run(options: Options) -> int:
     for name in ("data_dir", "data_file", "prepared_dir"):
         if getattr(options, name) is not None and name not in READS.get(config["task"], ()):
             raise runs.UsageError(f"{name} means nothing to {config['task']}: leave it out")
-    model = model_of(config)
+    model = ModelOptions.recorded(config)
     try:
         example = EXAMPLES[config["task"]](config, model, options)
     except KeyError as error:
         raise wd.WorkdirError(f"{options.workdir / wd.CONFIG} lacks {error}: restore it") from error
     params, state = trained(options.workdir, example)
-    title = f"{NAMES[config['task']](config)}, {model.title}"
+    title = results.title(options.workdir, config)
     print(f"{title}: {state}")
     inside = look(example, params, model, options.timestep)
     folder = options.out or options.workdir / wd.INSIDE
     write(folder, inside, example.shown, title)
     print(inside.summary())
     return 0
-
-
-def model_of(config: dict[str, Any]) -> ModelOptions:
-    """The model options of a run, recorded perhaps before there were some of today's."""
-    names = {field.name for field in dataclasses.fields(ModelOptions)}
-    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
-    return ModelOptions(**{name: value for name, value in given.items() if name in names})
 
 
 def generated(make: Callable[[dict[str, Any]], symbols.GeneratedTask]) -> Callable[..., Example]:
@@ -182,23 +173,16 @@ def numbered(example: int, count: int) -> int:
 
 def trained(workdir: Path, example: Example) -> tuple[Any, str]:
     """The best parameters so far, and what is to be known of them; nothing is changed in the workdir."""
-    empty = f"{workdir} holds no checkpoints yet: train first"
-    if not (workdir / wd.CHECKPOINTS).is_dir():
-        raise runs.UsageError(empty)
     inputs = example.xs[None] if example.symbols is None else example.symbols[:1]
     shapes = jax.eval_shape(cast(nn.Module, example.network).init, jax.random.key(0), inputs)["params"]
-    like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    with Checkpoints(workdir / wd.CHECKPOINTS, read_only=True) as checkpoints:
-        if checkpoints.latest_step is None:
-            raise runs.UsageError(empty)
-        restored, meta = checkpoints.restore({"best": like}, lambda line: print(line, file=sys.stderr))
+    params, meta = runs.best_so_far(workdir, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
     summary = wd.read_summary(workdir)
     if summary is not None:
-        return restored["best"], str(summary["headline"])
+        return params, str(summary["headline"])
     if not meta["history"]:
-        return restored["best"], "NOT FINISHED, and not tested yet: these are the initial parameters"
+        return params, "NOT FINISHED, and not tested yet: these are the initial parameters"
     last = meta["history"][-1]
-    return restored["best"], f"NOT FINISHED: the best of the first {last['epoch']} epochs, {last['samples']:,} samples"
+    return params, f"NOT FINISHED: the best of the first {last['epoch']} epochs, {last['samples']:,} samples"
 
 
 def look(example: Example, params: Any, model: ModelOptions, timestep: int | None) -> Inside:

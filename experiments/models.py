@@ -72,6 +72,13 @@ class ModelOptions:
     remat: int = 0
     """Rematerialize in chunks of this many timesteps, to save memory; 0 does not."""
 
+    @classmethod
+    def recorded(cls, config: dict[str, Any]) -> ModelOptions:
+        """The options in a run's configuration, recorded perhaps before there were some of today's."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        given: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in config.items()}
+        return cls(**{name: x for name, x in given.items() if name in names})
+
     def resolved(self, default: ModelOptions) -> ModelOptions:
         """The same without ``preset``, ``depth`` and ``params``: what these stand for instead.
 

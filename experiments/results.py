@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import hashlib
 import json
@@ -53,9 +52,7 @@ def collect(workdir: Path) -> Line:
     Raises:
         WorkdirError: the folder is no run's, or a file there is damaged.
     """
-    config = wd.read_json(workdir / wd.CONFIG)
-    if not (isinstance(config, dict) and "task" in config):
-        raise wd.WorkdirError(f"{workdir} is no run's workdir: there is no {wd.CONFIG} of a run")
+    config = wd.read_config(workdir)
     summary = wd.read_summary(workdir)
     history = read_records(workdir / wd.METRICS)
     latest = next(path for name in (wd.SUMMARY, wd.METRICS, wd.CONFIG) if (path := workdir / name).exists())
@@ -83,13 +80,9 @@ def title(workdir: Path, config: dict[str, Any]) -> str:
     Raises:
         WorkdirError: the configuration does not tell.
     """
-    names = {field.name for field in dataclasses.fields(ModelOptions)}
-    chosen: dict[str, Any] = {
-        name: tuple(x) if isinstance(x, list) else x for name, x in config.items() if name in names
-    }
     try:
         task = NAMES[config["task"]](config) if config["task"] in NAMES else str(config["task"])
-        return f"{task}, {ModelOptions(**chosen).title}"
+        return f"{task}, {ModelOptions.recorded(config).title}"
     except (KeyError, TypeError, ValueError) as error:
         raise wd.WorkdirError(f"{workdir / wd.CONFIG} is not of a run ({type(error).__name__}: {error})") from error
 

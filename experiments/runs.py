@@ -16,7 +16,7 @@ import jax
 
 from experiments import devices, training
 from experiments import workdir as wd
-from experiments.checkpoints import CheckpointError
+from experiments.checkpoints import CheckpointError, Checkpoints
 from experiments.datasets import DataError
 from experiments.figures import learning_curves
 from experiments.models import ModelOptions, count_parameters
@@ -129,6 +129,25 @@ def train(experiment: Experiment, options: training.TrainOptions, workdir: Path)
             learning_curves(path, result, experiment.task, experiment.title)
         wd.write_json(workdir / wd.SUMMARY, summary)
     return summary
+
+
+def best_so_far(workdir: Path, like: Any) -> tuple[Any, dict[str, Any]]:
+    """The best parameters that the run there has found, and the checkpoint's meta; nothing is changed there.
+
+    Args:
+        workdir: of a run, perhaps under way.
+        like: a tree of the parameters' shapes and dtypes.
+
+    Raises:
+        UsageError: there is no checkpoint yet.
+        CheckpointError: there is none that can be read, or it is of another model.
+    """
+    if (workdir / wd.CHECKPOINTS).is_dir():
+        with Checkpoints(workdir / wd.CHECKPOINTS, read_only=True) as checkpoints:
+            if checkpoints.latest_step is not None:
+                restored, meta = checkpoints.restore({"best": like}, lambda line: print(line, file=sys.stderr))
+                return restored["best"], meta
+    raise UsageError(f"{workdir} holds no checkpoints yet: train first")
 
 
 def recorded(experiment: Experiment, options: training.TrainOptions) -> dict[str, Any]:

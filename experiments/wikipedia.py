@@ -33,6 +33,7 @@ RECIPES = {
     "enwik8": training.EpochOptions(batch_size=100, epochs=50),
 }
 """Defaults of training for each corpus: for enwik8 the paper's, for stdlib some minutes."""
+EVALUATED = ("validation", "test")
 UNSCORED = -1
 """The target of a timestep that answers nothing."""
 
@@ -167,9 +168,6 @@ def language_modeling(labeler: SymbolLabeler, delay: int, corpus: texts.Corpus, 
         unit="characters",
         quantity="bits",
     )
-
-
-EVALUATED = ("validation", "test")
 
 
 def streams(

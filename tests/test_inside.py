@@ -67,7 +67,7 @@ def looked(workdir, *arguments):
 def restored(workdir):
     """The best parameters, the model and the example."""
     config = wd.read_config(workdir)
-    model = inspect.model_of(config)
+    model = ModelOptions.recorded(config)
     example = inspect.EXAMPLES[config["task"]](config, model, inspect.Options(workdir))
     return inspect.trained(workdir, example)[0], model, example
 
@@ -150,7 +150,7 @@ def test_an_slstm_of_text(corpus, tmp_path, capsys):
 
 def test_an_example_of_addition(tmp_path):
     config = {"task": "addition", "digits": 2, "seed": 3}
-    model = inspect.model_of({"features": 4, "tensor_shape": [2], "digits": 2})
+    model = ModelOptions.recorded({"features": 4, "tensor_shape": [2], "digits": 2})
     shown = inspect.EXAMPLES["addition"](config, model, inspect.Options(tmp_path, example=5)).shown
     first, second = "".join(shown.inputs)[1:3], "".join(shown.inputs)[4:6]
     assert shown.end == 6

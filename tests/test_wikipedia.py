@@ -159,7 +159,7 @@ def test_text_from_a_run(trained, capsys):
         (["--generate", "9", "--prompt", ""], "prompt must have at least one character"),
         (["--generate", "0"], "generate must be at least 1, got 0"),
         (["--generate", "9", "--prompt", "the", "--temperature", "-1"], "temperature must be 0 or a positive number"),
-        (["--generate", "9", "--prompt", "the"], "holds no checkpoints: train first"),
+        (["--generate", "9", "--prompt", "the"], "holds no checkpoints yet: train first"),
     ],
 )
 def test_bad_options_exit_with_2_and_one_line(tmp_path, capsys, arguments, message):
