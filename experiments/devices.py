@@ -88,14 +88,17 @@ def shared_size(rows: int, mesh: Mesh) -> int:
     return math.ceil(rows / mesh.size) * mesh.size
 
 
-def spread_batch(batch: Batch, size: int, mesh: Mesh) -> dict[str, jax.Array]:
-    """A batch spread over the devices, filled up to ``size`` rows, or what they can share, of ``weights`` 0."""
+def spread_batch(batch: Batch, size: int, mesh: Mesh) -> Batch | dict[str, jax.Array]:
+    """A batch spread over the devices, filled up to ``size`` rows, or what they can share, of ``weights`` 0.
+
+    For a single device it stays on the host, from where the compiled step takes it in a tenth of the time.
+    """
     count = len(next(iter(batch.values())))
     missing = shared_size(size, mesh) - count
     batch = {**batch, "weights": np.ones(count, np.float32)}
     if missing:
         batch = {name: np.pad(z, ((0, missing), *((0, 0),) * (z.ndim - 1))) for name, z in batch.items()}
-    return spread(batch, mesh)
+    return batch if mesh.size == 1 else spread(batch, mesh)
 
 
 def fetched(tree: Any) -> Any:

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-ROUNDS = 7
-ROUND_SECONDS = 2.0
+ROUNDS = 15
+ROUND_SECONDS = 1.0
 
 
 def profile(

@@ -212,23 +212,24 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
     start = starting_state(task, params, optimizer, devices.shared_size(options.batch_size, mesh))
     state, best = placed(start, mesh), params
     history: list[Record] = []
-    ahead: collections.deque[tuple[int, Sums]] = collections.deque()
+    names = [f"train_{metric}" for metric in start.totals]
+    ahead: collections.deque[tuple[int, jax.Array]] = collections.deque()
 
-    def load(number: int) -> dict[str, jax.Array]:
+    def load(number: int) -> Batch | dict[str, jax.Array]:
         return devices.spread_batch(task.batch(number), options.batch_size, mesh)
 
     def one_step(state: State, number: int) -> State:
         """Starts a step; waits only for one some steps before it."""
-        state, totals = train_step(state, load(number))
-        ahead.append((number + 1, totals))
+        state, means = train_step(state, load(number))
+        ahead.append((number + 1, means))
         settle(AHEAD)
         return state
 
     def settle(under_way: int) -> None:
         """Waits until no more steps than these are under way."""
         while len(ahead) > under_way:
-            step, totals = ahead.popleft()
-            mean = averages("train", totals)
+            step, means = ahead.popleft()
+            mean = dict(zip(names, np.asarray(means).tolist(), strict=True))
             check_finite(step, mean, options)
             progress.show(bar, mean)
 
@@ -251,7 +252,7 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
         best = jax.device_get(best)
         done = int(state.step)
         if options.profile:
-            batch, wait = load(done), functools.partial(settle, 0)
+            batch, wait = jax.device_put(load(done)), functools.partial(settle, 0)
             trace = workdir / wd.PROFILE
             bar.write(profiling.profile(state, one_step, wait, lambda state: train_step(state, batch)[0], trace))
         record_metrics(workdir, history, options)
@@ -329,13 +330,14 @@ def make_steps(
         return total / count, (found, carry)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, Sums]:
+    def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, jax.Array]:
         gradients, (found, carry) = jax.grad(loss, has_aux=True)(state.params, batch, state.carry)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         totals = jax.tree.map(jnp.add, state.totals, found)
-        # totals also on their own, since the state is given away at the next step
-        return State(state.step + 1, params, opt_state, totals, carry), totals
+        # on their own, since the state is given away at the next step; in one array, which is fetched the sooner
+        means = jnp.stack([total / count for total, count in totals.values()])
+        return State(state.step + 1, params, opt_state, totals, carry), means
 
     return train_step, jax.jit(sums)
 
