@@ -68,9 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: Options) -> int:
     """Writes everything, or compares."""
-    paths = sorted(options.results.glob("*.jsonl"))
-    lines = read([path for path in paths if not path.name.startswith(DEFAULTS)])
-    tried = read([path for path in paths if path.name.startswith(DEFAULTS)])
+    lines = read(sweeps(options.results))
+    tried = read(sorted(options.results.glob(f"{DEFAULTS}*.jsonl")))
     runtimes = read_runtimes(options.runtimes)
     folder = Path(os.path.relpath(options.results, options.out.parent)).as_posix()
     text = report(lines, tried, runtimes, folder)
@@ -96,6 +95,11 @@ def run(options: Options) -> int:
         path.write_text(text)
     print(f"{options.out} and {len(SECTIONS)} figures, from {len(lines) + len(tried)} runs in {options.results}")
     return 0
+
+
+def sweeps(folder: Path) -> list[Path]:
+    """The files of results, but for those of runs that tell which options make a task learn."""
+    return [path for path in sorted(folder.glob("*.jsonl")) if not path.name.startswith(DEFAULTS)]
 
 
 def read(paths: Sequence[Path]) -> list[Line]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from experiments import models, training
+from experiments import models, readme, training
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -36,3 +36,27 @@ def test_the_commands_exist():
             parsed = (module.Options, models.ModelOptions, training.TrainOptions, training.EpochOptions)
             fields = {f"--{field.replace('_', '-')}" for cls in parsed for field in cls.__annotations__}
             assert fields | {"--help"} >= set(re.findall(r"--[a-z-]+", words))
+
+
+def test_the_tables_are_what_was_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert readme.main(["--check"]) == 0
+    other = tmp_path / "README.md"
+    other.write_text(README.replace("| 1.41 x |", "| 2.41 x |"))
+    assert readme.main(["--check", "--readme", str(other)]) == 1
+    assert "run python -m experiments.readme" in capsys.readouterr().err
+    assert readme.main(["--readme", str(other)]) == 0
+    assert other.read_text() == README
+
+
+def test_a_table_that_does_not_exist_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    other = tmp_path / "README.md"
+    other.write_text("<!-- table: spede -->\n<!-- end -->\n")
+    assert readme.main(["--readme", str(other)]) == 2
+    assert "has a table spede, expected one of learnt, speed, kernels" in capsys.readouterr().err
+    assert readme.main(["--readme", str(tmp_path / "none")]) == 2
+    assert "give --readme a file" in capsys.readouterr().err
+    other.write_text("<!-- table: kernels -->\n<!-- end -->\n")
+    assert readme.main(["--readme", str(other), "--benchmarks", str(tmp_path)]) == 2
+    assert "give --benchmarks a folder" in capsys.readouterr().err
