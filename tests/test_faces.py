@@ -1,5 +1,7 @@
 """One checkpoint, three faces: pure functions, linen and nnx give the same numbers, bit for bit."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -146,3 +148,11 @@ def test_a_carry_passes_between_faces():
     first = unroll(params, XS, initial_state=carry)
     same(linen.apply({"params": params}, XS, initial_carry=carry), first)
     same(layer(XS, initial_carry=unroll(params, XS)[0]), first)
+
+
+@pytest.mark.parametrize("module", [tl, tl.linen, tl.nnx, tl.inspect, stacked], ids=lambda module: module.__name__)
+def test_every_public_name_has_an_example(module):
+    public = {name: getattr(module, name) for name in module.__all__}
+    documented = {name: value.__doc__ for name, value in public.items() if not inspect.ismodule(value)}
+    assert documented
+    assert not [name for name, doc in documented.items() if ">>>" not in doc]

@@ -36,6 +36,13 @@ class Fused:
 
     Raises:
         ValueError: an option is not one of those above.
+
+    Example:
+        Less memory on a CPU, for more work:
+
+        >>> import tlstm_jax as tl
+        >>> cfg = tl.TLSTMConfig(features=8, tensor_shape=(3,))
+        >>> layer = tl.linen.TLSTM(cfg, implementation=tl.Fused(save="states", gather=4))
     """
 
     save: Literal["gates", "states"] | None = None

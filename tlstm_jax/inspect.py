@@ -17,6 +17,8 @@ from tlstm_jax.config import TLSTMConfig
 from tlstm_jax.scan import Layout
 from tlstm_jax.typing import Array, Bool, Float, Params, TLSTMState
 
+__all__ = ["Moment", "channel_means", "diagonal", "receptive_field", "record", "sensitivity"]
+
 
 class Moment(NamedTuple):
     """Everything at one timestep of a tLSTM.
@@ -30,6 +32,17 @@ class Moment(NamedTuple):
         o: output gate O_t, same shape.
         q: memory kernels Q_t, ``(*batch, *tensor_shape, <K>)``, each location's adding up to 1 over the offsets
             :attr:`tlstm_jax.TLSTMConfig.offsets`; None without a memory-cell convolution.
+
+    Example:
+        Where memory comes from, at the location of the output:
+
+        >>> import jax
+        >>> import tlstm_jax as tl
+        >>> cfg = tl.TLSTMConfig(features=8, tensor_shape=(3,))
+        >>> params = tl.init_params(jax.random.key(0), 5, cfg)
+        >>> kernels = tl.inspect.record(params, jax.numpy.ones((10, 5)), cfg, lambda now: now.q[..., -1, :])
+        >>> kernels.shape, cfg.offsets
+        ((12, 3), ((-1,), (0,), (1,)))
     """
 
     c: Array | None

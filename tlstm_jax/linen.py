@@ -22,6 +22,8 @@ from tlstm_jax import cell, checks, stacked, unrolling
 from tlstm_jax.config import Implementation, TLSTMConfig
 from tlstm_jax.typing import Array, Params, TLSTMState
 
+__all__ = ["TLSTM", "StackedLSTM", "TLSTMCell"]
+
 
 class TLSTMCell(nn.RNNCellBase):
     """One timestep of a tLSTM (:func:`tlstm_jax.step`) as a Flax cell, for ``nn.RNN`` and ``nn.Bidirectional``.

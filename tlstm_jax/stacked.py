@@ -22,6 +22,8 @@ from tlstm_jax.scan import Layout, Options, run, scan_span
 from tlstm_jax.typing import Array, Bool, Float, Lengths, Params, TLSTMState
 from tlstm_jax.unrolling import check_arguments
 
+__all__ = ["StackedLSTMConfig", "init_params", "unroll"]
+
 
 @dataclasses.dataclass(frozen=True)
 class StackedLSTMConfig(Recurrent):
@@ -37,6 +39,12 @@ class StackedLSTMConfig(Recurrent):
 
     Raises:
         ValueError: a size is not positive, or an option has the wrong type.
+
+    Example:
+        >>> from tlstm_jax import stacked
+        >>> cfg = stacked.StackedLSTMConfig(features=8, num_layers=3)
+        >>> cfg.layer_names
+        ('layer_0', 'layer_0', 'layer_0')
     """
 
     features: int
@@ -88,6 +96,13 @@ def init_params(key: Array, in_features: int, cfg: StackedLSTMConfig) -> Params:
 
     Raises:
         ValueError: ``in_features`` is not a positive integer, or ``key`` is not a key.
+
+    Example:
+        >>> import jax
+        >>> from tlstm_jax import stacked
+        >>> params = stacked.init_params(jax.random.key(0), 5, stacked.StackedLSTMConfig(features=8, num_layers=3))
+        >>> sorted(params), list(params["layers"])
+        (['input', 'layers'], ['layer_0'])
     """
     checks.check_config("cfg", cfg, StackedLSTMConfig)
     return cell.init_groups(key, in_features, cfg, param_groups(cfg))

@@ -69,6 +69,15 @@ class TLSTMState(NamedTuple):
         c: memory cell C_t, ``(*batch, *tensor_shape, features)``, at least float32;
             None for ``cell="rnn"``, which has no memory.
         h: hidden state H_t, same shape, in the computation dtype.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import tlstm_jax as tl
+        >>> cfg = tl.TLSTMConfig(features=8, tensor_shape=(3,))
+        >>> state = tl.init_state(cfg, (2,))
+        >>> state.h.shape
+        (2, 3, 8)
+        >>> warmer = state._replace(c=jnp.ones_like(state.c))
     """
 
     c: Float[Array, "*bp m"] | None
