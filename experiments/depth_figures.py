@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments import outcomes
+from experiments.figures import STYLE
 from experiments.results import Line, measure, watched
 
 Series = dict[str, dict[int, list[Line]]]
@@ -25,13 +26,7 @@ Panel = Callable[[Any], None]
 COLUMNS = 3
 DASHES = ("-", "--", "-.", ":")
 MARKERS = "sv^DPX"
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-}
+GRID: dict[Any, Any] = {"axes.grid": True, "grid.alpha": 0.3}
 TITLES = {"accuracy": "test accuracy", "bits": "test bits per character"}
 TIMED = {
     "2d": "2D tLSTM+CN",
@@ -64,7 +59,7 @@ def depth_figure(path: Path, settings: dict[str, list[Line]], runtimes: Sequence
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     height = 3.2 * rows + 0.2 * -(-len(styles) // columns)
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context({**STYLE, **GRID}):
         figure = Figure(figsize=(4.2 * columns, height), layout="constrained")
         for axes, draw in itertools.zip_longest(figure.subplots(rows, columns, squeeze=False).flat, panels):
             if draw is None:

@@ -11,6 +11,9 @@ from matplotlib.figure import Figure
 from experiments import progress
 from experiments.training import Task
 
+STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+"""Of all figures."""
+
 
 def learning_curves(path: Path, result: dict[str, Any], task: Task, title: str) -> None:
     """Draws the loss and what people look at against samples seen, and marks the parameters that were kept.
@@ -24,7 +27,7 @@ def learning_curves(path: Path, result: dict[str, Any], task: Task, title: str) 
     history = result["history"]
     watched = task.watched
     samples = [record["samples"] for record in history]
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+    with mpl.rc_context({**STYLE, "font.size": 10}):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         figure.suptitle(title)
         left, right = figure.subplots(1, 2)

@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+from experiments.figures import STYLE
+
 NEAR = 0.01
 """Of the largest gradient; what is above it counts as reached."""
 READABLE = 130

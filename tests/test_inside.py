@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tlstm_jax as tl
-from experiments import datasets, inspect, memorization, mnist, runs, symbols, training, wikipedia
+from experiments import datasets, idea, inspect, memorization, mnist, runs, symbols, training, wikipedia
 from experiments import workdir as wd
 from experiments.checkpoints import Checkpoints
 from experiments.datasets import texts
@@ -245,3 +245,13 @@ def test_symbols_move_through_the_memory_as_through_a_shift_register(memorized):
     untrained = example.network.init(jax.random.key(0), inputs)["params"]
     assert first[0, -1] < found(untrained, 1)[0, -1] - 0.1
     assert last[-1, N + P - 1] > last[-1].max() - 0.05
+
+
+def test_the_picture_of_the_idea_shows_one_step_a_timestep(tmp_path, capsys):
+    felt = idea.felt(tl.TLSTMConfig(features=4, tensor_shape=(3, 3)), 4)
+    for t, board in enumerate(felt):
+        np.testing.assert_array_equal(board > 0, np.maximum(*np.indices((3, 3))) <= t)
+    assert idea.main(["--size", "2", "--out", str(tmp_path / "idea.png")]) == 0
+    assert (tmp_path / "idea.png").read_bytes().startswith(b"\x89PNG")
+    assert idea.main(["--size", "9"]) == 2
+    assert "size must be in 2..8, got 9" in capsys.readouterr().err
