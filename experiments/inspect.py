@@ -200,8 +200,9 @@ def look(example: Example, params: Any, model: ModelOptions, timestep: int | Non
         means = tl.inspect.record(params["layer"], example.xs, cfg, lambda now: diagonal_means(now, cfg))
         indices = np.moveaxis(np.indices(cfg.tensor_shape), 0, -1) + 1
         places = np.asarray(tl.inspect.diagonal(cast(Any, indices), cfg))
-        field = np.stack([tl.inspect.receptive_field(cfg, steps, int(t)) for t in outputs])
-    norms = gradient_norms(params, example.xs, outputs, example.network.layer)
+        field = tl.inspect.receptive_field(cfg, steps, outputs)
+    layer = {"params": params["layer"]}
+    norms = tl.inspect.sensitivity(lambda xs: cast(Any, example.network.layer.apply(layer, xs)), example.xs, outputs)
     if example.symbols is not None:
         _, logits = cast(Any, example.network.apply({"params": params}, example.symbols[:1]))
         answers = np.asarray(logits[0].argmax(-1), np.int32)
@@ -234,18 +235,6 @@ def stack_memory(params: Any, xs: jax.Array, cfg: stacked.StackedLSTMConfig) -> 
 
     like, _ = stacked.unroll(params, xs[:1], cfg)
     return jax.lax.scan(step, jax.tree.map(jnp.zeros_like, like), xs)[1]
-
-
-@functools.partial(jax.jit, static_argnames="layer")
-def gradient_norms(params: Any, xs: jax.Array, outputs: NDArray[np.int64], layer: nn.Module) -> jax.Array:
-    """||d y_t / d x_s|| of the layer's outputs, ``(len(outputs), T)``, one output at a time to bound the memory."""
-
-    def of(t: jax.Array) -> jax.Array:
-        return tl.inspect.sensitivity(
-            lambda xs: cast(Any, layer.apply({"params": params["layer"]}, xs))[t][None], xs, 0
-        )
-
-    return jax.lax.map(of, outputs)
 
 
 def affordable(model: ModelOptions, params: Any, steps: int) -> int:

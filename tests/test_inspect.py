@@ -45,10 +45,11 @@ def test_only_what_is_asked_for_is_kept():
 @pytest.mark.parametrize("name", some(MODELS, "2d-F"))
 def test_an_output_depends_on_the_inputs_that_eq_9_says(name, aligned):
     cfg, params, xs, _ = setup(name, ())
-    for timestep in (0, 3, T - 1):
-        norms = tl.inspect.sensitivity(lambda xs: tl.unroll(params, xs, cfg, aligned=aligned)[1], xs, timestep)
-        predicted = tl.inspect.receptive_field(cfg, T, timestep, aligned=aligned)
-        np.testing.assert_array_equal(norms > 0, predicted)
+    timesteps = np.array([[0, 3], [1, T - 1]])
+    norms = tl.inspect.sensitivity(lambda xs: tl.unroll(params, xs, cfg, aligned=aligned)[1], xs, timesteps)
+    predicted = tl.inspect.receptive_field(cfg, T, timesteps, aligned=aligned)
+    np.testing.assert_array_equal(norms > 0, predicted)
+    np.testing.assert_array_equal(predicted[0, 1], tl.inspect.receptive_field(cfg, T, 3, aligned=aligned))
 
 
 def test_sensitivity_is_the_norm_of_the_jacobian():
@@ -83,7 +84,8 @@ def test_the_diagonal_is_where_a_trace_is_first(tensor_shape, kernel_size, place
     [
         (lambda c: tl.inspect.diagonal(jnp.ones((2, 3)), c), r"tensor_shape \(3,\), got \(2, 3\)"),
         (lambda c: tl.inspect.receptive_field(c, 5, 5), r"timestep must be in 0..4, got 5"),
-        (lambda c: tl.inspect.sensitivity(lambda xs: xs, jnp.ones((5, 3)), -1), r"timestep must be in 0..4, got -1"),
+        (lambda c: tl.inspect.sensitivity(lambda xs: xs, jnp.ones((5, 3)), [2, -1]), r"must be in 0..4, got -1"),
+        (lambda c: tl.inspect.receptive_field(c, 5, 1.5), r"timestep must be an integer, or an array of them, got 1.5"),
         (
             lambda c: tl.inspect.sensitivity(lambda xs: xs, jnp.ones((2, 5, 3)), 0),
             r"one sequence, \(T, R\), got .*take one",

@@ -157,7 +157,7 @@ def diagonal(z: Float[Array, "*bp m"], cfg: TLSTMConfig) -> Float[Array, "*b l m
     return z[(..., *(np.minimum(fronts * (k // 2), p) - 1 for p, k in sizes), slice(None))]
 
 
-def sensitivity(layer: Callable[[Array], Array], xs: Float[Array, "t r"], timestep: int) -> Float[Array, " t"]:
+def sensitivity(layer: Callable[[Array], Array], xs: Float[Array, "t r"], timestep: Any) -> Float[Array, "*n t"]:
     """How much an output depends on each input: the Frobenius norm of its Jacobian, ||d y_timestep / d x_s|| for all s.
 
     Against the lag ``timestep - s`` it tells how far memory reaches (appendix C). An output of
@@ -167,10 +167,11 @@ def sensitivity(layer: Callable[[Array], Array], xs: Float[Array, "t r"], timest
     Args:
         layer: from a sequence ``(T, R)`` to outputs ``(T, M)``, a tLSTM or any other.
         xs: the sequence.
-        timestep: of the output, from 0.
+        timestep: of the output, from 0, or an array of several. One output is differentiated after the other, to
+            bound the memory, in a program that is compiled once.
 
     Returns:
-        ``(T,)``.
+        ``(*timestep.shape, T)``; for one timestep ``(T,)``.
 
     Raises:
         ValueError: ``xs`` is not a sequence, or has no such timestep.
@@ -187,12 +188,16 @@ def sensitivity(layer: Callable[[Array], Array], xs: Float[Array, "t r"], timest
     xs = checks.check_array("xs", xs)
     if xs.ndim != 2:
         raise ValueError(f"xs must be one sequence, (T, R), got the shape {xs.shape}: take one row, or vmap.")
-    _check_timestep(timestep, len(xs))
-    jacobian = jax.jacrev(lambda xs: layer(xs)[timestep])(xs)
-    return jnp.sqrt((jacobian.astype(jnp.promote_types(jacobian.dtype, jnp.float32)) ** 2).sum((0, 2)))
+    timesteps = _check_timestep(timestep, len(xs))
+
+    def norms(t: Array) -> Array:
+        jacobian = jax.jacrev(lambda xs: layer(xs)[t])(xs)
+        return jnp.sqrt((jacobian.astype(jnp.promote_types(jacobian.dtype, jnp.float32)) ** 2).sum((0, 2)))
+
+    return jax.lax.map(norms, timesteps.ravel()).reshape(*timesteps.shape, len(xs))
 
 
-def receptive_field(cfg: TLSTMConfig, num_timesteps: int, timestep: int, *, aligned: bool = True) -> Bool[Any, " t"]:
+def receptive_field(cfg: TLSTMConfig, num_timesteps: int, timestep: Any, *, aligned: bool = True) -> Bool[Any, "*n t"]:
     """Which inputs an output depends on, by eq. 9.
 
     It takes L timesteps from an input to an output, both counted. Layer normalization, whose statistics span all
@@ -201,11 +206,11 @@ def receptive_field(cfg: TLSTMConfig, num_timesteps: int, timestep: int, *, alig
     Args:
         cfg: the model.
         num_timesteps: T.
-        timestep: of the output, from 0.
+        timestep: of the output, from 0, or an array of several.
         aligned: as for :func:`tlstm_jax.unroll`.
 
     Returns:
-        ``(T,)`` booleans, a numpy array.
+        ``(*timestep.shape, T)`` booleans, a numpy array.
 
     Raises:
         ValueError: there is no such timestep.
@@ -216,13 +221,16 @@ def receptive_field(cfg: TLSTMConfig, num_timesteps: int, timestep: int, *, alig
         >>> np.flatnonzero(tl.inspect.receptive_field(cfg, 10, 6, aligned=False)).tolist()
         [0, 1, 2, 3, 4]
     """
-    _check_timestep(timestep, num_timesteps)
-    last = timestep if aligned else timestep - cfg.delay
-    if cfg.norm == "layer":
-        last = timestep + cfg.delay if aligned else timestep
-    return np.arange(num_timesteps) <= last
+    answered = _check_timestep(timestep, num_timesteps) - (0 if aligned else cfg.delay)
+    last = answered + cfg.delay if cfg.norm == "layer" else answered
+    return np.arange(num_timesteps) <= last[..., None]
 
 
-def _check_timestep(timestep: int, num_timesteps: int) -> None:
-    if not 0 <= timestep < num_timesteps:
-        raise ValueError(f"timestep must be in 0..{num_timesteps - 1}, got {timestep}.")
+def _check_timestep(timestep: Any, num_timesteps: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    found = np.asarray(timestep)
+    if not np.issubdtype(found.dtype, np.integer):
+        raise ValueError(f"timestep must be an integer, or an array of them, got {timestep!r}.")
+    for number in found.ravel().tolist():
+        if not 0 <= number < num_timesteps:
+            raise ValueError(f"timestep must be in 0..{num_timesteps - 1}, got {number}.")
+    return found.astype(np.int64)
