@@ -2,7 +2,7 @@
 
 Draws figures 3 to 5 of the paper and writes its tables 1 to 3 with ours beside; what was not run stays empty and is
 named. Lines in results/defaults*.jsonl are no part of these: they tell which options make a task learn, and have a
-table of their own.
+table of their own. Nor are those in results/growth*.jsonl, which notebooks/grow_without_parameters shows.
 
 Examples:
     python -m experiments.report
@@ -27,8 +27,8 @@ from experiments.results import Line
 
 SECTIONS = {"Wikipedia": (1, 3), "Addition and memorization": (2, 4), "MNIST": (3, 5)}
 """The numbers of the table and of the figure in each."""
-DEFAULTS = "defaults"
-"""Begins the names of files with runs that tell which options make a task learn."""
+DEFAULTS, GROWTH = "defaults", "growth"
+"""Begin the names of files with runs that tell which options make a task learn, and with those of a notebook."""
 TIMED = {"command", "environment", "options", "rows"}
 """What is in a file of ``benchmarks.depth``."""
 CAPTIONS = {
@@ -98,8 +98,8 @@ def run(options: Options) -> int:
 
 
 def sweeps(folder: Path) -> list[Path]:
-    """The files of results, but for those of runs that tell which options make a task learn."""
-    return [path for path in sorted(folder.glob("*.jsonl")) if not path.name.startswith(DEFAULTS)]
+    """The files of results that are compared with the paper's."""
+    return [path for path in sorted(folder.glob("*.jsonl")) if not path.name.startswith((DEFAULTS, GROWTH))]
 
 
 def read(paths: Sequence[Path]) -> list[Line]:

@@ -14,12 +14,18 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+import tlstm_jax as tl
 from experiments import devices, training
 from experiments import workdir as wd
-from experiments.checkpoints import CheckpointError, Checkpoints
+from experiments.checkpoints import CheckpointError, Checkpoints, checksum
 from experiments.datasets import DataError
 from experiments.figures import learning_curves
 from experiments.models import ModelOptions, count_parameters
+
+STAYS = ("task", "num_symbols", "vocabulary", "model", "features", "memory_conv", "norm", "param_dtype")
+"""What a run has in common with one from which it starts."""
+STAYS_STACKED = (*STAYS, "num_layers", "shared")
+"""The same for the sLSTM, whose layers cannot become more."""
 
 
 class UsageError(ValueError):
@@ -83,7 +89,7 @@ def run(build: Callable[[], Experiment], options: training.TrainOptions) -> int:
         options.check()
         if options.distributed:  # before anything asks which devices there are
             devices.initialize(options.coordinator, options.num_processes, options.process_id)
-        experiment = build()
+        experiment = started(build(), options)
         config = recorded(experiment, options)
     except ValueError as error:
         raise UsageError(error) from error
@@ -91,7 +97,7 @@ def run(build: Callable[[], Experiment], options: training.TrainOptions) -> int:
     with contextlib.ExitStack() as held:
         if devices.is_first():
             held.enter_context(wd.claimed(workdir, config, overwrite=options.overwrite))
-        devices.wait_for_all("claimed")
+        devices.wait_for_all(f"claimed, {experiment.config.get('start_sha256')}")  # fails where these are not the same
         summary = wd.read_summary(workdir)
         if summary is None:
             summary = train(experiment, options, workdir)
@@ -122,6 +128,9 @@ def train(experiment: Experiment, options: training.TrainOptions, workdir: Path)
     """The run itself; returns its summary."""
     parameters = count_parameters(experiment.params)
     say(f"{experiment.title}: {parameters:,} parameters, {jax.devices()[0].device_kind}, {workdir}")
+    if options.start_from is not None:
+        samples = experiment.config["start_samples"]
+        say(f"starting with what {options.start_from} learnt from {samples:,} {experiment.task.unit}")
     result = training.fit(experiment.task, experiment.params, options, workdir)
     summary = summarize(experiment, result, parameters)
     if devices.is_first():
@@ -129,6 +138,80 @@ def train(experiment: Experiment, options: training.TrainOptions, workdir: Path)
             learning_curves(path, result, experiment.task, experiment.title)
         wd.write_json(workdir / wd.SUMMARY, summary)
     return summary
+
+
+def started(experiment: Experiment, options: training.TrainOptions) -> Experiment:
+    """The same, but for the parameters to begin with, where the options name a run that has them.
+
+    The configuration gets the checksum of that run's parameters and the samples behind them; where they lay decides no
+    number of this one.
+
+    Raises:
+        UsageError: there are none, or they are of another task, or of a model that cannot become this one.
+    """
+    folder, new = options.start_from, experiment.model
+    if folder is None:
+        return experiment
+    if options.workdir is not None and folder.resolve() == options.workdir.resolve():
+        raise UsageError(f"start_from must not be the workdir, got {folder} for both: give --workdir another folder")
+    try:
+        there = wd.read_config(folder)
+    except wd.WorkdirError as error:
+        raise UsageError(f"start_from must be the workdir of a run: {error}") from error
+    old = ModelOptions.recorded(there)
+    check_related(folder, {**there, **dataclasses.asdict(old)}, {**experiment.config, **dataclasses.asdict(new)})
+    like = jax.eval_shape(lambda: experiment.params)
+    if new.model != "slstm":
+        inputs = like["layer"]["input"]["kernel"].shape[0]
+        like["layer"] = jax.eval_shape(lambda: tl.init_params(jax.random.key(0), inputs, old.config))
+    params, history = tested(folder, like)
+    found = {
+        "start_sha256": checksum(params, {})[:12],
+        "start_samples": training.best_of(history, experiment.task)["samples"] + there.get("start_samples", 0),
+    }
+    if new.model != "slstm":
+        try:
+            params = {**params, "layer": tl.resize(params["layer"], old.config, new.config)}
+        except ValueError as error:
+            raise UsageError(
+                f"the model in {folder} (cfg) cannot become this one (new_cfg): {error} Give another --tensor-shape, "
+                "or start from another run"
+            ) from error
+    return dataclasses.replace(experiment, params=params, config={**experiment.config, **found})
+
+
+def check_related(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    """Raises a UsageError if a run's configuration differs in more than that from which another can start."""
+    for name in STAYS_STACKED if here["model"] == "slstm" else STAYS:
+        if there.get(name) != here.get(name):
+            raise UsageError(
+                f"start_from must be a run with {name} {here.get(name)!s:.40}, got {there.get(name)!s:.40} in "
+                f"{folder}: take another run, or give this one the options of that one, the tensor shape aside"
+            )
+
+
+def tested(folder: Path, like: Any) -> tuple[Any, list[training.Record]]:
+    """The best parameters of the run there, whose shapes must be those of ``like``, and its history.
+
+    Raises:
+        UsageError: there are none that can be read, that have been tested and that have these shapes.
+    """
+    try:
+        params, meta = best_so_far(folder, like)
+    except CheckpointError as error:
+        raise UsageError(
+            f"start_from must hold a checkpoint that can be read, got {folder}, where all are damaged or not of "
+            f"the model in its {wd.CONFIG}: take another run"
+        ) from error
+    if not meta["history"]:
+        raise UsageError(f"start_from must be a run that has been tested once, got {folder}: let it train until then")
+    for (path, leaf), wanted in zip(jax.tree.leaves_with_path(params), jax.tree.leaves(like), strict=True):
+        if leaf.shape != wanted.shape:  # of the input's kernel, or of the head
+            raise UsageError(
+                f"start_from must be a run with {jax.tree_util.keystr(path, simple=True, separator='/')} of shape "
+                f"{wanted.shape}, got {leaf.shape} in {folder}: take one with as many inputs and outputs as this"
+            )
+    return params, meta["history"]
 
 
 def best_so_far(workdir: Path, like: Any) -> tuple[Any, dict[str, Any]]:
@@ -153,7 +236,7 @@ def best_so_far(workdir: Path, like: Any) -> tuple[Any, dict[str, Any]]:
 def recorded(experiment: Experiment, options: training.TrainOptions) -> dict[str, Any]:
     """Everything that decides the run's numbers."""
     train = dataclasses.asdict(options)
-    for name in training.NO_MATTER:
+    for name in (*training.NO_MATTER, "start_from"):  # where it lies; what it holds is in the experiment's own
         del train[name]
     train["devices"] = devices.data_mesh(options.devices).size  # which decides the order of sums
     return {**experiment.config, **dataclasses.asdict(experiment.model), **train}
@@ -162,6 +245,8 @@ def recorded(experiment: Experiment, options: training.TrainOptions) -> dict[str
 def default_workdir(experiment: Experiment, options: training.TrainOptions) -> Path:
     """A folder below runs/ named for the task, the model and the seed."""
     name = f"{experiment.name} {experiment.model.title} seed={options.seed}"
+    if "start_sha256" in experiment.config:
+        name += f" from={experiment.config['start_sha256']}"
     return Path("runs") / name.replace(" ", "-").replace("=", "")
 
 

@@ -35,18 +35,9 @@ Record = dict[str, Any]
 
 AHEAD = 3
 """Training steps that may be under way while the host makes the next batch."""
-
-
 NO_MATTER = (
-    "workdir",
-    "overwrite",
-    "checkpoint_seconds",
-    "profile",
-    "tensorboard",
-    "distributed",
-    "coordinator",
-    "num_processes",
-    "process_id",
+    *("workdir", "overwrite", "checkpoint_seconds", "profile", "tensorboard"),
+    *("distributed", "coordinator", "num_processes", "process_id"),
 )
 """The options that change no number of a run."""
 
@@ -69,6 +60,8 @@ class TrainOptions:
     """Of the initial parameters and of the data that the run sees, or its order."""
     devices: int = 0
     """Train on this many local devices, data-parallel; 0: on all."""
+    start_from: Path | None = None
+    """Begin with the best parameters of the run in this workdir, its layer grown to this run's tensor shape."""
     workdir: Path | None = None
     """Where the run's files go. Started again with the same one, a run goes on where it was. Default: below runs/."""
     overwrite: bool = False
