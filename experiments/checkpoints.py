@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
+import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +46,16 @@ class Checkpoints:
             active_processes={jax.process_index()},
             barrier_sync_key_prefix=f"process {jax.process_index()}",
         )
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            enable_async_checkpointing=False,
-            read_only=read_only,
-            create=False,
-            multiprocessing_options=alone,
-        )
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        with _silenced():
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                enable_async_checkpointing=False,
+                read_only=read_only,
+                create=False,
+                multiprocessing_options=alone,
+            )
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
         if not read_only:
             self._settle_replaced()
 
@@ -148,6 +151,18 @@ class Checkpoints:
     def __exit__(self, *exception: object) -> None:
         """Waits for what is under way, and lets go of the folder."""
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Without orbax's warnings that what is read only is read only."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _reason(error: Exception) -> str:

@@ -200,9 +200,10 @@ def test_bad_requests_exit_with_2_and_one_line(tmp_path, capsys, config, argumen
     assert not (tmp_path / wd.INSIDE).exists()
 
 
-def test_bad_requests_to_a_run(copied, tmp_path, capsys):
+def test_bad_requests_to_a_run(copied, tmp_path, capsys, caplog):
     assert inspect.main([str(copied), "--timestep", "6"]) == 2
     assert "timestep must be in 0..5, got 6" in capsys.readouterr().err
+    assert not caplog.records  # of orbax, that a run that is only read is read only
     (tmp_path / "file").write_text("")
     assert inspect.main([str(copied), "--timestep", "0", "--out", str(tmp_path / "file" / "out")]) == 2
     assert "cannot write to" in capsys.readouterr().err
