@@ -387,6 +387,7 @@ def record_metrics(workdir: Path, history: list[Record], options: TrainOptions) 
     if options.tensorboard and history:
         from tensorboardX import SummaryWriter
 
-        with SummaryWriter(str(workdir / wd.TENSORBOARD)) as writer:
+        suffix = f".{history[-1]['step']:09}"  # files of the same second would overwrite each other
+        with SummaryWriter(str(workdir / wd.TENSORBOARD), filename_suffix=suffix) as writer:
             for name, value in history[-1].items():
                 writer.add_scalar(name, value, history[-1]["step"])

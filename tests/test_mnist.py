@@ -72,7 +72,6 @@ def test_pixels_come_in_the_order_asked_for():
         (["--batch-size", "46"], "batch_size must be at most 45, the training images of digits, got 46"),
         (["--distributed", "--devices", "2"], "devices must be 0, all of them, when distributed, got 2"),
         (["--process-id", "1"], "need --distributed"),
-        (["--tensorboard"], "tensorboard needs tensorboardX: pip install"),
         (["--learning-rate", "-1"], "learning_rate must be a positive number, got -1"),
         (["--devices", "9"], "devices must be 0..4"),
         (["--remat", "-1"], "remat must be 0 or a positive number"),

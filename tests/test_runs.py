@@ -2,6 +2,8 @@
 
 import json
 import re
+import struct
+import sys
 
 import jax
 import numpy as np
@@ -145,3 +147,36 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path, capsys):
     arguments = [*TINY, "--learning-rate", "1e38", "--clip-norm", "0", "--norm", "none", "--workdir", str(tmp_path)]
     assert mnist.main(arguments) == 1
     assert "try a --learning-rate below" in capsys.readouterr().err
+
+
+def test_tensorboard_gets_every_record(tmp_path):
+    options = training.TrainOptions(tensorboard=True)
+    options.check()
+    history = [{"step": 10 * n, "test_loss": 1 / n} for n in (1, 2, 3)]
+    for n in (1, 2, 3):
+        training.record_metrics(tmp_path, history[:n], options)
+    found = [
+        (event.step, value.simple_value)
+        for path in sorted((tmp_path / wd.TENSORBOARD).iterdir())
+        for event in events(path.read_bytes())
+        for value in event.summary.value
+        if value.tag == "test_loss"
+    ]
+    assert found == [(10, 1), (20, 0.5), (30, pytest.approx(1 / 3))]
+
+
+def events(data):
+    """What a file for TensorBoard holds: each event between its length, a checksum, and a checksum of its own."""
+    from tensorboardX.proto import event_pb2
+
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        yield event_pb2.Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+
+
+def test_without_tensorboardx_it_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    assert mnist.main([*TINY, "--tensorboard", "--workdir", str(tmp_path / "run")]) == 2
+    assert "tensorboard needs tensorboardX: pip install" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
