@@ -20,6 +20,7 @@ import tyro
 
 from experiments import outcomes, report, runs, tables
 from experiments import workdir as wd
+from experiments.results import Line
 
 TABLE = re.compile(r"(<!-- table: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SPEEDS = {
@@ -87,11 +88,14 @@ def learnt(options: Options) -> list[list[str]]:
             stacks = models.get("sLSTM", [])
             for name in ("2D tLSTM+CN", "3D tLSTM+CN"):
                 if stacks and name in models:
-                    cells = [
-                        "<br>".join(map(outcomes.outcome, outcomes.by_configuration(m))) for m in (models[name], stacks)
-                    ]
-                    rows.append([setting, str(depth), f"{name.split()[0]}: {cells[0]}", cells[1]])
+                    rows.append([setting, str(depth), f"{name.split()[0]}: {came_of(models[name])}", came_of(stacks)])
     return rows
+
+
+def came_of(lines: Sequence[Line]) -> str:
+    """What came of the runs of a model, with the options by which they differ, if they do in more than the seed."""
+    groups = [(outcomes.label(group[0], lines), outcomes.outcome(group)) for group in outcomes.by_configuration(lines)]
+    return "<br>".join(f"{outcome} ({label})" if label else outcome for label, outcome in groups)
 
 
 def speed(options: Options) -> list[list[str]]:
