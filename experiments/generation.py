@@ -45,7 +45,7 @@ def run(
 ) -> int:
     """Prints the prompt and what the best model of a run makes of it."""
     try:
-        experiment = build()
+        experiment = runs.started(build(), options)
         prompt = encoded(wanted, vocabulary)
     except ValueError as error:
         raise runs.UsageError(error) from error

@@ -88,13 +88,20 @@ def learnt(options: Options) -> list[list[str]]:
             stacks = models.get("sLSTM", [])
             for name in ("2D tLSTM+CN", "3D tLSTM+CN"):
                 if stacks and name in models:
-                    rows.append([setting, str(depth), f"{name.split()[0]}: {came_of(models[name])}", came_of(stacks)])
+                    rows.append(
+                        [
+                            setting,
+                            str(depth),
+                            f"{name.split()[0]}: {came_of(models[name], lines)}",
+                            came_of(stacks, lines),
+                        ]
+                    )
     return rows
 
 
-def came_of(lines: Sequence[Line]) -> str:
-    """What came of the runs of a model, with the options by which they differ, if they do in more than the seed."""
-    groups = [(outcomes.label(group[0], lines), outcomes.outcome(group)) for group in outcomes.by_configuration(lines)]
+def came_of(lines: Sequence[Line], among: Sequence[Line]) -> str:
+    """What came of the runs of a model, with the options by which they differ from others, the seed aside."""
+    groups = [(outcomes.label(group[0], among), outcomes.outcome(group)) for group in outcomes.by_configuration(lines)]
     return "<br>".join(f"{outcome} ({label})" if label else outcome for label, outcome in groups)
 
 

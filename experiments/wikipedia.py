@@ -94,7 +94,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.generate is None:
         return runs.run(build, options.train)
     wanted = generation.Wanted(options.generate, options.prompt, options.temperature, options.train.seed)
-    return generation.run(lambda: runs.started(build(), options.train), options.train, corpus.vocabulary, wanted)
+    return generation.run(build, options.train, corpus.vocabulary, wanted)
 
 
 def experiment(options: Options, corpus: texts.Corpus, default: ModelOptions) -> runs.Experiment:
