@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -93,12 +94,24 @@ def spread_batch(batch: Batch, size: int, mesh: Mesh) -> Batch | dict[str, jax.A
 
     For a single device it stays on the host, from where the compiled step takes it sooner than it could be placed.
     """
-    count = len(next(iter(batch.values())))
-    missing = shared_size(size, mesh) - count
-    batch = {**batch, "weights": np.ones(count, np.float32)}
-    if missing:
-        batch = {name: np.pad(z, ((0, missing), *((0, 0),) * (z.ndim - 1))) for name, z in batch.items()}
+    batch = _filled(batch, shared_size(size, mesh))
     return batch if mesh.size == 1 else spread(batch, mesh)
+
+
+def spread_batches(batches: Sequence[Batch], size: int, mesh: Mesh) -> Batch | dict[str, jax.Array]:
+    """Several batches along a new first axis, each as from :func:`spread_batch`."""
+    filled = [_filled(batch, shared_size(size, mesh)) for batch in batches]
+    stacked = {name: np.stack([batch[name] for batch in filled]) for name in filled[0]}
+    return stacked if mesh.size == 1 else _place(stacked, NamedSharding(mesh, PartitionSpec(None, "data")))
+
+
+def _filled(batch: Batch, size: int) -> Batch:
+    """With ``weights``, 1, and as many more rows as are missing, of weight 0."""
+    count = len(next(iter(batch.values())))
+    batch = {**batch, "weights": np.ones(count, np.float32)}
+    if missing := size - count:
+        batch = {name: np.pad(z, ((0, missing), *((0, 0),) * (z.ndim - 1))) for name, z in batch.items()}
+    return batch
 
 
 def fetched(tree: Any) -> Any:

@@ -15,9 +15,10 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments import runs, training
+from experiments import runs
 from experiments import workdir as wd
 from experiments.models import SymbolLabeler
+from experiments.options import TrainOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Wanted:
 
 def run(
     build: Callable[[], runs.Experiment],
-    options: training.TrainOptions,
+    options: TrainOptions,
     vocabulary: NDArray[np.uint8],
     wanted: Wanted,
 ) -> int:

@@ -26,10 +26,11 @@ import tyro
 from experiments import datasets, runs, training
 from experiments.devices import Batch
 from experiments.models import LastStepClassifier, ModelOptions
+from experiments.options import EpochOptions
 
 RECIPES = {
-    "mnist": training.EpochOptions(),
-    "digits": training.EpochOptions(
+    "mnist": EpochOptions(),
+    "digits": EpochOptions(
         batch_size=32, learning_rate=8e-3, schedule="cosine", weight_decay=0.75, epochs=40, patience=40
     ),
 }
@@ -56,9 +57,7 @@ class Options:
     paper: bool = False
     """Take the paper's values, its largest experiment's, where no option says otherwise."""
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=ModelOptions)
-    train: Annotated[training.EpochOptions, tyro.conf.OmitArgPrefixes] = dataclasses.field(
-        default_factory=training.EpochOptions
-    )
+    train: Annotated[EpochOptions, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=EpochOptions)
 
 
 PAPER = Options(paper=True, model=ModelOptions(features=100, tensor_shape=(5, 5)), train=RECIPES["mnist"])
@@ -113,7 +112,7 @@ def build(options: Options, data: datasets.Dataset) -> runs.Experiment:
     )
 
 
-def classification(predict: Any, data: datasets.Dataset, options: training.EpochOptions) -> training.Task:
+def classification(predict: Any, data: datasets.Dataset, options: EpochOptions) -> training.Task:
     """Epochs of shuffled images, early stopping on the validation accuracy.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -17,7 +18,9 @@ ROUND_SECONDS = 1.0
 
 def profile(
     state: Any,
-    loop_step: Callable[[Any, int], Any],
+    dispatch: Callable[[Any, int], Any],
+    at_once: int,
+    *,
     wait: Callable[[], None],
     bare_step: Callable[[Any], Any],
     trace: Path,
@@ -26,7 +29,8 @@ def profile(
 
     Args:
         state: to begin with; it is copied, since steps consume what they are given.
-        loop_step: a step of the loop, from the state and the number of the batch.
+        dispatch: some steps of the loop, from the state and the number of the first batch.
+        at_once: how many these are.
         wait: for all steps of the loop that are under way.
         bare_step: the compiled step, on a batch that is on the devices.
         trace: the folder for the trace, which TensorBoard and Perfetto read.
@@ -36,8 +40,8 @@ def profile(
     """
 
     def loop(state: Any, steps: int) -> Any:
-        for number in range(steps):
-            state = loop_step(state, number)
+        for number in range(0, steps, at_once):
+            state = dispatch(state, number)
         wait()
         return state
 
@@ -51,16 +55,16 @@ def profile(
         state = run(state, steps)
         return (time.perf_counter() - begin) / steps, state
 
-    state = bare(loop(jax.tree.map(jnp.copy, state), 1), 1)
+    state = bare(loop(jax.tree.map(jnp.copy, state), at_once), 1)
     once, state = seconds(bare, state, 2)
-    steps = max(5, round(ROUND_SECONDS / once))
+    steps = at_once * math.ceil(max(5, ROUND_SECONDS / once) / at_once)
     times: list[tuple[float, float]] = []
     for _ in range(ROUNDS):
         with_loop, state = seconds(loop, state, steps)
         alone, state = seconds(bare, state, steps)
         times.append((with_loop, alone))
     with jax.profiler.trace(str(trace)):
-        loop(state, 5)
+        loop(state, max(5, at_once))
     with_loop, alone = (statistics.median(column) for column in zip(*times, strict=True))
     ratio = statistics.median(a / b for a, b in times)
     return (

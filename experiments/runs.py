@@ -21,6 +21,7 @@ from experiments.checkpoints import CheckpointError, Checkpoints, checksum
 from experiments.datasets import DataError
 from experiments.figures import learning_curves
 from experiments.models import ModelOptions, count_parameters
+from experiments.options import NO_MATTER, TrainOptions
 
 STAYS = ("task", "num_symbols", "vocabulary", "model", "features", "memory_conv", "norm", "param_dtype")
 """What a run has in common with one from which it starts."""
@@ -78,7 +79,7 @@ def exit_status(body: Callable[[], int]) -> int:
         return 128 + stop.signum
 
 
-def run(build: Callable[[], Experiment], options: training.TrainOptions) -> int:
+def run(build: Callable[[], Experiment], options: TrainOptions) -> int:
     """Trains in the workdir, or goes on there, and leaves a summary and a figure.
 
     Args:
@@ -124,7 +125,7 @@ def say(line: str) -> None:
         print(line)
 
 
-def train(experiment: Experiment, options: training.TrainOptions, workdir: Path) -> dict[str, Any]:
+def train(experiment: Experiment, options: TrainOptions, workdir: Path) -> dict[str, Any]:
     """The run itself; returns its summary."""
     parameters = count_parameters(experiment.params)
     say(f"{experiment.title}: {parameters:,} parameters, {jax.devices()[0].device_kind}, {workdir}")
@@ -140,7 +141,7 @@ def train(experiment: Experiment, options: training.TrainOptions, workdir: Path)
     return summary
 
 
-def started(experiment: Experiment, options: training.TrainOptions) -> Experiment:
+def started(experiment: Experiment, options: TrainOptions) -> Experiment:
     """The same, but for the parameters to begin with, where the options name a run that has them.
 
     The configuration gets the checksum of that run's parameters and the samples behind them; where they lay decides no
@@ -233,16 +234,16 @@ def best_so_far(workdir: Path, like: Any) -> tuple[Any, dict[str, Any]]:
     raise UsageError(f"{workdir} holds no checkpoints yet: train first")
 
 
-def recorded(experiment: Experiment, options: training.TrainOptions) -> dict[str, Any]:
+def recorded(experiment: Experiment, options: TrainOptions) -> dict[str, Any]:
     """Everything that decides the run's numbers."""
     train = dataclasses.asdict(options)
-    for name in (*training.NO_MATTER, "start_from"):  # where it lies; what it holds is in the experiment's own
+    for name in (*NO_MATTER, "start_from"):  # where it lies; what it holds is in the experiment's own
         del train[name]
     train["devices"] = devices.data_mesh(options.devices).size  # which decides the order of sums
     return {**experiment.config, **dataclasses.asdict(experiment.model), **train}
 
 
-def default_workdir(experiment: Experiment, options: training.TrainOptions) -> Path:
+def default_workdir(experiment: Experiment, options: TrainOptions) -> Path:
     """A folder below runs/ named for the task, the model and the seed."""
     name = f"{experiment.name} {experiment.model.title} seed={options.seed}"
     if "start_sha256" in experiment.config:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from experiments import runs, training
 from experiments.devices import Batch
 from experiments.models import ModelOptions, SymbolLabeler
+from experiments.options import TrainOptions
 
 BLANK = 0
 """The symbol that delimits and pads, ``-`` in the paper."""
@@ -29,17 +30,19 @@ Generate = Callable[[np.random.Generator, int], tuple[NDArray[np.int32], NDArray
 
 
 @dataclasses.dataclass(frozen=True)
-class SampleOptions(training.TrainOptions):
+class SampleOptions(TrainOptions):
     """Training on fresh samples until the task is solved: over 99% of the answers' symbols right in the test."""
 
     batch_size: int = 15
     """Sequences in a batch, over all devices together."""
+    steps_per_dispatch: int = 10
+    """Send the device so many training steps at once, or as many below as divide the steps between two evaluations."""
     samples: int = 200_000
     """Give up at the first test after this many training samples, each seen once; the paper's cap is 5 million."""
     check_every: int = 1500
     """Training samples between two tests, rounded up to whole batches."""
 
-    sizes: ClassVar = (*training.TrainOptions.sizes, "samples", "check_every")
+    sizes: ClassVar = (*TrainOptions.sizes, "samples", "check_every")
 
 
 @dataclasses.dataclass(frozen=True)

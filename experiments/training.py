@@ -8,14 +8,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import importlib.util
 import math
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +26,7 @@ from experiments import devices, profiling, progress
 from experiments import workdir as wd
 from experiments.checkpoints import Checkpoints
 from experiments.devices import Batch
+from experiments.options import TrainOptions
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]
 """For every metric a sum over examples and what to divide it by; ``loss`` is the one that training makes small."""
@@ -34,85 +34,7 @@ Record = dict[str, Any]
 """One evaluation: a line of metrics.jsonl."""
 
 AHEAD = 3
-"""Training steps that may be under way while the host makes the next batch."""
-NO_MATTER = (
-    *("workdir", "overwrite", "checkpoint_seconds", "profile", "tensorboard"),
-    *("distributed", "coordinator", "num_processes", "process_id"),
-)
-"""The options that change no number of a run."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainOptions:
-    """Training; the defaults shown are those for the task chosen."""
-
-    batch_size: int = 50
-    """Sequences in a batch, over all devices together."""
-    learning_rate: float = 1e-3
-    """Adam's."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Of the learning rate over the whole run; cosine ends at 0."""
-    weight_decay: float = 0.0
-    """AdamW's: shrink the kernels by this fraction of the learning rate at every step."""
-    clip_norm: float = 1.0
-    """Clip gradients to this global norm; 0 does not."""
-    seed: int = 0
-    """Of the initial parameters and of the data that the run sees, or its order."""
-    devices: int = 0
-    """Train on this many local devices, data-parallel; 0: on all."""
-    start_from: Path | None = None
-    """Begin with the best parameters of the run in this workdir, its layer grown to this run's tensor shape."""
-    workdir: Path | None = None
-    """Where the run's files go. Started again with the same one, a run goes on where it was. Default: below runs/."""
-    overwrite: bool = False
-    """Discard what an earlier run left in the workdir."""
-    checkpoint_seconds: float = 60.0
-    """Save at least this often, and at every evaluation (with several processes, at evaluations only)."""
-    profile: bool = False
-    """Before training, time some steps of the loop beside the bare compiled step, and leave a trace in the workdir."""
-    tensorboard: bool = False
-    """Write the metrics for TensorBoard as well, into the workdir; needs tensorboardX."""
-    distributed: bool = False
-    """One of several processes that train together, each started with the same options but for --process-id."""
-    coordinator: str | None = None
-    """HOST:PORT of the first process; not needed on a cluster that JAX knows, nor are the two that follow."""
-    num_processes: int | None = None
-    """How many processes there are."""
-    process_id: int | None = None
-    """Which one this is; 0 is the first, which alone writes files."""
-
-    sizes: ClassVar[tuple[str, ...]] = ("batch_size",)
-
-    def check(self) -> None:
-        """Raises a ValueError for a number that makes no sense."""
-        for name in self.sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise ValueError(f"learning_rate must be a positive number, got {self.learning_rate}.")
-        for name in ("clip_norm", "weight_decay", "checkpoint_seconds"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be 0 or a positive number, got {getattr(self, name)}.")
-        if self.distributed and self.devices:
-            raise ValueError(f"devices must be 0, all of them, when distributed, got {self.devices}.")
-        if not self.distributed and (self.coordinator or self.num_processes or self.process_id is not None):
-            raise ValueError("coordinator, num_processes and process_id need --distributed.")
-        if self.tensorboard and importlib.util.find_spec("tensorboardX") is None:
-            raise ValueError("tensorboard needs tensorboardX: pip install tensorboardX, or leave --tensorboard out.")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must be in 0..2^32 - 1, got {self.seed}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class EpochOptions(TrainOptions):
-    """Training on a dataset; the defaults shown are those for the dataset chosen."""
-
-    epochs: int = 50
-    """At most."""
-    patience: int = 10
-    """Stop after this many epochs without a better validation result."""
-
-    sizes: ClassVar = (*TrainOptions.sizes, "epochs", "patience")
+"""Dispatches that may be under way while the host makes the next batches."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,30 +123,33 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
     """
     mesh = devices.data_mesh(options.devices)
     optimizer = make_optimizer(options, task.epochs * task.steps_per_epoch)
-    train_step, eval_step = make_steps(task.sums, optimizer)
+    train_steps, eval_step = make_steps(task.sums, optimizer)
+    at_once = largest_divisor(task.steps_per_epoch, options.steps_per_dispatch)
     start = starting_state(task, params, optimizer, devices.shared_size(options.batch_size, mesh))
     state, best = placed(start, mesh), params
     history: list[Record] = []
     names = [f"train_{metric}" for metric in start.totals]
     ahead: collections.deque[tuple[int, jax.Array]] = collections.deque()
 
-    def load(number: int) -> Batch | dict[str, jax.Array]:
-        return devices.spread_batch(task.batch(number), options.batch_size, mesh)
+    def load(number: int, count: int) -> dict[str, Any]:
+        batches = [task.batch(n) for n in range(number, number + count)]
+        return devices.spread_batches(batches, options.batch_size, mesh)
 
-    def one_step(state: State, number: int) -> State:
-        """Starts a step; waits only for one some steps before it."""
-        state, means = train_step(state, load(number))
-        ahead.append((number + 1, means))
+    def dispatch(state: State, number: int) -> State:
+        """Starts the steps from this one that go together; waits only for some that went long before."""
+        state, means = train_steps(state, load(number, at_once))
+        ahead.append((number, means))
         settle(AHEAD)
         return state
 
     def settle(under_way: int) -> None:
-        """Waits until no more steps than these are under way."""
+        """Waits until no more dispatches than these are under way."""
         while len(ahead) > under_way:
-            step, means = ahead.popleft()
-            mean = dict(zip(names, np.asarray(means).tolist(), strict=True))
-            check_finite(step, mean, options)
-            progress.show(bar, mean)
+            number, means = ahead.popleft()
+            for step, row in enumerate(np.asarray(means).tolist(), number + 1):
+                mean = dict(zip(names, row, strict=True))
+                check_finite(step, mean, options)
+                progress.show(bar, mean)
 
     def save() -> None:
         settle(0)
@@ -245,18 +170,26 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
         best = jax.device_get(best)
         done = int(state.step)
         if options.profile:
-            batch, wait = jax.device_put(load(done)), functools.partial(settle, 0)
-            trace = workdir / wd.PROFILE
-            bar.write(profiling.profile(state, one_step, wait, lambda state: train_step(state, batch)[0], trace))
+            batch = jax.device_put(load(done, 1))
+            bar.write(
+                profiling.profile(
+                    state,
+                    dispatch,
+                    at_once,
+                    wait=functools.partial(settle, 0),
+                    bare_step=lambda state: train_steps(state, batch)[0],
+                    trace=workdir / wd.PROFILE,
+                )
+            )
         record_metrics(workdir, history, options)
         bar.total, bar.initial, bar.n = task.epochs * task.steps_per_epoch, done, done
         saved = time.monotonic()
         while not is_over(history, task):
             epoch = len(history) + 1
             begin = time.monotonic()
-            for number in range(done, epoch * task.steps_per_epoch):
-                state = one_step(state, number)
-                done = number + 1
+            for number in range(done, epoch * task.steps_per_epoch, at_once):
+                state = dispatch(state, number)
+                done = number + at_once
                 if stop or (time.monotonic() - saved > options.checkpoint_seconds and not options.distributed):
                     save()
                     saved = time.monotonic()
@@ -311,9 +244,9 @@ def kernels_only(params: Any) -> Any:
 def make_steps(
     sums: Callable[[Any, dict[str, jax.Array], Any], tuple[Sums, Any]], optimizer: optax.GradientTransformation
 ) -> tuple[Any, Any]:
-    """The jitted training step and evaluation step.
+    """Training steps in a row, one for each of several batches that lie along a first axis, and an evaluation step.
 
-    Both take batches spread over the devices and parameters that every device holds; the compiler
+    Both are jitted and take batches spread over the devices and parameters that every device holds; the compiler
     adds the sums across devices.
     """
 
@@ -322,7 +255,6 @@ def make_steps(
         total, count = found["loss"]
         return total / count, (found, carry)
 
-    @functools.partial(jax.jit, donate_argnums=0)
     def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, jax.Array]:
         gradients, (found, carry) = jax.grad(loss, has_aux=True)(state.params, batch, state.carry)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -332,7 +264,11 @@ def make_steps(
         means = jnp.stack([total / count for total, count in totals.values()])
         return State(state.step + 1, params, opt_state, totals, carry), means
 
-    return train_step, jax.jit(sums)
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train_steps(state: State, batches: dict[str, jax.Array]) -> tuple[State, jax.Array]:
+        return jax.lax.scan(train_step, state, batches)
+
+    return train_steps, jax.jit(sums)
 
 
 def evaluate(name: str, eval_step: Any, params: Any, task: Task, mesh: Mesh) -> dict[str, float]:
@@ -350,6 +286,11 @@ def evaluate(name: str, eval_step: Any, params: Any, task: Task, mesh: Mesh) -> 
 def averages(name: str, sums: Sums) -> dict[str, float]:
     """Sums as the averages that a record holds."""
     return {f"{name}_{metric}": float(total / count) for metric, (total, count) in jax.device_get(sums).items()}
+
+
+def largest_divisor(number: int, at_most: int) -> int:
+    """Of a number, no greater than another."""
+    return max(n for n in range(1, min(number, at_most) + 1) if number % n == 0)
 
 
 def best_of(history: list[Record], task: Task) -> Record:

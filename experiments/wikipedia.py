@@ -26,11 +26,12 @@ from experiments import generation, runs, training
 from experiments.datasets import texts
 from experiments.devices import Batch
 from experiments.models import ModelOptions, SymbolLabeler
+from experiments.options import EpochOptions
 
 MODEL = ModelOptions(features=100, tensor_shape=(2,), forget_bias=1.0)
 RECIPES = {
-    "stdlib": training.EpochOptions(batch_size=100, epochs=3, learning_rate=2e-3),
-    "enwik8": training.EpochOptions(batch_size=100, epochs=50),
+    "stdlib": EpochOptions(batch_size=100, epochs=3, learning_rate=2e-3),
+    "enwik8": EpochOptions(batch_size=100, epochs=50),
 }
 """Defaults of training for each corpus: for enwik8 the paper's, for stdlib some minutes."""
 EVALUATED = ("validation", "test")
@@ -62,7 +63,7 @@ class Options:
     paper: bool = False
     """Take the paper's values, its largest experiment's, where no option says otherwise."""
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = MODEL
-    train: Annotated[training.EpochOptions, tyro.conf.OmitArgPrefixes] = RECIPES["stdlib"]
+    train: Annotated[EpochOptions, tyro.conf.OmitArgPrefixes] = RECIPES["stdlib"]
 
 
 PAPER = Options(

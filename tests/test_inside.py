@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import tlstm_jax as tl
-from experiments import datasets, idea, inspect, memorization, mnist, runs, symbols, training, wikipedia
+from experiments import datasets, idea, inspect, memorization, mnist, runs, symbols, wikipedia
 from experiments import workdir as wd
 from experiments.checkpoints import Checkpoints
 from experiments.datasets import texts
 from experiments.models import ModelOptions
+from experiments.options import EpochOptions
 from tests.small_runs import replace_digits, striped
 from tlstm_jax import stacked
 
@@ -127,7 +128,7 @@ def test_a_trnn_of_permuted_pixels(monkeypatch, tmp_path, capsys):
 @pytest.mark.slow
 def test_an_slstm_of_text(corpus, tmp_path, capsys):
     options = wikipedia.Options(
-        model=ModelOptions(model="slstm", num_layers=2, features=4), train=training.EpochOptions(batch_size=4)
+        model=ModelOptions(model="slstm", num_layers=2, features=4), train=EpochOptions(batch_size=4)
     )
     run = begun(tmp_path / "run", wikipedia.experiment(options, corpus, options.model), options.train)
     data = looked(run)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from experiments import models, readme, training
+from experiments import models, options, readme
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -33,7 +33,7 @@ def test_the_commands_exist():
         own, _, of_task = arguments.partition(" -- ")  # what follows a sweep's -- is for the task that it names
         for module_name, words in ((name, own), *([(own.split()[0], of_task)] if of_task else [])):
             module = importlib.import_module(f"experiments.{module_name}")
-            parsed = (module.Options, models.ModelOptions, training.TrainOptions, training.EpochOptions)
+            parsed = (module.Options, models.ModelOptions, options.TrainOptions, options.EpochOptions)
             fields = {f"--{field.replace('_', '-')}" for cls in parsed for field in cls.__annotations__}
             assert fields | {"--help"} >= set(re.findall(r"--[a-z-]+", words))
 

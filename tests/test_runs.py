@@ -11,7 +11,8 @@ import pytest
 
 from experiments import devices, mnist, training
 from experiments import workdir as wd
-from tests.small_runs import TINY, assert_same_run, metrics, saved, striped
+from experiments.options import TrainOptions
+from tests.small_runs import TINY, assert_same_run, killed_at, metrics, saved, striped
 
 
 def test_a_run_leaves_what_it_says(whole, capfd):
@@ -135,6 +136,30 @@ def test_four_devices_do_what_one_does(tiny, tmp_path):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 4])
+def test_steps_sent_together_do_what_they_do_one_by_one(tiny, tmp_path, monkeypatch, count):
+    """Killed in the middle of those of a dispatch too, the run goes on as if it had not been."""
+    arguments = [*TINY, "--devices", str(count), "--workdir"]
+    workdirs = [tmp_path / name for name in ("single", "together", "broken")]
+    more = ["--steps-per-dispatch", "7", "--checkpoint-seconds", "0"]  # 5 steps in an epoch
+    assert mnist.main([*arguments, str(workdirs[0])]) == 0
+    assert mnist.main([*arguments, str(workdirs[1]), *more]) == 0
+    with killed_at(13, monkeypatch):
+        mnist.main([*arguments, str(workdirs[2]), *more])
+    assert mnist.main([*arguments, str(workdirs[2]), *more]) == 0
+    assert_same_run(workdirs[1], workdirs[2])
+    single, together = ([saved(workdir)[1], metrics(workdir)] for workdir in workdirs[:2])
+    for one, other in zip(single[0], together[0], strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-5)
+    assert [record["step"] for record in together[1]] == [5, 10, 15]
+    np.testing.assert_allclose(*([r["train_loss"] for r in records] for _, records in (single, together)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "at_most", "together"), [(5, 1, 1), (5, 7, 5), (100, 8, 5), (7, 6, 1), (12, 6, 6)])
+def test_as_many_steps_go_together_as_divide_an_epoch(steps, at_most, together):
+    assert training.largest_divisor(steps, at_most) == together
+
+
 def test_a_batch_is_spread_over_all_devices():
     mesh = devices.data_mesh(0)
     batch = devices.spread_batch(mnist.rows(striped(10, 0)), 10, mesh)
@@ -150,7 +175,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path, capsys):
 
 
 def test_tensorboard_gets_every_record(tmp_path):
-    options = training.TrainOptions(tensorboard=True)
+    options = TrainOptions(tensorboard=True)
     options.check()
     history = [{"step": 10 * n, "test_loss": 1 / n} for n in (1, 2, 3)]
     for n in (1, 2, 3):

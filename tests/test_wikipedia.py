@@ -12,6 +12,7 @@ from experiments import generation, wikipedia
 from experiments import workdir as wd
 from experiments.datasets import texts
 from experiments.models import ModelOptions, SymbolLabeler
+from experiments.options import EpochOptions
 from tests.small_runs import assert_same_run, killed_at, metrics
 
 TEXT = np.frombuffer(b"the cat sat on the mat, and the dog on the log. " * 12, np.uint8)
@@ -63,7 +64,7 @@ def test_the_state_is_carried_exactly_from_one_batch_to_the_next(corpus, model):
     model = ModelOptions(**{**vars(model), "features": 5})
     labeler = SymbolLabeler(model.layer(), len(corpus.vocabulary))
     params = labeler.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    options = wikipedia.Options(steps=7, train=wikipedia.training.EpochOptions(batch_size=3))
+    options = wikipedia.Options(steps=7, train=EpochOptions(batch_size=3))
     task = wikipedia.language_modeling(labeler, model.delay, corpus, options)
     carry, total, count = task.carry(3), 0.0, 0.0
     for step in range(task.steps_per_epoch):
