@@ -27,6 +27,7 @@ special at the boundary happens in the small arrays of Q.
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -162,20 +163,38 @@ def _forward(
 ) -> tuple[tuple[TLSTMState, TLSTMState | None, Array], Residuals]:
     num_steps, cast_weights = len(xs), _cast(weights, state.h.dtype)
 
-    def body(states: TLSTMState, inputs: tuple[Array, Array, Array | None]) -> tuple[TLSTMState, Any]:
+    def body(
+        kept: tuple[TLSTMState, Gates | None], inputs: tuple[Array, Array, Array | None]
+    ) -> tuple[tuple[TLSTMState, Gates | None], None]:
         t, x, is_reset = inputs
+        states, gates = kept
         state = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, t, keepdims=False), states)
-        state, gates = _timestep(static, cast_weights, reset_rows(is_reset, state), x)
-        states = jax.tree.map(lambda leaf, new: lax.dynamic_update_index_in_dim(leaf, new, t + 1, 0), states, state)
-        return states, gates if static.plan.save == "gates" else None
+        state, now = _timestep(static, cast_weights, reset_rows(is_reset, state), x)
+        return (_put(states, state, t + 1), None if gates is None else _put(gates, now, t)), None
 
-    # The loop works in the very arrays that it leaves behind: a state is written once and never copied.
-    states = jax.tree.map(lambda leaf: jnp.zeros((num_steps + 1, *leaf.shape), leaf.dtype).at[0].set(leaf), state)
-    states, gates = lax.scan(body, states, (jnp.arange(num_steps), xs, reset), unroll=static.unroll)
+    # The loop works in the very arrays that it leaves behind: what is kept is written once and never copied. They
+    # begin with different numbers, all overwritten: XLA would fill one array with zeros and copy it to the others.
+    numbers = itertools.count()
+    states = jax.tree.map(lambda leaf: _filled(num_steps + 1, leaf, next(numbers)).at[0].set(leaf), state)
+    gates = None
+    if static.plan.save == "gates":
+        now = jax.eval_shape(functools.partial(_gates, static, cast_weights), state.h, xs[0])
+        gates = jax.tree.map(lambda leaf: _filled(num_steps, leaf, next(numbers)), now)
+    steps = (jnp.arange(num_steps), xs, reset)
+    (states, gates), _ = lax.scan(body, (states, gates), steps, unroll=static.unroll)
     last = jax.tree.map(lambda leaf: leaf[-1], states)
     ys = jax.vmap(functools.partial(cell.output, cfg=static.cfg))(states)[1:]
     end = _state_after(static.end if ends is None else ends, states)
     return (last, end, ys), Residuals(weights, xs, reset, ends, states, gates)
+
+
+def _filled(count: int, leaf: Any, number: int) -> Array:
+    return jnp.full((count, *leaf.shape), number, leaf.dtype)
+
+
+def _put(kept: Any, now: Any, t: Array) -> Any:
+    """What is kept of all timesteps, with that of timestep t."""
+    return jax.tree.map(lambda leaf, new: lax.dynamic_update_index_in_dim(leaf, new, t, 0), kept, now)
 
 
 def _cast(weights: Weights, dtype: Any) -> Weights:
