@@ -32,6 +32,15 @@ SPEEDS = {
 }
 """Columns beside the milliseconds: what they compare with, and how."""
 
+SHOWN_DEPTHS = (1, 2, 4, 7, 10)
+DEPTH_MODELS = {
+    "2d": "2D tLSTM",
+    "3d": "3D tLSTM",
+    "stack-shared": "stack of LSTMs, one set of parameters",
+    "stack-unshared": "stack of LSTMs, each with its own",
+}
+"""Of what :mod:`benchmarks.depth` times."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -118,16 +127,61 @@ def speed(options: Options) -> list[list[str]]:
             "floor": ours["ratio_to_floor"],
             **{name: timed[name]["ratio_to_auto"] for name in ("reference", "torch-conv", "torch-loop")},
         }
-        shape = "x".join(map(str, ours["tensor_shape"]))
-        size = f"{ours['features']}, B={ours['batch_size']}, T={ours['num_steps']}"
         rows.append(
             [
-                f"{len(ours['tensor_shape']) + 1}D, P={shape}, M={size}",
+                sized(ours),
                 f"{ours['median_ms']:.0f}",
                 *(form.format(ratios[name]) for name, form in SPEEDS.values()),
             ]
         )
     return rows
+
+
+def sized(row: dict[str, Any]) -> str:
+    """The size that was timed."""
+    shape = "x".join(map(str, row["tensor_shape"]))
+    return (
+        f"{len(row['tensor_shape']) + 1}D, P={shape}, M={row['features']}, B={row['batch_size']}, T={row['num_steps']}"
+    )
+
+
+def peers(options: Options) -> list[list[str]]:
+    """Forward and backward pass of what one would use instead, against ours."""
+    rows = measured(options.benchmarks / "speed-cpu-peers.json")["rows"]
+    sizes = {row["size"]: f"times ours, {sized(row)}" for row in rows if row["contender"] == "auto"}
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if row["contender"] != "auto":
+            found.setdefault(row["summary"], {})[row["size"]] = f"{row['ratio_to_auto']:.2f}"
+    return [["", *sizes.values()], *([name, *(cells.get(size, "") for size in sizes)] for name, cells in found.items())]
+
+
+def depth(options: Options) -> list[list[str]]:
+    """Forward and backward pass over a timestep against L."""
+    rows = [row for row in measured(options.benchmarks / "depth-cpu.json")["rows"] if row["pass"] == "training"]
+    depths = [number for number in SHOWN_DEPTHS if any(row["depth"] == number for row in rows)]
+    found: dict[str, dict[int, str]] = {}
+    for row in rows:
+        name = DEPTH_MODELS.get(row["model"])
+        if name:
+            found.setdefault(name, {})[row["depth"]] = f"{row['ms_per_timestep']:.2f}"
+    head = ["ms a timestep", *(f"L = {number}" for number in depths)]
+    return [head, *([name, *(cells.get(number, "") for number in depths)] for name, cells in found.items())]
+
+
+def memory(options: Options) -> list[list[str]]:
+    """Temporaries of training on a long sequence."""
+    rows = measured(options.benchmarks / "memory-cpu.json")["rows"]
+    steps = max(row["num_steps"] for row in rows)
+    every = {"": "", "remat": ", `remat=True`", "remat sqrt": f", `remat={round(steps**0.5)}`"}
+    return [
+        [f"T = {steps:,}", "MB"],
+        *(
+            [f"{row['implementation']}{every[row['remat']]}", f"{row['temp_bytes'] / 1e6:,.0f}"]
+            for row in rows
+            if row["num_steps"] == steps
+        ),
+    ]
 
 
 def kernels(options: Options) -> list[list[str]]:
@@ -155,7 +209,10 @@ def measured(path: Path) -> Any:
     return found
 
 
-TABLES: dict[str, Callable[[Options], list[list[str]]]] = {"learnt": learnt, "speed": speed, "kernels": kernels}
+TABLES: dict[str, Callable[[Options], list[list[str]]]] = {
+    **{"learnt": learnt, "speed": speed, "peers": peers},
+    **{"kernels": kernels, "depth": depth, "memory": memory},
+}
 """What can stand in the README."""
 
 

@@ -54,7 +54,7 @@ def test_a_table_that_does_not_exist_is_named(tmp_path, monkeypatch, capsys):
     other = tmp_path / "README.md"
     other.write_text("<!-- table: spede -->\n<!-- end -->\n")
     assert readme.main(["--readme", str(other)]) == 2
-    assert "has a table spede, expected one of learnt, speed, kernels" in capsys.readouterr().err
+    assert "has a table spede, expected one of learnt, speed, peers, kernels, depth, memory" in capsys.readouterr().err
     assert readme.main(["--readme", str(tmp_path / "none")]) == 2
     assert "give --readme a file" in capsys.readouterr().err
     other.write_text("<!-- table: kernels -->\n<!-- end -->\n")
