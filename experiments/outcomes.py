@@ -84,15 +84,20 @@ def common(lines: Sequence[Line]) -> dict[str, str]:
     return {name: next(iter(values)) for name, values in found.items() if len(values) == 1}
 
 
-def label(line: Line, among: Sequence[Line]) -> str:
+def label(line: Line, among: Sequence[Line], but: Sequence[str] = ()) -> str:
     """The options by which a line differs from others; the title does not tell them."""
-    same = common(among)
+    same = {*common(among), *but}
     return ", ".join(f"{name}={value}" for name, value in options(line).items() if name not in same)
+
+
+def variant(line: Line, among: Sequence[Line]) -> str:
+    """:func:`label` without what :func:`outcome` tells: after how many samples the run gave up."""
+    return label(line, among, but=("samples",))
 
 
 def sizes(line: Line, among: Sequence[Line]) -> str:
     """M, and the options by which a line differs from others."""
-    return ", ".join(filter(None, (f"M={told(line, 'features')}", label(line, among))))
+    return ", ".join(filter(None, (f"M={told(line, 'features')}", variant(line, among))))
 
 
 def grouped(lines: Iterable[Line], key: Callable[[Line], Key]) -> dict[Key, list[Line]]:

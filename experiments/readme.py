@@ -110,7 +110,9 @@ def learnt(options: Options) -> list[list[str]]:
 
 def came_of(lines: Sequence[Line], among: Sequence[Line]) -> str:
     """What came of the runs of a model, with the options by which they differ from others, the seed aside."""
-    groups = [(outcomes.label(group[0], among), outcomes.outcome(group)) for group in outcomes.by_configuration(lines)]
+    groups = [
+        (outcomes.variant(group[0], among), outcomes.outcome(group)) for group in outcomes.by_configuration(lines)
+    ]
     return "<br>".join(f"{outcome} ({label})" if label else outcome for label, outcome in groups)
 
 

@@ -99,6 +99,14 @@ def test_what_came_of_runs_that_differ_in_their_seeds(lines, text):
     assert outcomes.outcome(lines) == text
 
 
+def test_after_how_many_samples_a_run_gives_up_is_told_once():
+    lines = [line(seed=seed) for seed in (0, 1)]
+    for found, samples in zip(lines, (1000, 2000), strict=True):
+        found["config"] |= {"samples": samples, "remat": samples // 1000}
+    assert outcomes.label(lines[0], lines) == "samples=1000, remat=1"
+    assert outcomes.sizes(lines[0], lines) == "M=100, remat=1"
+
+
 def test_ours_stand_beside_the_papers(make):
     status, text, _ = make(
         memorization=[
