@@ -47,15 +47,18 @@ def model_names() -> list[str]:
     return [chosen.title.split(" L=")[0] for chosen in named]
 
 
+def place(line: Line) -> tuple[int, str, int]:
+    """A key to sort by: models as in the paper, others after them, and their depths."""
+    names, model = model_names(), told(line, "model")
+    return names.index(model) if model in names else len(names), model, depth(line)
+
+
 def in_order(lines: Iterable[Line]) -> list[Line]:
-    """Sorted by task and size, model, depth, options, and seed; models as in the paper, others after them."""
-    names = model_names()
+    """Sorted by task and size, model, depth, options, and seed."""
 
     def key(line: Line) -> tuple[Any, ...]:
-        model = told(line, "model")
-        place = names.index(model) if model in names else len(names)
         sizes = natural(line["title"]), natural(str(options(line)))
-        return line["task"], natural(told(line, "setting")), place, model, depth(line), *sizes, seed(line), line["id"]
+        return line["task"], natural(told(line, "setting")), *place(line), *sizes, seed(line), line["id"]
 
     return sorted(lines, key=key)
 

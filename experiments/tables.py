@@ -32,7 +32,8 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 def paper_table(table: paper.Table, settings: dict[str, list[Line]]) -> list[str]:
     """A table of the paper with our runs of the same settings beside, and what is not there."""
     ours = {setting: outcomes.grouped(outcomes.in_order(settings[setting]), name_of) for setting in table.settings}
-    names = [*table.rows, *(name for found in ours.values() for name in found)]
+    lines = sorted((line for setting in table.settings for line in settings[setting]), key=outcomes.place)
+    names = [*table.rows, *map(name_of, lines)]
     rows = [["model", *(f"{setting}, {whose}" for setting in table.settings for whose in ("the paper", "ours"))]]
     for name in dict.fromkeys(names):
         row = [name]
