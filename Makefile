@@ -27,7 +27,7 @@ notebooks: $(VENV)/installed
 
 # The API reference, docs/api/index.html. (The warnings left out: pdoc does not look up shapes in a NamedTuple.)
 docs: $(VENV)/installed
-	$(BIN)/python -W ignore::UserWarning -m pdoc tlstm_jax --docformat google --math --output-directory docs/api
+	$(BIN)/python -W ignore::UserWarning -m pdoc tlstm_jax --docformat google --output-directory docs/api
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.13 ..")'

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 NO_MATTER = (
-    *("workdir", "overwrite", "checkpoint_seconds", "profile", "tensorboard"),
+    *("workdir", "overwrite", "checkpoint_seconds", "steps_per_dispatch", "profile", "tensorboard"),
     *("distributed", "coordinator", "num_processes", "process_id"),
 )
-"""The options that change no number of a run."""
+"""The options that change no number of a run (steps that are compiled together may round differently)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -117,8 +117,9 @@ def by_setting(lines: Iterable[Line]) -> dict[str, list[Line]]:
 
 
 def by_configuration(lines: Iterable[Line]) -> list[list[Line]]:
-    """Lines that differ in their seeds alone, together."""
-    return list(grouped(lines, lambda line: json.dumps({**line["config"], "seed": None}, sort_keys=True)).values())
+    """Lines that differ alone in their seeds, and in the samples after which they would give up, together."""
+    apart = {"seed": None, "samples": None}
+    return list(grouped(lines, lambda line: json.dumps({**line["config"], **apart}, sort_keys=True)).values())
 
 
 def series(lines: Sequence[Line]) -> dict[str, dict[int, list[Line]]]:
@@ -160,11 +161,12 @@ def outcome(lines: Sequence[Line]) -> str:
     parts = []
     if samples := [line["samples"] for line in lines if solved(line)]:
         parts.append(f"solved after {spread(samples, lambda value: f'{value:,.0f}')}")
-    ended = [line for line in lines if line["finished"] and not solved(line)]
-    if ended:
-        found = spread([float(quality(line) or 0) for line in ended], lambda value: shown(ended[0], value))
-        within = max(line["samples"] for line in ended)
-        parts.append(f"not solved within {within:,}: {found}" if ended[0]["task"] in UNTIL_SOLVED else found)
+    unsolved = [line for line in lines if line["finished"] and not solved(line)]
+    until = {line["samples"] if line["task"] in UNTIL_SOLVED else None for line in unsolved}
+    for within in sorted(until, key=lambda number: number or 0):
+        ended = [line for line in unsolved if within in (line["samples"], None)]
+        found = spread([float(quality(line) or 0) for line in ended], lambda value: shown(unsolved[0], value))
+        parts.append(found if within is None else f"not solved within {within:,}: {found}")
     parts += [f"{cut_short(line)} (seed {seed(line)})" for line in lines if not line["finished"]]
     return "; ".join(parts)
 

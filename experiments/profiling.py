@@ -18,21 +18,21 @@ ROUND_SECONDS = 1.0
 
 def profile(
     state: Any,
-    dispatch: Callable[[Any, int], Any],
+    dispatch: Callable[[Any, int, int], Any],
     at_once: int,
     *,
     wait: Callable[[], None],
-    bare_step: Callable[[Any], Any],
+    bare_steps: Callable[[Any], Any],
     trace: Path,
 ) -> str:
     """Times steps of the loop and of the compiled step alone, in turns, and leaves a trace of the loop's.
 
     Args:
         state: to begin with; it is copied, since steps consume what they are given.
-        dispatch: some steps of the loop, from the state and the number of the first batch.
-        at_once: how many these are.
+        dispatch: steps of the loop, from the state, the number of the first batch, and how many.
+        at_once: how many the loop sends together.
         wait: for all steps of the loop that are under way.
-        bare_step: the compiled step, on a batch that is on the devices.
+        bare_steps: the same compiled steps, as many, on batches that are on the devices.
         trace: the folder for the trace, which TensorBoard and Perfetto read.
 
     Returns:
@@ -41,13 +41,13 @@ def profile(
 
     def loop(state: Any, steps: int) -> Any:
         for number in range(0, steps, at_once):
-            state = dispatch(state, number)
+            state = dispatch(state, number, at_once)
         wait()
         return state
 
     def bare(state: Any, steps: int) -> Any:
-        for _ in range(steps):
-            state = bare_step(state)
+        for _ in range(0, steps, at_once):
+            state = bare_steps(state)
         return jax.block_until_ready(state)
 
     def seconds(run: Callable[[Any, int], Any], state: Any, steps: int) -> tuple[float, Any]:
@@ -55,8 +55,8 @@ def profile(
         state = run(state, steps)
         return (time.perf_counter() - begin) / steps, state
 
-    state = bare(loop(jax.tree.map(jnp.copy, state), at_once), 1)
-    once, state = seconds(bare, state, 2)
+    state = bare(loop(jax.tree.map(jnp.copy, state), at_once), at_once)
+    once, state = seconds(bare, state, 2 * at_once)
     steps = at_once * math.ceil(max(5, ROUND_SECONDS / once) / at_once)
     times: list[tuple[float, float]] = []
     for _ in range(ROUNDS):
@@ -68,6 +68,6 @@ def profile(
     with_loop, alone = (statistics.median(column) for column in zip(*times, strict=True))
     ratio = statistics.median(a / b for a, b in times)
     return (
-        f"{1e3 * with_loop:.2f} ms a step in the loop, {1e3 * alone:.2f} ms the compiled step alone: the loop adds "
-        f"{ratio - 1:+.1%} (medians of {ROUNDS} rounds of {steps} steps in turns); trace in {trace}"
+        f"{1e3 * with_loop:.2f} ms a step in the loop, {1e3 * alone:.2f} ms the compiled step alone, {at_once} a call: "
+        f"the loop adds {ratio - 1:+.1%} (medians of {ROUNDS} rounds of {steps} steps in turns); trace in {trace}"
     )

@@ -37,6 +37,7 @@ DEPTH_MODELS = {
     "2d": "2D tLSTM",
     "3d": "3D tLSTM",
     "stack-shared": "stack of LSTMs, one set of parameters",
+    "wavefront-shared": "the same, skewed by hand into one scan",
     "stack-unshared": "stack of LSTMs, each with its own",
 }
 """Of what :mod:`benchmarks.depth` times."""

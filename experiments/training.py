@@ -135,9 +135,9 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
         batches = [task.batch(n) for n in range(number, number + count)]
         return devices.spread_batches(batches, options.batch_size, mesh)
 
-    def dispatch(state: State, number: int) -> State:
-        """Starts the steps from this one that go together; waits only for some that went long before."""
-        state, means = train_steps(state, load(number, at_once))
+    def dispatch(state: State, number: int, count: int) -> State:
+        """Starts so many steps from this one; waits only for some that went long before."""
+        state, means = train_steps(state, load(number, count))
         ahead.append((number, means))
         settle(AHEAD)
         return state
@@ -170,14 +170,14 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
         best = jax.device_get(best)
         done = int(state.step)
         if options.profile:
-            batch = jax.device_put(load(done, 1))
+            batches = jax.device_put(load(done, at_once))
             bar.write(
                 profiling.profile(
                     state,
                     dispatch,
                     at_once,
                     wait=functools.partial(settle, 0),
-                    bare_step=lambda state: train_steps(state, batch)[0],
+                    bare_steps=lambda state: train_steps(state, batches)[0],
                     trace=workdir / wd.PROFILE,
                 )
             )
@@ -187,9 +187,10 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
         while not is_over(history, task):
             epoch = len(history) + 1
             begin = time.monotonic()
-            for number in range(done, epoch * task.steps_per_epoch, at_once):
-                state = dispatch(state, number)
-                done = number + at_once
+            while done < epoch * task.steps_per_epoch:
+                count = at_once - done % at_once  # fewer if an earlier process, with other numbers, stopped in between
+                state = dispatch(state, done, count)
+                done += count
                 if stop or (time.monotonic() - saved > options.checkpoint_seconds and not options.distributed):
                     save()
                     saved = time.monotonic()

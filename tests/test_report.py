@@ -105,6 +105,16 @@ def test_after_how_many_samples_a_run_gives_up_is_told_once():
         found["config"] |= {"samples": samples, "remat": samples // 1000}
     assert outcomes.label(lines[0], lines) == "samples=1000, remat=1"
     assert outcomes.sizes(lines[0], lines) == "M=100, remat=1"
+    lines = [line(seed=seed, samples=samples, end=end) for seed, (samples, end) in enumerate(CAPS)]
+    for found, (samples, _) in zip(lines, CAPS, strict=True):
+        found["config"]["samples"] = 1000 if samples < 1000 else samples
+    (together,) = outcomes.by_configuration(lines)
+    assert outcomes.outcome(together) == (
+        "solved after 900 (1 seed); not solved within 1,000: 80.0% (1 seed); not solved within 2,000: 90.0% (1 seed)"
+    )
+
+
+CAPS = ((2000, 0.9), (1000, 0.8), (900, 0.995))
 
 
 def test_ours_stand_beside_the_papers(make):

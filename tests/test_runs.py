@@ -136,7 +136,7 @@ def test_four_devices_do_what_one_does(tiny, tmp_path):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("count", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_steps_sent_together_do_what_they_do_one_by_one(tiny, tmp_path, monkeypatch, count):
     """Killed in the middle of those of a dispatch too, the run goes on as if it had not been."""
     arguments = [*TINY, "--devices", str(count), "--workdir"]
@@ -148,11 +148,23 @@ def test_steps_sent_together_do_what_they_do_one_by_one(tiny, tmp_path, monkeypa
         mnist.main([*arguments, str(workdirs[2]), *more])
     assert mnist.main([*arguments, str(workdirs[2]), *more]) == 0
     assert_same_run(workdirs[1], workdirs[2])
+    assert workdirs[1].joinpath(wd.CONFIG).read_text() == workdirs[0].joinpath(wd.CONFIG).read_text()
     single, together = ([saved(workdir)[1], metrics(workdir)] for workdir in workdirs[:2])
     for one, other in zip(single[0], together[0], strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-5)
     assert [record["step"] for record in together[1]] == [5, 10, 15]
     np.testing.assert_allclose(*([r["train_loss"] for r in records] for _, records in (single, together)), rtol=1e-5)
+
+
+def test_a_run_goes_on_with_other_numbers_of_steps_together(tiny, tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert mnist.main([*TINY, "--workdir", str(whole)]) == 0
+    with killed_at(8, monkeypatch):
+        mnist.main([*TINY, "--workdir", str(broken), "--checkpoint-seconds", "0"])
+    assert mnist.main([*TINY, "--workdir", str(broken), "--steps-per-dispatch", "5"]) == 0
+    for one, other in zip(saved(whole)[1], saved(broken)[1], strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-5)
+    assert [record["step"] for record in metrics(broken)] == [5, 10, 15]
 
 
 @pytest.mark.parametrize(("steps", "at_most", "together"), [(5, 1, 1), (5, 7, 5), (100, 8, 5), (7, 6, 1), (12, 6, 6)])

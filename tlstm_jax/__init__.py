@@ -4,7 +4,7 @@ Wide and deep recurrent layers whose width costs no parameters and whose depth c
 of sequential work.
 """
 
-from tlstm_jax import inspect, linen, nnx
+from tlstm_jax import inspect, linen, nnx, stacked
 from tlstm_jax.cell import init_params, init_state, step
 from tlstm_jax.config import Fused, TLSTMConfig
 from tlstm_jax.resizing import resize
@@ -23,6 +23,7 @@ __all__ = [
     "linen",
     "nnx",
     "resize",
+    "stacked",
     "step",
     "unroll",
 ]

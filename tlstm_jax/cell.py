@@ -137,7 +137,8 @@ def step(params: Params, state: TLSTMState, x: Inputs, cfg: TLSTMConfig) -> tupl
     """One timestep (eqs. 14-19), the streaming interface.
 
     The k-th output answers input k - L + 1, L being ``cfg.depth``: the first L - 1 outputs answer
-    nothing yet. A step costs the same whatever the depth. The state keeps its dtypes.
+    nothing yet. Whatever the depth, a step is one timestep: its work grows with the locations, the
+    sequential part of it does not. The state keeps its dtypes.
 
     Args:
         params: as from :func:`init_params`.
