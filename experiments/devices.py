@@ -79,9 +79,9 @@ def on_all(tree: Any, mesh: Mesh) -> Any:
     return _place(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def spread(tree: Any, mesh: Mesh) -> Any:
-    """A tree of arrays, their rows spread over the devices; these must share them evenly."""
-    return _place(tree, NamedSharding(mesh, PartitionSpec("data")))
+def spread(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
+    """A tree of arrays, their rows along an axis spread over the devices; these must share them evenly."""
+    return _place(tree, NamedSharding(mesh, PartitionSpec(*[None] * axis, "data")))
 
 
 def shared_size(rows: int, mesh: Mesh) -> int:
@@ -102,7 +102,7 @@ def spread_batches(batches: Sequence[Batch], size: int, mesh: Mesh) -> Batch | d
     """Several batches along a new first axis, each as from :func:`spread_batch`."""
     filled = [_filled(batch, shared_size(size, mesh)) for batch in batches]
     stacked = {name: np.stack([batch[name] for batch in filled]) for name in filled[0]}
-    return stacked if mesh.size == 1 else _place(stacked, NamedSharding(mesh, PartitionSpec(None, "data")))
+    return stacked if mesh.size == 1 else spread(stacked, mesh, axis=1)
 
 
 def _filled(batch: Batch, size: int) -> Batch:

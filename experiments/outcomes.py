@@ -20,6 +20,8 @@ IN_TITLE = (
     "seed",
 )
 """Options that title and seed tell."""
+NO_VARIANT = ("seed", "samples")
+"""Options in which runs of one configuration differ: the seed, and after how many samples they would give up."""
 NOT_OF_MODEL = {"slstm": ("kernel_size", "norm_epsilon", "conveyor_bias"), "trnn": ("forget_bias", "conveyor_bias")}
 """Options without meaning to a model."""
 
@@ -88,14 +90,14 @@ def common(lines: Sequence[Line]) -> dict[str, str]:
 
 
 def label(line: Line, among: Sequence[Line], but: Sequence[str] = ()) -> str:
-    """The options by which a line differs from others; the title does not tell them."""
+    """The options by which a line differs from others, but some; the title does not tell them."""
     same = {*common(among), *but}
     return ", ".join(f"{name}={value}" for name, value in options(line).items() if name not in same)
 
 
 def variant(line: Line, among: Sequence[Line]) -> str:
-    """:func:`label` without what :func:`outcome` tells: after how many samples the run gave up."""
-    return label(line, among, but=("samples",))
+    """The options that tell a configuration from others (see :func:`by_configuration`)."""
+    return label(line, among, but=NO_VARIANT)
 
 
 def sizes(line: Line, among: Sequence[Line]) -> str:
@@ -117,8 +119,8 @@ def by_setting(lines: Iterable[Line]) -> dict[str, list[Line]]:
 
 
 def by_configuration(lines: Iterable[Line]) -> list[list[Line]]:
-    """Lines that differ alone in their seeds, and in the samples after which they would give up, together."""
-    apart = {"seed": None, "samples": None}
+    """Lines that differ in nothing but :data:`NO_VARIANT`, together."""
+    apart = dict.fromkeys(NO_VARIANT)
     return list(grouped(lines, lambda line: json.dumps({**line["config"], **apart}, sort_keys=True)).values())
 
 
@@ -162,11 +164,10 @@ def outcome(lines: Sequence[Line]) -> str:
     if samples := [line["samples"] for line in lines if solved(line)]:
         parts.append(f"solved after {spread(samples, lambda value: f'{value:,.0f}')}")
     unsolved = [line for line in lines if line["finished"] and not solved(line)]
-    until = {line["samples"] if line["task"] in UNTIL_SOLVED else None for line in unsolved}
-    for within in sorted(until, key=lambda number: number or 0):
-        ended = [line for line in unsolved if within in (line["samples"], None)]
+    until = grouped(unsolved, lambda line: line["samples"] if line["task"] in UNTIL_SOLVED else 0)
+    for within, ended in sorted(until.items(), key=lambda item: item[0]):
         found = spread([float(quality(line) or 0) for line in ended], lambda value: shown(unsolved[0], value))
-        parts.append(found if within is None else f"not solved within {within:,}: {found}")
+        parts.append(f"not solved within {within:,}: {found}" if within else found)
     parts += [f"{cut_short(line)} (seed {seed(line)})" for line in lines if not line["finished"]]
     return "; ".join(parts)
 

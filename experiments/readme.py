@@ -20,6 +20,7 @@ import tyro
 
 from experiments import outcomes, report, runs, tables
 from experiments import workdir as wd
+from experiments.depth_figures import TIMED
 from experiments.results import Line
 
 TABLE = re.compile(r"(<!-- table: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -33,14 +34,7 @@ SPEEDS = {
 """Columns beside the milliseconds: what they compare with, and how."""
 
 SHOWN_DEPTHS = (1, 2, 4, 7, 10)
-DEPTH_MODELS = {
-    "2d": "2D tLSTM",
-    "3d": "3D tLSTM",
-    "stack-shared": "stack of LSTMs, one set of parameters",
-    "wavefront-shared": "the same, skewed by hand into one scan",
-    "stack-unshared": "stack of LSTMs, each with its own",
-}
-"""Of what :mod:`benchmarks.depth` times."""
+"""Of those that :mod:`benchmarks.depth` times, enough to see how the time grows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,9 +159,7 @@ def depth(options: Options) -> list[list[str]]:
     depths = [number for number in SHOWN_DEPTHS if any(row["depth"] == number for row in rows)]
     found: dict[str, dict[int, str]] = {}
     for row in rows:
-        name = DEPTH_MODELS.get(row["model"])
-        if name:
-            found.setdefault(name, {})[row["depth"]] = f"{row['ms_per_timestep']:.2f}"
+        found.setdefault(TIMED[row["model"]], {})[row["depth"]] = f"{row['ms_per_timestep']:.2f}"
     head = ["ms a timestep", *(f"L = {number}" for number in depths)]
     return [head, *([name, *(cells.get(number, "") for number in depths)] for name, cells in found.items())]
 

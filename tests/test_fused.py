@@ -1,6 +1,7 @@
 """The hand-written derivative against JAX's own of the plain scan, in float64, to 1e-10."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -222,6 +223,16 @@ def test_the_platform_decides():
 
     assert size("auto") == size("fused") == size(tl.Fused("gates", 1, 1)) < size("reference")
     assert size(tl.Fused("states")) != size("auto")
+
+
+def test_what_is_kept_of_all_timesteps_is_neither_copied_nor_a_literal_of_the_program():
+    cfg = tl.TLSTMConfig(features=64, tensor_shape=(4,))  # of small arrays XLA makes copies that cost nothing
+    batch, steps = 50, 37
+    loss = jax.jit(jax.grad(lambda p, xs: tl.unroll(p, xs, cfg)[1].sum()))
+    program = loss.lower(tl.init_params(jax.random.key(0), R, cfg), jnp.ones((batch, steps, R))).compile().as_text()
+    kept = rf"f32\[(?:{steps + cfg.delay}|{steps + cfg.delay + 1}),4,{batch},64\]"  # of gates, or of states
+    assert len(re.findall(rf"= {kept}\S* [a-z-]+\(", program)) > 5
+    assert re.findall(rf"= ({kept})\S* (copy|constant)\(", program) == []
 
 
 def test_memory_of_a_long_sequence_grows_with_its_square_root():

@@ -173,7 +173,7 @@ def _forward(
         return (_put(states, state, t + 1), None if gates is None else _put(gates, now, t)), None
 
     # The loop works in the very arrays that it leaves behind: what is kept is written once and never copied. They
-    # begin with different numbers, all overwritten: XLA would fill one array with zeros and copy it to the others.
+    # begin with different numbers, all overwritten, or XLA would fill one array and copy it to the others.
     numbers = itertools.count()
     states = jax.tree.map(lambda leaf: _filled(num_steps + 1, leaf, next(numbers)).at[0].set(leaf), state)
     gates = None
@@ -189,7 +189,8 @@ def _forward(
 
 
 def _filled(count: int, leaf: Any, number: int) -> Array:
-    return jnp.full((count, *leaf.shape), number, leaf.dtype)
+    """An array like ``leaf`` for each of so many timesteps, full of a number that XLA cannot fold into a literal."""
+    return jnp.full((count, *leaf.shape), lax.optimization_barrier(jnp.asarray(number, leaf.dtype)))
 
 
 def _put(kept: Any, now: Any, t: Array) -> Any:
