@@ -46,7 +46,7 @@ class Options:
 PAPER = Options(
     digits=15,
     paper=True,
-    model=ModelOptions(features=400, tensor_shape=(10, 10), forget_bias=1.0),
+    model=ModelOptions(features=400, tensor_shape=(10, 10), forget_bias=1.0, conveyor_bias=0.0),
     train=symbols.SampleOptions(samples=5_000_000),
 )
 """The literal values."""

@@ -50,7 +50,7 @@ PAPER = Options(
     length=20,
     num_symbols=65,
     paper=True,
-    model=ModelOptions(features=100, tensor_shape=(10, 10), forget_bias=1.0),
+    model=ModelOptions(features=100, tensor_shape=(10, 10), forget_bias=1.0, conveyor_bias=0.0),
     train=symbols.SampleOptions(samples=5_000_000),
 )
 """The literal values; see RESULTS.md for what a forget bias of 1 learns here."""

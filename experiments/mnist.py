@@ -60,7 +60,9 @@ class Options:
     train: Annotated[EpochOptions, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=EpochOptions)
 
 
-PAPER = Options(paper=True, model=ModelOptions(features=100, tensor_shape=(5, 5)), train=RECIPES["mnist"])
+PAPER = Options(
+    paper=True, model=ModelOptions(features=100, tensor_shape=(5, 5), conveyor_bias=0.0), train=RECIPES["mnist"]
+)
 """The literal values."""
 
 

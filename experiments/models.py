@@ -31,6 +31,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 """The models of the paper by its names (and 2d+CN); ``dims`` tensorized dimensions with as many locations as layers."""
 FIXED = ("model", "tensor_shape", "kernel_size", "memory_conv", "norm", "num_layers", "shared")
 """What a preset decides."""
+LATER = {"kernel_scale": 1.0}
+"""Options younger than the first results, and what these had: recorded where they differ, so that older runs go on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +59,13 @@ class ModelOptions:
     """Normalization of the hidden state's output."""
     norm_epsilon: float = 1e-6
     """Added to the variance."""
+    kernel_scale: float = 1.0
+    """Variance of the initial recurrent kernel times its fan-in; 1 is Glorot's, taken gate by gate."""
     forget_bias: float = 4.0
     """Initial bias of the forget gate; the paper's 4 for images."""
-    conveyor_bias: float = 0.0
-    """Initial bias of the memory kernel's logit that moves memory from the input's corner towards the output's."""
+    conveyor_bias: float | None = None
+    """Initial bias of the memory kernel's logit that moves memory from the input's corner towards the output's.
+    Default: 3 for 3D models, which do not always learn memorization without (RESULTS.md), else 0."""
     num_layers: int = 3
     """Layers of slstm."""
     shared: bool = True
@@ -79,8 +84,13 @@ class ModelOptions:
         given: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in config.items()}
         return cls(**{name: x for name, x in given.items() if name in names})
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a run's configuration keeps of the options; see :data:`LATER`."""
+        return {name: x for name, x in dataclasses.asdict(self).items() if name not in LATER or x != LATER[name]}
+
     def resolved(self, default: ModelOptions) -> ModelOptions:
-        """The same without ``preset``, ``depth`` and ``params``: what these stand for instead.
+        """The same without ``preset``, ``depth``, ``params`` and defaults: what these stand for instead.
 
         Args:
             default: the task's options, which need not be repeated.
@@ -103,6 +113,7 @@ class ModelOptions:
             fixed |= {"num_layers": depth} if dims is None else {"tensor_shape": (depth,) * dims}
             chosen = dataclasses.replace(self, preset=None, depth=None, **fixed)
         chosen.check(default)
+        chosen = dataclasses.replace(chosen, conveyor_bias=chosen.config.conveyor_bias)
         if chosen.params is None:
             return chosen
         if chosen.features != default.features:
@@ -128,11 +139,15 @@ class ModelOptions:
         meaningless = {
             "tlstm": stack if self.memory_conv else ("conveyor_bias", *stack),
             "trnn": ("memory_conv", "forget_bias", "conveyor_bias", *stack),
-            "slstm": ("tensor_shape", "kernel_size", "memory_conv", "norm", "norm_epsilon", "conveyor_bias"),
+            "slstm": (
+                *("tensor_shape", "kernel_size", "memory_conv", "norm", "norm_epsilon"),
+                *("kernel_scale", "conveyor_bias"),
+            ),
         }
         for name in meaningless[self.model]:
-            if getattr(self, name) != getattr(default, name):
-                raise ValueError(f"{name} means nothing to {self.model}, got {getattr(self, name)}: leave it out.")
+            given, usual = getattr(self, name), getattr(default, name)
+            if given != usual and (given, usual) != (0, None):  # what a default that follows from the model comes to
+                raise ValueError(f"{name} means nothing to {self.model}, got {given}: leave it out.")
 
     @property
     def config(self) -> tl.TLSTMConfig:
@@ -141,6 +156,9 @@ class ModelOptions:
         Raises:
             ValueError: as :class:`tlstm_jax.TLSTMConfig`.
         """
+        conveyor_bias = self.conveyor_bias
+        if conveyor_bias is None:
+            conveyor_bias = 3.0 if self.model == "tlstm" and self.memory_conv and len(self.tensor_shape) > 1 else 0.0
         return tl.TLSTMConfig(
             features=self.features,
             tensor_shape=self.tensor_shape,
@@ -149,8 +167,9 @@ class ModelOptions:
             memory_conv=self.memory_conv,
             norm=None if self.norm == "none" else self.norm,
             norm_epsilon=self.norm_epsilon,
+            kernel_scale=self.kernel_scale,
             forget_bias=self.forget_bias,
-            conveyor_bias=self.conveyor_bias,
+            conveyor_bias=conveyor_bias,
             dtype=jnp.dtype(self.precision),
             param_dtype=jnp.dtype(self.param_dtype),
         )

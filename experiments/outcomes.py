@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from experiments.models import PRESETS, ModelOptions
+from experiments.models import LATER, PRESETS, ModelOptions
 from experiments.results import TITLE, Line, measure, unit, watched
 
 Key = TypeVar("Key")
@@ -22,7 +22,10 @@ IN_TITLE = (
 """Options that title and seed tell."""
 NO_VARIANT = ("seed", "samples")
 """Options in which runs of one configuration differ: the seed, and after how many samples they would give up."""
-NOT_OF_MODEL = {"slstm": ("kernel_size", "norm_epsilon", "conveyor_bias"), "trnn": ("forget_bias", "conveyor_bias")}
+NOT_OF_MODEL = {
+    "slstm": ("kernel_size", "norm_epsilon", "kernel_scale", "conveyor_bias"),
+    "trnn": ("forget_bias", "conveyor_bias"),
+}
 """Options without meaning to a model."""
 
 
@@ -72,7 +75,7 @@ def natural(text: str) -> list[str | int]:
 
 def options(line: Line) -> dict[str, str]:
     """The options that the title does not tell, as shown."""
-    chosen = dict(line["config"])
+    chosen = {**LATER, **line["config"]}
     for name in (*IN_TITLE, *NOT_OF_MODEL.get(str(chosen.get("model")), ())):
         chosen.pop(name, None)
     if {*chosen.get("kernel_size", [3])} in ({2}, {3}):  # 2 is -F in the title, and 3 what one expects

@@ -240,7 +240,7 @@ def recorded(experiment: Experiment, options: TrainOptions) -> dict[str, Any]:
     for name in (*NO_MATTER, "start_from"):  # where it lies; what it holds is in the experiment's own
         del train[name]
     train["devices"] = devices.data_mesh(options.devices).size  # which decides the order of sums
-    return {**experiment.config, **dataclasses.asdict(experiment.model), **train}
+    return {**experiment.config, **experiment.model.record, **train}
 
 
 def default_workdir(experiment: Experiment, options: TrainOptions) -> Path:

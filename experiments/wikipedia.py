@@ -69,7 +69,7 @@ class Options:
 PAPER = Options(
     data="enwik8",
     paper=True,
-    model=ModelOptions(features=522, tensor_shape=(4, 4), forget_bias=1.0),
+    model=ModelOptions(features=522, tensor_shape=(4, 4), forget_bias=1.0, conveyor_bias=0.0),
     train=RECIPES["enwik8"],
 )
 """The literal values, L = 4 with 10 million parameters in the kernel."""

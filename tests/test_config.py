@@ -41,13 +41,14 @@ def test_width_costs_no_kernel_parameters():
     chex.assert_trees_all_equal(narrow, wide)
 
 
+@pytest.mark.parametrize("kernel_scale", [1.0, 0.25])
 @pytest.mark.parametrize("name", MODELS)
-def test_initialization(name):
-    cfg = model(name, features=64, forget_bias=2.5, conveyor_bias=1.5)
+def test_initialization(name, kernel_scale):
+    cfg = model(name, features=64, kernel_scale=kernel_scale, forget_bias=2.5, conveyor_bias=1.5)
     params = tl.init_params(jax.random.key(0), 50, cfg)
     hidden, m = params["hidden"], cfg.features
     fan_in = m * cfg.num_offsets
-    assert float(hidden["kernel"].std()) == pytest.approx(fan_in**-0.5, rel=0.05)
+    assert float(hidden["kernel"].std()) == pytest.approx((kernel_scale / fan_in) ** 0.5, rel=0.05)
     assert float(params["input"]["kernel"].std()) == pytest.approx((2 / (50 + m)) ** 0.5, rel=0.05)
     bias = np.zeros(cfg.gate_features - m)
     if cfg.cell == "lstm":

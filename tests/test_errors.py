@@ -73,6 +73,7 @@ def without(tree, *path):
         ({"memory_conv": 1}, "got 1", "memory_conv must be True or False"),
         ({"norm_epsilon": 0}, "got 0", "norm_epsilon must be a positive number"),
         ({"norm_epsilon": -1e-6}, "got -1e-06", "norm_epsilon must be a positive number"),
+        ({"kernel_scale": 0}, "got 0", "kernel_scale must be a positive number"),
         ({"norm_epsilon": "small"}, "got 'small'", "norm_epsilon must be a finite number"),
         ({"forget_bias": float("nan")}, "got nan", "forget_bias must be a finite number"),
         ({"forget_bias": None}, "got None", "forget_bias must be a finite number"),

@@ -30,6 +30,7 @@ DEFAULT = ModelOptions()
 def test_presets(preset, title):
     chosen = ModelOptions(preset=preset, depth=4).resolved(DEFAULT)
     assert chosen.title == title
+    assert chosen.conveyor_bias == (3 if preset.startswith("3d") else 0)
     assert chosen.resolved(DEFAULT) == chosen
 
 
@@ -71,6 +72,7 @@ def test_the_budget_is_met(preset):
         ({"preset": "2d", "depth": 0}, "depth must be at least 1, got 0"),
         ({"preset": "2d", "tensor_shape": (4,)}, "tensor_shape is decided by --preset 2d, got \\(4,\\)"),
         ({"preset": "slstm", "num_layers": 2}, "num_layers is decided by --preset slstm, got 2"),
+        ({"preset": "slstm", "conveyor_bias": 3.0}, "conveyor_bias means nothing to slstm, got 3.0"),
         ({"params": "many"}, "params must be a positive number like 10M, 250K or 4000, got 'many'"),
         ({"params": "0"}, "params must be a positive number"),
         ({"params": "1M", "features": 9}, "params decides features, got params 1M and features 9"),
@@ -95,5 +97,6 @@ def test_the_papers_values(task, features, monkeypatch):
     module.main(["--paper", "--preset", "slstm", "--depth", "4", "--samples", "90"])
     (model, train), (other, other_train) = taken
     assert model.title == f"3D tLSTM+CN L=10 P=10x10 M={features}"
+    assert model.conveyor_bias == 0
     assert (model.forget_bias, train.samples, train.batch_size, train.learning_rate) == (1.0, 5_000_000, 15, 1e-3)
     assert (other.num_layers, other.forget_bias, other_train.samples) == (4, 1.0, 90)

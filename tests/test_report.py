@@ -6,6 +6,7 @@ import re
 import pytest
 
 from experiments import outcomes, paper, report, results, tables
+from experiments.models import ModelOptions
 
 TASKS = {"enwik8": "wikipedia", "digits": "mnist"}
 """Of the settings that are not called by their task."""
@@ -97,6 +98,14 @@ def cells(text, start):
 )
 def test_what_came_of_runs_that_differ_in_their_seeds(lines, text):
     assert outcomes.outcome(lines) == text
+
+
+def test_an_option_that_older_runs_did_not_have():
+    lines = [line(), line(kernel_scale=0.5)]
+    assert [outcomes.label(one, lines) for one in lines] == ["kernel_scale=1", "kernel_scale=0.5"]
+    assert "kernel_scale" not in ModelOptions().record
+    assert ModelOptions(kernel_scale=0.5).record["kernel_scale"] == 0.5
+    assert ModelOptions.recorded(ModelOptions().record) == ModelOptions()
 
 
 def test_after_how_many_samples_a_run_gives_up_is_told_once():
@@ -194,7 +203,7 @@ def test_every_run_is_listed(make):
         "| 2D tLSTM+CN L=4 P=4 M=100 | 1 | forget_bias=4 | 2 | 1,000 "
         "| 50.0% after 1,000 samples, cut short | 60 |  |  |  | 2026-01-02 |",
     ]
-    assert "All with batch_size=15." in listed
+    assert "All with kernel_scale=1, batch_size=15." in listed
 
 
 def test_runs_that_tell_what_makes_it_learn_are_told_apart(make):

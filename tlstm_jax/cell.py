@@ -39,10 +39,10 @@ def init_params(key: Array, in_features: int, cfg: TLSTMConfig) -> Params:
 
     Without the memory-cell convolution there is no q (A = 4M); the tRNN has A = M.
 
-    The kernels are uniform with variance 1 / fan-in, where fan-in is <K> M for ``hidden``. That is
-    Glorot's initialization taken gate by gate, each of them being a <K> M -> <K> M map by Glorot's
-    count; Glorot over all the gates at once would count outputs that no gate has and shrink the
-    kernel as the gates become more. The forget gate's bias is ``cfg.forget_bias``, that of q's first offset,
+    The kernels are uniform; that of ``hidden`` has variance ``cfg.kernel_scale`` / fan-in, where fan-in is <K> M.
+    With the default of 1 that is Glorot's initialization taken gate by gate, each of them being a <K> M -> <K> M
+    map by Glorot's count; Glorot over all the gates at once, about 0.4, would count outputs that no gate has and
+    shrink the kernel as the gates become more. The forget gate's bias is ``cfg.forget_bias``, that of q's first offset,
     which reaches farthest towards the input, ``cfg.conveyor_bias``. That of g (of A for
     the tRNN) is uniform within 1 / sqrt(fan-in), and not 0: with zero biases a location's memory is exactly
     zero until the first input arrives, where the derivative of the norm is 1 / sqrt(epsilon) at every
@@ -91,7 +91,7 @@ def init_hidden(key: Array, in_features: int, cfg: TLSTMConfig) -> Params:
     """W^h and b^h of eqs. 6 and 14; see :func:`init_params`."""
     shapes = cfg.param_shapes(in_features)["hidden"]
     key_kernel, key_bias = jax.random.split(key)
-    kernel = variance_scaling(1.0, "fan_in", "uniform")(key_kernel, shapes["kernel"], cfg.param_dtype)
+    kernel = variance_scaling(cfg.kernel_scale, "fan_in", "uniform")(key_kernel, shapes["kernel"], cfg.param_dtype)
     m, bound = cfg.features, (cfg.num_offsets * cfg.features) ** -0.5
     bias = jnp.zeros(shapes["bias"], cfg.param_dtype)
     bias = bias.at[:m].set(jax.random.uniform(key_bias, (m,), cfg.param_dtype, -bound, bound))

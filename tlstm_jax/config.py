@@ -115,6 +115,7 @@ class TLSTMConfig(Recurrent):
             state only (eq. 31). ``"layer"`` takes its statistics over all locations at once, which
             mixes later inputs into earlier outputs; only the other two are separable.
         norm_epsilon: added to the variance.
+        kernel_scale: variance of the initial recurrent kernel times its fan-in, <K> M.
         forget_bias: initial bias of the forget gate.
         conveyor_bias: initial bias of the memory kernel's logit (eq. 16) for the offset that leads farthest towards
             the input: above 0, memory first travels from the input's corner to the output's, at the speed of eq. 9,
@@ -146,6 +147,7 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
     memory_conv: bool = True
     norm: Literal["channel", "layer"] | None = "channel"
     norm_epsilon: float = 1e-6
+    kernel_scale: float = 1.0
     forget_bias: float = 1.0
     conveyor_bias: float = 0.0
     dtype: Any = None
@@ -154,9 +156,6 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
     def __post_init__(self) -> None:
         tensor_shape = sizes("tensor_shape", self.tensor_shape)
         kernel_size = sizes("kernel_size", self.kernel_size, ndim=len(tensor_shape), at_least=2)
-        norm_epsilon = finite("norm_epsilon", self.norm_epsilon)
-        if not norm_epsilon > 0:
-            raise ValueError(f"norm_epsilon must be a positive number, got {self.norm_epsilon!r}.")
         if not isinstance(self.cell, str) or self.cell not in CELLS:
             raise ValueError(f'cell must be "lstm" or "rnn" (the tRNN), got {self.cell!r}.')
         if not isinstance(self.norm, str | None) or self.norm not in NORMS:
@@ -167,7 +166,8 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
             "features": positive_size("features", self.features),
             "tensor_shape": tensor_shape,
             "kernel_size": kernel_size,
-            "norm_epsilon": norm_epsilon,
+            "norm_epsilon": positive("norm_epsilon", self.norm_epsilon),
+            "kernel_scale": positive("kernel_scale", self.kernel_scale),
             "forget_bias": finite("forget_bias", self.forget_bias),
             "conveyor_bias": finite("conveyor_bias", self.conveyor_bias),
             "dtype": None if self.dtype is None else float_dtype("dtype", self.dtype),
@@ -272,6 +272,13 @@ def finite(name: str, value: Any) -> float:
             raise TypeError
     except (TypeError, OverflowError):
         raise ValueError(f"{name} must be a finite number, got {value!r}.") from None
+    return float(value)
+
+
+def positive(name: str, value: Any) -> float:
+    """A positive, finite number as a float."""
+    if finite(name, value) <= 0:
+        raise ValueError(f"{name} must be a positive number, got {value!r}.")
     return float(value)
 
 
