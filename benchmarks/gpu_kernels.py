@@ -386,7 +386,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name = re.sub(r"\W+", "_", f"{program.size} {program.implementation} {program.which}")
             (options.dump / f"{name}.hlo").write_text(module.text)
     if options.out:
-        about = {name: getattr(options, name) for name in ("platform", "batch_size", "timesteps", "dtype")}
+        from benchmarks import record  # imports jax
+        from benchmarks.commandline import command_line
+
+        given = sys.argv[1:] if arguments is None else arguments
+        about: dict[str, Any] = {"command": command_line("benchmarks.gpu_kernels", given), **record.moment()}
+        about |= {name: getattr(options, name) for name in ("platform", "batch_size", "timesteps", "dtype")}
         about |= {"target": Path(target).name, "versions": JAX | PLUGINS[platform], "xla_flags": flags}
         options.out.write_text(json.dumps(about | {"results": results}, indent=2) + "\n")
     return 0

@@ -33,9 +33,13 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) if importlib.util.find_spec(name) else None for name in names},
         "xla_flags": os.environ.get("XLA_FLAGS"),
-        "commit": commit(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **moment(),
     }
+
+
+def moment() -> dict[str, str | None]:
+    """The commit and the date."""
+    return {"commit": commit(), "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
 
 
 def commit(root: Path = ROOT) -> str | None:
