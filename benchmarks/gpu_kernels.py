@@ -322,7 +322,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--platform", choices=("cuda", "tpu"), default="cuda")
     add("--target", help="cuda: a file, by default an H100's target config; tpu: a topology, by default v5e:2x2")
     add("--sizes", type=sizes, nargs="+", default=[(100, 10), (400, 7), (100, 5, 5)], help="100x5x5: M, then P, P")
-    add("--implementations", nargs="+", choices=("auto", "reference", "fused"), default=["reference", "fused"])
+    add("--implementations", nargs="+", choices=("auto", "reference", "fused"), default=["auto", "reference"])
     add("--passes", nargs="+", choices=("forward", "training"), default=["forward", "training"])
     add("--batch-size", type=positive, default=15)
     add("--timesteps", type=positive, default=50)

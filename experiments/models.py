@@ -65,7 +65,8 @@ class ModelOptions:
     """Initial bias of the forget gate; the paper's 4 for images."""
     conveyor_bias: float | None = None
     """Initial bias of the memory kernel's logit that moves memory from the input's corner towards the output's.
-    Default: 3 for 3D models, which do not always learn memorization without (RESULTS.md), else 0."""
+    None is 3 for tLSTMs of two dimensions or more with the memory-cell convolution, which do not always learn
+    memorization without (RESULTS.md), and 0 for other models."""
     num_layers: int = 3
     """Layers of slstm."""
     shared: bool = True
@@ -135,19 +136,22 @@ class ModelOptions:
 
     def check(self, default: ModelOptions) -> None:
         """Raises a ValueError for an option that the model chosen does not have, if it is not the default."""
-        stack = ("num_layers", "shared")
-        meaningless = {
-            "tlstm": stack if self.memory_conv else ("conveyor_bias", *stack),
-            "trnn": ("memory_conv", "forget_bias", "conveyor_bias", *stack),
-            "slstm": (
-                *("tensor_shape", "kernel_size", "memory_conv", "norm", "norm_epsilon"),
-                *("kernel_scale", "conveyor_bias"),
-            ),
-        }
-        for name in meaningless[self.model]:
+        for name in self.meaningless:
             given, usual = getattr(self, name), getattr(default, name)
-            if given != usual and (given, usual) != (0, None):  # what a default that follows from the model comes to
-                raise ValueError(f"{name} means nothing to {self.model}, got {given}: leave it out.")
+            if given not in (usual, None) and (given, usual) != (0, None):  # what None comes to here
+                model = self.model if self.memory_conv or self.model != "tlstm" else "a tlstm without memory_conv"
+                raise ValueError(f"{name} means nothing to {model}, got {given}: leave it out.")
+
+    @property
+    def meaningless(self) -> tuple[str, ...]:
+        """The options that the model does not have."""
+        if self.model == "slstm":
+            norm = ("norm", "norm_epsilon")
+            return ("tensor_shape", "kernel_size", "memory_conv", *norm, "kernel_scale", "conveyor_bias")
+        stack = ("num_layers", "shared")
+        if self.model == "trnn":
+            return ("memory_conv", "forget_bias", "conveyor_bias", *stack)
+        return stack if self.memory_conv else ("conveyor_bias", *stack)
 
     @property
     def config(self) -> tl.TLSTMConfig:
@@ -158,7 +162,7 @@ class ModelOptions:
         """
         conveyor_bias = self.conveyor_bias
         if conveyor_bias is None:
-            conveyor_bias = 3.0 if self.model == "tlstm" and self.memory_conv and len(self.tensor_shape) > 1 else 0.0
+            conveyor_bias = 3.0 if "conveyor_bias" not in self.meaningless and len(self.tensor_shape) > 1 else 0.0
         return tl.TLSTMConfig(
             features=self.features,
             tensor_shape=self.tensor_shape,

@@ -22,11 +22,6 @@ IN_TITLE = (
 """Options that title and seed tell."""
 NO_VARIANT = ("seed", "samples")
 """Options in which runs of one configuration differ: the seed, and after how many samples they would give up."""
-NOT_OF_MODEL = {
-    "slstm": ("kernel_size", "norm_epsilon", "kernel_scale", "conveyor_bias"),
-    "trnn": ("forget_bias", "conveyor_bias"),
-}
-"""Options without meaning to a model."""
 
 
 def told(line: Line, part: str) -> str:
@@ -76,7 +71,7 @@ def natural(text: str) -> list[str | int]:
 def options(line: Line) -> dict[str, str]:
     """The options that the title does not tell, as shown."""
     chosen = {**LATER, **line["config"]}
-    for name in (*IN_TITLE, *NOT_OF_MODEL.get(str(chosen.get("model")), ())):
+    for name in (*IN_TITLE, *ModelOptions.recorded(chosen).meaningless):
         chosen.pop(name, None)
     if {*chosen.get("kernel_size", [3])} in ({2}, {3}):  # 2 is -F in the title, and 3 what one expects
         chosen.pop("kernel_size", None)
@@ -159,6 +154,12 @@ def spread(values: Sequence[float], show: Callable[[float], str]) -> str:
     if len(values) == 1:
         return f"{show(values[0])} (1 seed)"
     return f"{show(sum(values) / len(values))} ({show(min(values))}..{show(max(values))}, {len(values)} seeds)"
+
+
+def came_of(lines: Sequence[Line], among: Sequence[Line], apart: str) -> str:
+    """:func:`outcome` of each configuration, with the options by which it differs from others."""
+    groups = [(variant(group[0], among), outcome(group)) for group in by_configuration(lines)]
+    return apart.join(f"{found} ({options})" if options else found for options, found in groups)
 
 
 def outcome(lines: Sequence[Line]) -> str:

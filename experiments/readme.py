@@ -21,7 +21,6 @@ import tyro
 from experiments import outcomes, report, runs, tables
 from experiments import workdir as wd
 from experiments.depth_figures import TIMED
-from experiments.results import Line
 
 TABLE = re.compile(r"(<!-- table: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SPEEDS = {
@@ -92,23 +91,9 @@ def learnt(options: Options) -> list[list[str]]:
             stacks = models.get("sLSTM", [])
             for name in ("2D tLSTM+CN", "3D tLSTM+CN"):
                 if stacks and name in models:
-                    rows.append(
-                        [
-                            setting,
-                            str(depth),
-                            f"{name.split()[0]}: {came_of(models[name], lines)}",
-                            came_of(stacks, lines),
-                        ]
-                    )
+                    ours, theirs = (outcomes.came_of(group, lines, apart="<br>") for group in (models[name], stacks))
+                    rows.append([setting, str(depth), f"{name.split()[0]}: {ours}", theirs])
     return rows
-
-
-def came_of(lines: Sequence[Line], among: Sequence[Line]) -> str:
-    """What came of the runs of a model, with the options by which they differ from others, the seed aside."""
-    groups = [
-        (outcomes.variant(group[0], among), outcomes.outcome(group)) for group in outcomes.by_configuration(lines)
-    ]
-    return "<br>".join(f"{outcome} ({label})" if label else outcome for label, outcome in groups)
 
 
 def speed(options: Options) -> list[list[str]]:
@@ -155,11 +140,12 @@ def peers(options: Options) -> list[list[str]]:
 
 def depth(options: Options) -> list[list[str]]:
     """Forward and backward pass over a timestep against L."""
-    rows = [row for row in measured(options.benchmarks / "depth-cpu.json")["rows"] if row["pass"] == "training"]
+    timed = (row for row in measured(options.benchmarks / "depth-cpu.json")["rows"] if "ms_per_timestep" in row)
+    rows = [row for row in timed if row["pass"] == "training"]
     depths = [number for number in SHOWN_DEPTHS if any(row["depth"] == number for row in rows)]
     found: dict[str, dict[int, str]] = {}
     for row in rows:
-        found.setdefault(TIMED[row["model"]], {})[row["depth"]] = f"{row['ms_per_timestep']:.2f}"
+        found.setdefault(TIMED.get(row["model"], row["model"]), {})[row["depth"]] = f"{row['ms_per_timestep']:.2f}"
     head = ["ms a timestep", *(f"L = {number}" for number in depths)]
     return [head, *([name, *(cells.get(number, "") for number in depths)] for name, cells in found.items())]
 
@@ -187,8 +173,9 @@ def kernels(options: Options) -> list[list[str]]:
         most = max(loop["timesteps"] for loop in row["loops"])  # the other loops are of the outputs still under way
         counts = [f"{loop['kernels_per_timestep']:.0f}" for loop in row["loops"] if loop["timesteps"] == most]
         sizes.setdefault(row["size"], {})[row["implementation"], row["pass"]] = " + ".join(counts)
-    shown = ("auto", "forward"), ("auto", "training"), ("reference", "training")
-    rows += [[size, *(found[program] for program in shown)] for size, found in sizes.items() if {*shown} <= {*found}]
+    for size, found in sizes.items():
+        if not any(implementation == "flax LSTM" for implementation, _ in found):
+            rows.append([size, found["auto", "forward"], found["auto", "training"], found["reference", "training"]])
     return rows
 
 

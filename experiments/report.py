@@ -29,7 +29,7 @@ SECTIONS = {"Wikipedia": (1, 3), "Addition and memorization": (2, 4), "MNIST": (
 """The numbers of the table and of the figure in each."""
 DEFAULTS, GROWTH = "defaults", "growth"
 """Begin the names of files with runs that tell which options make a task learn, and with those of a notebook."""
-TIMED = {"command", "environment", "options", "rows"}
+DEPTH_KEYS = {"command", "environment", "options", "rows"}
 """What is in a file of ``benchmarks.depth``."""
 CAPTIONS = {
     3: "Bits per character on the test data against L.",
@@ -117,7 +117,7 @@ def read_runtimes(folder: Path) -> list[dict[str, Any]]:
     for path in sorted(folder.glob("depth-*.json")):
         if not path.stem.endswith("-quick"):
             run = wd.read_json(path)
-            if not (isinstance(run, dict) and run.keys() >= TIMED):
+            if not (isinstance(run, dict) and run.keys() >= DEPTH_KEYS):
                 raise wd.WorkdirError(f"{path} is not of benchmarks.depth: give --runtimes another folder")
             found.append(run)
     return found

@@ -178,7 +178,9 @@ def started(experiment: Experiment, options: TrainOptions) -> Experiment:
                 f"the model in {folder} (cfg) cannot become this one (new_cfg): {error} Give another --tensor-shape, "
                 "or start from another run"
             ) from error
-    return dataclasses.replace(experiment, params=params, config={**experiment.config, **found})
+    initial = {name: getattr(old, name) for name in ("kernel_scale", "conveyor_bias")}  # what these parameters had
+    model = dataclasses.replace(new, **initial)
+    return dataclasses.replace(experiment, params=params, model=model, config={**experiment.config, **found})
 
 
 def check_related(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:

@@ -296,7 +296,8 @@ def print_table(ended: Sequence[Ended], options: Options, path: Path) -> None:
 
 def cell(ended: Sequence[Ended]) -> str:
     """How the runs of a preset at a depth ended."""
-    text = outcomes.outcome([each.line for each in ended if each.line is not None])
+    lines = [each.line for each in ended if each.line is not None]
+    text = outcomes.came_of(lines, lines, apart="; ")
     failed = sum(each.failed for each in ended)
     return "; ".join(filter(None, (text, f"{failed} failed" if failed else "")))
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import filelock
 
+from experiments.models import LATER
+
 CONFIG, METRICS, SUMMARY, CURVES = "config.json", "metrics.jsonl", "summary.json", "learning_curves.png"
 CHECKPOINTS, TENSORBOARD, PROFILE, INSIDE = "checkpoints", "tensorboard", "profile", "inspect"  # folders
 NEW = ".new"  # of a file that is being written
@@ -79,10 +81,11 @@ def check_same(workdir: Path, config: dict[str, Any]) -> None:
     config = json.loads(json.dumps(config))  # as it is read back
     recorded = read_json(workdir / CONFIG)
     if recorded is not None and recorded != config:
+        there, here = ({**LATER, **each} for each in (recorded, config))
         differences = ", ".join(
-            f"{key} {_shown(recorded.get(key))} there and {_shown(config.get(key))} here"
-            for key in sorted({*recorded, *config})
-            if recorded.get(key) != config.get(key)
+            f"{key} {_shown(there.get(key))} there and {_shown(here.get(key))} here"
+            for key in sorted({*there, *here})
+            if there.get(key) != here.get(key)
         )
         raise WorkdirError(
             f"{workdir} belongs to a run of another configuration ({differences}): {ELSEWHERE}, "

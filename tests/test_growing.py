@@ -73,6 +73,12 @@ def test_it_begins_with_the_best_of_the_other_resized(grown, unbroken):
     np.testing.assert_array_equal(np.asarray(params["layer"]["norm"]["scale"])[[0, -1]], best["layer"]["norm"]["scale"])
 
 
+def test_what_its_parameters_began_with_is_recorded(tiny, tmp_path):
+    run_in(tmp_path / "old", "--tensor-shape", "2")
+    assert built("--tensor-shape", "2", "2")[0].model.conveyor_bias == 3
+    assert started(tmp_path / "old", "--tensor-shape", "2", "2").model.conveyor_bias == 0
+
+
 def test_its_configuration_has_two_entries_more(grown, unbroken):
     config, there = wd.read_config(grown[0]), wd.read_config(unbroken)
     assert len(config.pop("start_sha256")) == 12

@@ -73,6 +73,7 @@ def test_the_budget_is_met(preset):
         ({"preset": "2d", "tensor_shape": (4,)}, "tensor_shape is decided by --preset 2d, got \\(4,\\)"),
         ({"preset": "slstm", "num_layers": 2}, "num_layers is decided by --preset slstm, got 2"),
         ({"preset": "slstm", "conveyor_bias": 3.0}, "conveyor_bias means nothing to slstm, got 3.0"),
+        ({"preset": "2d-M", "conveyor_bias": 3.0}, "means nothing to a tlstm without memory_conv, got 3.0"),
         ({"params": "many"}, "params must be a positive number like 10M, 250K or 4000, got 'many'"),
         ({"params": "0"}, "params must be a positive number"),
         ({"params": "1M", "features": 9}, "params decides features, got params 1M and features 9"),
@@ -81,6 +82,28 @@ def test_the_budget_is_met(preset):
 def test_contradictions(options, message):
     with pytest.raises(ValueError, match=message):
         ModelOptions(**options).resolved(DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("options", "bias"),
+    [
+        ({"tensor_shape": (4,)}, 0),
+        ({"tensor_shape": (2, 2)}, 3),
+        ({"tensor_shape": (2, 2, 2)}, 3),
+        ({"tensor_shape": (2, 2), "conveyor_bias": 0.0}, 0),
+        ({"tensor_shape": (2, 2), "memory_conv": False}, 0),
+        ({"tensor_shape": (2, 2), "model": "trnn"}, 0),
+        ({"model": "slstm"}, 0),
+    ],
+)
+def test_which_models_start_as_a_conveyor(options, bias):
+    for default in (DEFAULT, dataclasses.replace(DEFAULT, conveyor_bias=0.0)):
+        assert ModelOptions(**options).resolved(default).conveyor_bias == bias
+
+
+@pytest.mark.parametrize("task", ["memorization", "addition", "mnist", "wikipedia"])
+def test_the_papers_models_do_not(task):
+    assert importlib.import_module(f"experiments.{task}").PAPER.model.config.conveyor_bias == 0
 
 
 @pytest.mark.parametrize(("task", "features"), [("memorization", 100), ("addition", 400)])

@@ -1,6 +1,7 @@
 """The README's Python runs as printed, block after block, and its commands exist."""
 
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -47,6 +48,13 @@ def test_the_tables_are_what_was_measured(tmp_path, monkeypatch, capsys):
     assert "run python -m experiments.readme" in capsys.readouterr().err
     assert readme.main(["--readme", str(other)]) == 0
     assert other.read_text() == README
+
+
+def test_what_could_not_be_timed_has_no_row(tmp_path):
+    row = {"model": "2d", "pass": "training", "depth": 1, "ms_per_timestep": 1.5}
+    rows = [row, {"model": "cudnn", "pass": "training", "depth": 1, "unavailable": "needs a GPU"}]
+    (tmp_path / "depth-cpu.json").write_text(json.dumps({"rows": rows}))
+    assert readme.depth(readme.Options(benchmarks=tmp_path)) == [["ms a timestep", "L = 1"], ["2D tLSTM+CN", "1.50"]]
 
 
 def test_a_table_that_does_not_exist_is_named(tmp_path, monkeypatch, capsys):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments import outcomes, paper, report, results, tables
+from experiments import outcomes, paper, report, results, sweep, tables
 from experiments.models import ModelOptions
 
 TASKS = {"enwik8": "wikipedia", "digits": "mnist"}
@@ -106,6 +106,15 @@ def test_an_option_that_older_runs_did_not_have():
     assert "kernel_scale" not in ModelOptions().record
     assert ModelOptions(kernel_scale=0.5).record["kernel_scale"] == 0.5
     assert ModelOptions.recorded(ModelOptions().record) == ModelOptions()
+
+
+def test_runs_of_two_configurations_have_no_mean():
+    lines = [line(end=0.5, conveyor_bias=0.0), line(end=0.7, seed=1, conveyor_bias=3.0)]
+    assert outcomes.came_of(lines, lines, apart="; ") == (
+        "not solved within 1,000: 50.0% (1 seed) (conveyor_bias=0); "
+        "not solved within 1,000: 70.0% (1 seed) (conveyor_bias=3)"
+    )
+    assert sweep.cell([sweep.Ended(None, one, False) for one in lines]) == outcomes.came_of(lines, lines, apart="; ")
 
 
 def test_after_how_many_samples_a_run_gives_up_is_told_once():

@@ -82,6 +82,9 @@ def test_another_configuration_is_refused(whole, capsys):
     before = saved(whole)
     assert mnist.main([*TINY, "--features", "5", "--workdir", str(whole)]) == 2
     assert "features 4 there and 5 here" in capsys.readouterr().err
+    assert "kernel_scale" not in json.loads((whole / wd.CONFIG).read_text())  # as in runs older than the option
+    assert mnist.main([*TINY, "--kernel-scale", "0.5", "--workdir", str(whole)]) == 2
+    assert "(kernel_scale 1.0 there and 0.5 here)" in capsys.readouterr().err
     np.testing.assert_equal(saved(whole), before)
 
 

@@ -103,7 +103,7 @@ def solved(tmp_path_factory):
 def test_it_stops_when_solved_and_says_after_how_many_samples(solved, capsys):
     records = [json.loads(line) for line in (solved / wd.METRICS).read_text().splitlines()]
     assert [record["test_accuracy"] > 0.99 for record in records] == [False] * (len(records) - 1) + [True]
-    assert records[-1]["samples"] == 150 * len(records) == 15 * records[-1]["step"]
+    assert records[-1]["samples"] == 150 * len(records) == 5 * records[-1]["step"]
     assert memorization.main([*EASY, "--workdir", str(solved)]) == 0
     shown = capsys.readouterr().out
     assert f"solved after {records[-1]['samples']:,} training samples" in shown

@@ -41,8 +41,8 @@ def init_params(key: Array, in_features: int, cfg: TLSTMConfig) -> Params:
 
     The kernels are uniform; that of ``hidden`` has variance ``cfg.kernel_scale`` / fan-in, where fan-in is <K> M.
     With the default of 1 that is Glorot's initialization taken gate by gate, each of them being a <K> M -> <K> M
-    map by Glorot's count; Glorot over all the gates at once, about 0.4, would count outputs that no gate has and
-    shrink the kernel as the gates become more. The forget gate's bias is ``cfg.forget_bias``, that of q's first offset,
+    map by Glorot's count; Glorot over all the gates at once, about 0.4 for an LSTM's, counts outputs that no gate
+    has. The forget gate's bias is ``cfg.forget_bias``, that of q's first offset,
     which reaches farthest towards the input, ``cfg.conveyor_bias``. That of g (of A for
     the tRNN) is uniform within 1 / sqrt(fan-in), and not 0: with zero biases a location's memory is exactly
     zero until the first input arrives, where the derivative of the norm is 1 / sqrt(epsilon) at every
