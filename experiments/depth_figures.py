@@ -24,6 +24,8 @@ Panel = Callable[[Any], None]
 """Draws on axes."""
 
 COLUMNS = 3
+PANEL, SAMPLE, LETTER = 4.2, 0.6, 0.085
+"""Inches: the width of a panel, of a legend's sample with the space around it, and of a letter."""
 DASHES = ("-", "--", "-.", ":")
 MARKERS = "sv^DPX"
 GRID: dict[Any, Any] = {"axes.grid": True, "grid.alpha": 0.3}
@@ -58,9 +60,10 @@ def depth_figure(path: Path, settings: dict[str, list[Line]], runtimes: Sequence
         panels.append(functools.partial(empty, title="runtime", reason="not measured"))
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    height = 3.2 * rows + 0.2 * -(-len(styles) // columns)
+    in_row = max(1, min(columns, int(PANEL * columns / (SAMPLE + LETTER * max(map(len, styles), default=0)))))
+    height = 3.2 * rows + 0.2 * -(-len(styles) // in_row)
     with mpl.rc_context({**STYLE, **GRID}):
-        figure = Figure(figsize=(4.2 * columns, height), layout="constrained")
+        figure = Figure(figsize=(PANEL * columns, height), layout="constrained")
         for axes, draw in itertools.zip_longest(figure.subplots(rows, columns, squeeze=False).flat, panels):
             if draw is None:
                 axes.set_axis_off()
@@ -68,7 +71,7 @@ def depth_figure(path: Path, settings: dict[str, list[Line]], runtimes: Sequence
                 draw(axes)
         if styles:
             handles = [sample(label=name, **style) for name, style in styles.items()]
-            figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+            figure.legend(handles=handles, loc="outside lower center", ncols=in_row, frameon=False)
         figure.savefig(path, format="png", dpi=100, metadata={"Software": None})
 
 
