@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+import subprocess
 import time
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from benchmarks.networks import inputs, nearest_features, parameters, reference,
 from benchmarks.programs import count
 from benchmarks.record import commit, number
 from benchmarks.tasks import PRECISIONS, SIZES, Task
+
+ROOT = Path(__file__).parent.parent
 
 TINY = Task(SIZES["tiny"], PRECISIONS["highest"], training=True)
 SLOW = {  # a minute of C++ compilation, with PyTorch's own warnings
@@ -323,3 +326,17 @@ def test_the_commit(tmp_path):
 def test_numbers():
     values = {1234.5: "1,234", 99.96: "100", 12.0: "12.0", 0.00123: "0.00123", None: ""}
     assert [number(value) for value in values] == list(values.values())
+
+
+def test_what_was_measured_names_a_commit_of_the_history():
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    if git("rev-parse", "--is-shallow-repository").stdout.strip() != "false":
+        pytest.skip("needs a git checkout with its history")
+    files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    recorded = {path.name: json.loads(path.read_text()) for path in files}
+    commits = {name: found.get("environment", found)["commit"] for name, found in recorded.items()}
+    assert len(commits) > 5
+    for name, found in commits.items():
+        assert git("merge-base", "--is-ancestor", found.removesuffix("-dirty"), "HEAD").returncode == 0, name
