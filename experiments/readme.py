@@ -86,13 +86,15 @@ def learnt(options: Options) -> list[list[str]]:
     """The tLSTM with channel normalization and the stacked LSTM where both were run at the same depth."""
     rows = [["task", "L", "tLSTM+CN", "sLSTM, equal parameters"]]
     for setting, lines in outcomes.by_setting(report.read(report.sweeps(options.results))).items():
-        for depth, members in outcomes.grouped(lines, outcomes.depth).items():
-            models = outcomes.grouped(members, lambda line: outcomes.told(line, "model"))
-            stacks = models.get("sLSTM", [])
+        models = outcomes.grouped(lines, lambda line: outcomes.told(line, "model"))
+        for depth in sorted({*map(outcomes.depth, lines)}):
+            cells = {}
+            for name, members in models.items():
+                if deep := [line for line in members if outcomes.depth(line) == depth]:
+                    cells[name] = outcomes.came_of(deep, members, apart="<br>")
             for name in ("2D tLSTM+CN", "3D tLSTM+CN"):
-                if stacks and name in models:
-                    ours, theirs = (outcomes.came_of(group, lines, apart="<br>") for group in (models[name], stacks))
-                    rows.append([setting, str(depth), f"{name.split()[0]}: {ours}", theirs])
+                if name in cells and "sLSTM" in cells:
+                    rows.append([setting, str(depth), f"{name.split()[0]}: {cells[name]}", cells["sLSTM"]])
     return rows
 
 
