@@ -88,13 +88,12 @@ def learnt(options: Options) -> list[list[str]]:
     for setting, lines in outcomes.by_setting(report.read(report.sweeps(options.results))).items():
         models = outcomes.grouped(lines, lambda line: outcomes.told(line, "model"))
         for depth in sorted({*map(outcomes.depth, lines)}):
-            cells = {}
-            for name, members in models.items():
-                if deep := [line for line in members if outcomes.depth(line) == depth]:
-                    cells[name] = outcomes.came_of(deep, members, apart="<br>")
             for name in ("2D tLSTM+CN", "3D tLSTM+CN"):
-                if name in cells and "sLSTM" in cells:
-                    rows.append([setting, str(depth), f"{name.split()[0]}: {cells[name]}", cells["sLSTM"]])
+                pair = [models.get(name, []), models.get("sLSTM", [])]
+                deep = [[line for line in members if outcomes.depth(line) == depth] for members in pair]
+                if all(deep):
+                    ours, theirs = (outcomes.came_of(members, [*pair[0], *pair[1]], apart="<br>") for members in deep)
+                    rows.append([setting, str(depth), f"{name.split()[0]}: {ours}", theirs])
     return rows
 
 

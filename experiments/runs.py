@@ -178,7 +178,7 @@ def started(experiment: Experiment, options: TrainOptions) -> Experiment:
                 f"the model in {folder} (cfg) cannot become this one (new_cfg): {error} Give another --tensor-shape, "
                 "or start from another run"
             ) from error
-    initial = {name: getattr(old, name) for name in ("kernel_scale", "conveyor_bias")}  # what these parameters had
+    initial = {name: getattr(old.config, name) for name in ("kernel_scale", "conveyor_bias")}  # of these parameters
     model = dataclasses.replace(new, **initial)
     return dataclasses.replace(experiment, params=params, model=model, config={**experiment.config, **found})
 

@@ -338,5 +338,10 @@ def test_what_was_measured_names_a_commit_of_the_history():
     recorded = {path.name: json.loads(path.read_text()) for path in files}
     commits = {name: found.get("environment", found)["commit"] for name, found in recorded.items()}
     assert len(commits) > 5
-    for name, found in commits.items():
-        assert git("merge-base", "--is-ancestor", found.removesuffix("-dirty"), "HEAD").returncode == 0, name
+    ended = {
+        name: git("merge-base", "--is-ancestor", found.removesuffix("-dirty"), "HEAD").returncode
+        for name, found in commits.items()
+    }
+    if {*ended.values()} == {128}:  # git knows none of them
+        pytest.skip("needs the history, not a copy of its end")
+    assert not any(ended.values()), ended
