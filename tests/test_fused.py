@@ -10,6 +10,7 @@ import pytest
 
 import tlstm_jax as tl
 from tlstm_jax import convolution
+from tlstm_jax.products import Products
 
 B, T, R = 2, 5, 3
 MODELS = {
@@ -41,9 +42,10 @@ OPTIONS = {
 PLANS = {
     "auto": "auto",
     "gates, 2 at a time": tl.Fused("gates", 2, 4),
-    "states": tl.Fused("states", 1, 1),
+    "gates, built": tl.Fused("gates", 1, 1, "built"),
+    "states": tl.Fused("states", 1, 1, "kept"),
     "states, 3 at a time": tl.Fused("states", 3, 16),
-    "states, all": tl.Fused("states", 100, 16),
+    "states, all": tl.Fused("states", 100, 16, "built"),
 }
 
 
@@ -144,9 +146,33 @@ def test_replication_is_folding(x64):
         cfg = setup(name)[0]
         c = jax.random.normal(jax.random.key(0), (*cfg.tensor_shape, B, cfg.features))
         q = jax.nn.softmax(jax.random.normal(jax.random.key(1), (*cfg.tensor_shape, B, cfg.num_offsets)))
-        folded = jnp.split(convolution.fold(q, cfg), cfg.num_offsets, axis=-1)
-        mixed = sum(weight * convolution.shift(c, offset) for weight, offset in zip(folded, cfg.offsets, strict=True))
-        close(mixed, convolution.memory_convolution(c, q, cfg))
+        close(convolution.folded_convolution(c, q, cfg), convolution.memory_convolution(c, q, cfg))
+
+
+def test_kept_patches_spare_the_products_with_padding():
+    """With P x P locations and a kernel of 3, 2 / 3 P of all factors, but for the input's own."""
+    p, batch = 3, 8
+    cfg = tl.TLSTMConfig(features=64, tensor_shape=(p, p))
+    matrix, bias = jnp.zeros((cfg.num_offsets * cfg.features, cfg.gate_features)), jnp.zeros(cfg.gate_features)
+    h, x = jnp.zeros((p, p, batch, cfg.features)), jnp.zeros((batch, cfg.features))
+
+    def operations(kept):
+        """Of the convolution, its transpose and the kernel's gradient."""
+        products = Products(cfg, kept)
+        kernels = products.kernels(matrix, align=1)
+        columns = products.build(h, x, kernels)
+        a = products.preactivations(kernels, bias, columns, x)
+        calls = [
+            (products.preactivations, kernels, bias, columns, x),
+            (products.transpose, tuple(kernel.T for kernel in kernels), a),
+            (lambda *arrays: products.gradient(*arrays, jnp.float32), columns[None], x[None], a[None]),
+        ]
+        return [jax.jit(f).lower(*arguments).cost_analysis()["flops"] for f, *arguments in calls]
+
+    spared = cfg.num_offsets * p * p * 2 / (3 * p) - len(cfg.input_taps)
+    expected = 2 * spared * batch * cfg.features * cfg.gate_features
+    differences = np.subtract(operations(kept=False), operations(kept=True))
+    np.testing.assert_allclose(differences, [expected] * 3, rtol=0.05)
 
 
 def second_order(implementation):
@@ -262,7 +288,17 @@ def test_an_unknown_implementation_is_refused(face, value):
 
 
 @pytest.mark.parametrize(
-    "options", [{"save": "all"}, {"save": 1}, {"gather": 0}, {"gather": "all"}, {"align": 1.5}, {"align": -16}]
+    "options",
+    [
+        {"save": "all"},
+        {"save": 1},
+        {"gather": 0},
+        {"gather": "all"},
+        {"align": 1.5},
+        {"align": -16},
+        {"patches": "all"},
+        {"patches": True},
+    ],
 )
 def test_unknown_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):

@@ -225,13 +225,19 @@ def _softmax(a: Float[Array, "*p b k"]) -> MemoryKernels:
     return jnp.concatenate([part / total for part in exponentials], axis=-1)
 
 
-def update(norm_params: Params | None, state: TLSTMState, gates: tuple[Any, ...], cfg: TLSTMConfig) -> TLSTMState:
+def update(
+    norm_params: Params | None,
+    state: TLSTMState,
+    gates: tuple[Any, ...],
+    cfg: TLSTMConfig,
+    convolve: Callable[[Locations, MemoryKernels, TLSTMConfig], Locations] = memory_convolution,
+) -> TLSTMState:
     """The new state from the old one and the gates (eqs. 16-19, 31; eqs. 10-13 without Q; the tRNN's 7)."""
     if state.c is None:  # the tRNN has no memory
         (a,) = gates
         return TLSTMState(None, jnp.tanh(norm(norm_params, a, cfg)).astype(state.h.dtype))
     g, i, f, o, q = gates
-    c = state.c if q is None else memory_convolution(state.c, q, cfg)
+    c = state.c if q is None else convolve(state.c, q, cfg)
     c = g * i + c * f  # eq. 18; without Q, eq. 12
     h = jnp.tanh(norm(norm_params, c, cfg)) * o  # eqs. 19, 31
     return TLSTMState(c.astype(state.c.dtype), h.astype(state.h.dtype))

@@ -31,8 +31,13 @@ class Fused:
             one matrix product each. 1 keeps everything in a CPU's caches; more are fewer kernels on a GPU.
         align: channels of matrix products are padded with zeros, outside of the loops, to a multiple of this.
 
-    A CPU gets ``Fused("gates", 1, 1)``. Everything else gets ``Fused("states", n, 16)``, n being the timesteps whose
-    patches (see :func:`tlstm_jax.convolution.patches`) fill 1 GiB.
+        patches: ``"built"`` (what the kernel sees at each location is put together anew at every timestep, and
+            multiplied with it in one product; the fewest kernels on a GPU) or ``"kept"`` (from one timestep to the
+            next, so that padding is not written again; with two or more dimensions of locations, a share of the
+            padding is not multiplied either; the fastest on a CPU). See :mod:`tlstm_jax.products`.
+
+    A CPU gets ``Fused("gates", 1, 1, "kept")``. Everything else gets ``Fused("states", n, 16, "built")``, n being the
+    timesteps whose patches (see :func:`tlstm_jax.convolution.patches`) fill 1 GiB.
 
     Raises:
         ValueError: an option is not one of those above.
@@ -48,17 +53,22 @@ class Fused:
     save: Literal["gates", "states"] | None = None
     gather: int | None = None
     align: int | None = None
+    patches: Literal["kept", "built"] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.save, str | None) or self.save not in ("gates", "states", None):
             raise ValueError(f'save must be "gates", "states" or None (by platform), got {self.save!r}.')
+        if not isinstance(self.patches, str | None) or self.patches not in ("kept", "built", None):
+            raise ValueError(f'patches must be "kept", "built" or None (by platform), got {self.patches!r}.')
         for name in ("gather", "align"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else positive_size(name, value))
 
-    def or_else(self, save: Literal["gates", "states"], gather: int, align: int) -> Fused:
+    def or_else(
+        self, save: Literal["gates", "states"], gather: int, align: int, patches: Literal["kept", "built"]
+    ) -> Fused:
         """These options, the arguments where they are None."""
-        return Fused(self.save or save, self.gather or gather, self.align or align)
+        return Fused(self.save or save, self.gather or gather, self.align or align, self.patches or patches)
 
 
 Implementation = Literal["auto", "reference", "fused"] | Fused

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
+import operator
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from numpy.typing import NDArray
 
 from tlstm_jax.config import TLSTMConfig
@@ -63,15 +64,28 @@ def memory_convolution(c: Locations, q: MemoryKernels, cfg: TLSTMConfig) -> Loca
     return jax.tree.reduce(jnp.add, terms)
 
 
-def shift(z: Locations, offset: tuple[int, ...]) -> Locations:
-    """``z(p + offset)`` at every location p, zero where that lies outside."""
-    edges = [(-step, step, 0) for step in offset] + [(0, 0, 0)] * (z.ndim - len(offset))
-    return lax.pad(z, jnp.zeros((), z.dtype), edges)
+def folded_convolution(c: Locations, q: MemoryKernels, cfg: TLSTMConfig) -> Locations:
+    """:func:`memory_convolution` in fewer passes: moves along the list of all locations, with folded kernels."""
+    return mix(fold(q, cfg), neighbours(c, cfg))
 
 
-def unshift(z: Locations, offset: tuple[int, ...]) -> Locations:
-    """The transpose of :func:`shift`."""
-    return shift(z, tuple(-step for step in offset))
+def mix(folded: MemoryKernels, shifted: Sequence[Locations]) -> Locations:
+    """Eq. 17 from folded kernels and :func:`neighbours`."""
+    weights = jnp.split(folded, len(shifted), axis=-1)
+    return functools.reduce(jnp.add, map(jnp.multiply, weights, shifted))
+
+
+def neighbours(z: Locations, cfg: TLSTMConfig, sign: int = 1) -> list[Locations]:
+    """For each kernel offset, ``z(p + sign offset)`` at every location p where that lies inside.
+
+    Where it lies outside, what comes so many places farther in the list of all locations, or zero: only for
+    a weight that is zero there, as :func:`fold` makes them.
+    """
+    strides = [math.prod(cfg.tensor_shape[axis + 1 :]) for axis in range(len(cfg.tensor_shape))]
+    moves = [sign * sum(map(operator.mul, offset, strides)) for offset in cfg.offsets]
+    below, above, count = max(0, -min(moves)), max(0, max(moves)), math.prod(cfg.tensor_shape)
+    padded = jnp.pad(z.reshape(count, *z.shape[-2:]), ((below, above), (0, 0), (0, 0)))
+    return [padded[below + move : below + move + count].reshape(z.shape) for move in moves]
 
 
 def fold(q: MemoryKernels, cfg: TLSTMConfig) -> MemoryKernels:

@@ -20,8 +20,9 @@ derives the rest. With d() for the derivative of the loss, from the last timeste
 s_k are the kernel's offsets. The tRNN (eqs. 5-7) is H_t = tanh(N(A_t)): the second line, then the last.
 
 Replicating C at its boundary is the same as folding the weights that reach beyond it onto the
-boundary, location by location (:func:`fold`). So C and dC are shifted with zeros like H, and what is
-special at the boundary happens in the small arrays of Q.
+boundary, location by location (:func:`fold`). Such a weight is zero then, so that it does not matter what C
+is there: C and dC are moved along the list of all locations (:func:`neighbours`), and what is special at the
+boundary happens in the small arrays of Q.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ from jax import export, lax
 
 from tlstm_jax import cell
 from tlstm_jax.config import Fused, TLSTMConfig
-from tlstm_jax.convolution import fold, fold_transpose, hidden_convolution, patches, shift, unshift
+from tlstm_jax.convolution import fold, fold_transpose, folded_convolution, mix, neighbours
 from tlstm_jax.normalization import standardize, standardize_transpose
+from tlstm_jax.products import Kernels, Products
 from tlstm_jax.reverse_only import reverse_only
 from tlstm_jax.scan import Ends, Span, reset_rows, scan_span
 from tlstm_jax.typing import Array, Bool, Float, Locations, MemoryKernels, Params, Preactivations, TLSTMState
@@ -51,9 +53,9 @@ Gates = tuple[Any, ...]
 
 
 class Weights(NamedTuple):
-    """The parameters as the loops want them: (<K> m, a) matrix and (a,) bias, maybe padded, and those of the norm."""
+    """The parameters as the loops want them: the products' kernels, (a,) bias, both maybe padded, and the norm's."""
 
-    kernel: Float[Array, "km a"]
+    kernels: Kernels
     bias: Float[Array, " a"]
     norm: Params | None
 
@@ -65,6 +67,11 @@ class Static(NamedTuple):
     plan: Fused
     unroll: int | bool
     end: int | None
+
+    @property
+    def products(self) -> Products:
+        """How H is convolved."""
+        return Products(self.cfg, self.plan.patches == "kept")
 
 
 class Residuals(NamedTuple):
@@ -114,32 +121,29 @@ def fused_span(params: Params, cfg: TLSTMConfig, fused: Fused, unroll: int | boo
         step_bytes = cfg.num_offsets * state.h.size * state.h.dtype.itemsize
 
         def run(plan: Fused, *arguments: Any) -> Any:
-            return _span(Static(cfg, plan, unroll, end), prepare(params, cfg, plan, state.h.dtype), *arguments)
+            static = Static(cfg, plan, unroll, end)
+            return _span(static, prepare(params, static, state.h.dtype), *arguments)
 
-        on_cpu = functools.partial(run, fused.or_else("gates", 1, 1))
+        on_cpu = functools.partial(run, fused.or_else("gates", 1, 1, "kept"))
         known = not export.is_symbolic_dim(step_bytes)  # in a program exported for any batch size it is not
         gather = max(1, PATCHES_BYTES // max(1, step_bytes)) if known else 1
-        elsewhere = functools.partial(run, fused.or_else("states", gather, 16))
+        elsewhere = functools.partial(run, fused.or_else("states", gather, 16, "built"))
         if len(xs) == 0:
             return state, None if ends is None else state, xs
         arguments = (*reverse_only((state, xs)), reset, array_ends)
-        if None not in (fused.save, fused.gather, fused.align):
+        if None not in (fused.save, fused.gather, fused.align, fused.patches):
             return on_cpu(*arguments)
         return lax.platform_dependent(*arguments, cpu=on_cpu, default=elsewhere)
 
     return span
 
 
-def prepare(params: Params, cfg: TLSTMConfig, plan: Fused, dtype: Any) -> Weights:
-    """The kernel as a matrix, both its sizes padded with zeros to multiples of ``plan.align``.
-
-    Everything has the memory cell's dtype, the kernel too: each pass casts it to ``dtype``, once.
-    """
-    params = jax.tree.map(lambda leaf: leaf.astype(cfg.memory_dtype(dtype)), params)
-    kernel, bias = params["hidden"]["kernel"], params["hidden"]["bias"]
-    matrix = kernel.reshape(-1, kernel.shape[-1])
-    rows, columns = (-size % plan.align for size in matrix.shape)
-    return Weights(jnp.pad(matrix, ((0, rows), (0, columns))), jnp.pad(bias, (0, columns)), params.get("norm"))
+def prepare(params: Params, static: Static, dtype: Any) -> Weights:
+    """The parameters as the loops want them; everything has the memory cell's dtype: each pass casts kernels, once."""
+    params = jax.tree.map(lambda leaf: leaf.astype(static.cfg.memory_dtype(dtype)), params)
+    kernel, bias, align = params["hidden"]["kernel"], params["hidden"]["bias"], static.plan.align or 1
+    kernels = static.products.kernels(kernel.reshape(-1, kernel.shape[-1]), align)
+    return Weights(kernels, jnp.pad(bias, (0, -len(bias) % align)), params.get("norm"))
 
 
 # Forward
@@ -152,7 +156,7 @@ def _span(
     weights = _cast(weights, state.h.dtype)
 
     def step(state: TLSTMState, x: Array) -> tuple[TLSTMState, Array]:
-        state, _ = _timestep(static, weights, state, x)
+        state = _update(static, weights, state, _gates(static, weights, state.h, x))
         return state, cell.output(state, static.cfg)
 
     return scan_span(step, static.unroll, state, xs, reset, ends if static.end is None else static.end)
@@ -164,13 +168,18 @@ def _forward(
     num_steps, cast_weights = len(xs), _cast(weights, state.h.dtype)
 
     def body(
-        kept: tuple[TLSTMState, Gates | None], inputs: tuple[Array, Array, Array | None]
-    ) -> tuple[tuple[TLSTMState, Gates | None], None]:
+        kept: tuple[TLSTMState, Gates | None, Array | None], inputs: tuple[Array, Array, Array | None]
+    ) -> tuple[tuple[TLSTMState, Gates | None, Array | None], None]:
         t, x, is_reset = inputs
-        states, gates = kept
-        state = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, t, keepdims=False), states)
-        state, now = _timestep(static, cast_weights, reset_rows(is_reset, state), x)
-        return (_put(states, state, t + 1), None if gates is None else _put(gates, now, t)), None
+        states, gates, columns = kept
+        state = reset_rows(is_reset, _get(states, t))
+        if columns is not None:
+            columns = static.products.put(columns, state.h, x)
+        now = _gates(static, cast_weights, state.h, x, columns)
+        if gates is not None:  # what follows reads them where they are kept, and they are nowhere else
+            gates = lax.optimization_barrier(_put(gates, now, t))
+            now = _get(gates, t)
+        return (_put(states, _update(static, cast_weights, state, now), t + 1), gates, columns), None
 
     # The loop works in the very arrays that it leaves behind: what is kept is written once and never copied. They
     # begin with different numbers, all overwritten, or XLA would fill one array and copy it to the others.
@@ -181,7 +190,8 @@ def _forward(
         now = jax.eval_shape(functools.partial(_gates, static, cast_weights), state.h, xs[0])
         gates = jax.tree.map(lambda leaf: _filled(num_steps, leaf, next(numbers)), now)
     steps = (jnp.arange(num_steps), xs, reset)
-    (states, gates), _ = lax.scan(body, (states, gates), steps, unroll=static.unroll)
+    columns = static.products.empty(state.h, cast_weights.kernels) if static.products.kept else None
+    (states, gates, _), _ = lax.scan(body, (states, gates, columns), steps, unroll=static.unroll)
     last = jax.tree.map(lambda leaf: leaf[-1], states)
     ys = jax.vmap(functools.partial(cell.output, cfg=static.cfg))(states)[1:]
     end = _state_after(static.end if ends is None else ends, states)
@@ -193,25 +203,33 @@ def _filled(count: int, leaf: Any, number: int) -> Array:
     return jnp.full((count, *leaf.shape), lax.optimization_barrier(jnp.asarray(number, leaf.dtype)))
 
 
+def _get(kept: Any, t: Array) -> Any:
+    """That of timestep t, of what is kept of all."""
+    return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, t, keepdims=False), kept)
+
+
 def _put(kept: Any, now: Any, t: Array) -> Any:
     """What is kept of all timesteps, with that of timestep t."""
     return jax.tree.map(lambda leaf, new: lax.dynamic_update_index_in_dim(leaf, new, t, 0), kept, now)
 
 
 def _cast(weights: Weights, dtype: Any) -> Weights:
-    """The kernel in the computation dtype, as the products want it."""
-    return weights._replace(kernel=weights.kernel.astype(dtype))
+    """The kernels in the computation dtype, as the products want them."""
+    return weights._replace(kernels=tuple(kernel.astype(dtype) for kernel in weights.kernels))
 
 
-def _timestep(static: Static, weights: Weights, state: TLSTMState, x: Array) -> tuple[TLSTMState, Any]:
-    """:func:`tlstm_jax.cell.timestep` with prepared weights; returns the gates as well."""
-    gates = _gates(static, weights, state.h, x)
-    return cell.update(weights.norm, state, gates, static.cfg), gates
-
-
-def _gates(static: Static, weights: Weights, h: Locations, x: Float[Array, "b m"]) -> Gates:
-    a = hidden_convolution(h, x, weights.kernel, weights.bias, static.cfg)
+def _gates(
+    static: Static, weights: Weights, h: Locations, x: Float[Array, "b m"], columns: Array | None = None
+) -> Gates:
+    """Eqs. 5, 14 and 15, from the patches of ``h`` if there are any."""
+    columns = static.products.build(h, x, weights.kernels) if columns is None else columns
+    a = static.products.preactivations(weights.kernels, weights.bias, columns, x)
     return cell.gates(a[..., : static.cfg.gate_features], static.cfg)
+
+
+def _update(static: Static, weights: Weights, state: TLSTMState, gates: Gates) -> TLSTMState:
+    """Eqs. 16 to 19."""
+    return cell.update(weights.norm, state, gates, static.cfg, folded_convolution)
 
 
 def _state_after(ends: Ends, states: TLSTMState) -> TLSTMState | None:
@@ -231,9 +249,9 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState
     d_weights = jax.tree.map(jnp.zeros_like, weights)
     weights = _cast(weights, states.h.dtype)
     d_last, d_end, d_ys = cotangents
-    cfg, num_steps, batch = static.cfg, *xs.shape[:2]
+    cfg, products, num_steps, batch = static.cfg, static.products, *xs.shape[:2]
     end: Ends = static.end if ends is None else ends
-    transposed = weights.kernel.T
+    transposed = tuple(kernel.T for kernel in weights.kernels)
     folded = None if gates is None else _fold_gates(cfg, gates)  # of all timesteps: small, and better not redone
 
     def timesteps(start: Any, size: int, arrays: Any) -> Any:
@@ -246,9 +264,11 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState
         here = jnp.broadcast_to(jnp.asarray(end) == t, (batch,))[:, None]
         return jax.tree.map(lambda d, more: d + jnp.where(here, more, jnp.zeros_like(more)), d_state, d_end)
 
-    def chunk(carry: tuple[TLSTMState, Weights], start: Any, size: int) -> tuple[tuple[TLSTMState, Weights], Array]:
+    def chunk(
+        carry: tuple[TLSTMState, Weights, Array | None], start: Any, size: int
+    ) -> tuple[tuple[TLSTMState, Weights, Array | None], Array]:
         """``size`` timesteps: what is local to each, then from the last to the first, then the weights' gradient."""
-        d_state, d_weights = carry
+        d_state, d_weights, columns = carry
         before, x, is_reset, d_y = timesteps(start, size, (states, xs, reset, d_ys))
         before = before if is_reset is None else jax.vmap(reset_rows)(is_reset, before)
         if gates is None:
@@ -261,27 +281,34 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState
 
         def body(d_state: TLSTMState, inputs: Any) -> tuple[TLSTMState, Any]:
             local, d_y, is_reset, t = inputs
-            d_state, derivatives = _timestep_transpose(cfg, weights, transposed, local, d_state, d_y)
+            d_state, derivatives = _timestep_transpose(products, weights, transposed, local, d_state, d_y)
             return add_end(reset_rows(is_reset, d_state), t), derivatives
 
         inputs = (local, d_y, is_reset, start + jnp.arange(size))
         d_state, (d_a, d_z, d_x) = _scan_back(body, d_state, inputs, size, static.unroll)
-        gathered = _gather(cfg, weights, local, x, d_a, d_z)
-        return (d_state, jax.tree.map(jnp.add, d_weights, gathered)), d_x
+        if columns is None:
+            built = jax.vmap(lambda h, x: products.build(h, x, weights.kernels))(local.state.h, x)
+        else:
+            columns = built = products.put(columns, local.state.h, x)
+        gathered = _gather(products, weights, local, built, x, d_a, d_z)
+        return (d_state, jax.tree.map(jnp.add, d_weights, gathered), columns), d_x
+
+    def empty(size: int) -> Array | None:
+        return products.empty(states.h[:size], weights.kernels) if products.kept else None
 
     d_last, d_end = jax.tree.map(lambda leaf: leaf.astype(weights.bias.dtype), (d_last, d_end))
-    carry = (add_end(d_last, num_steps), d_weights)
     size = min(static.plan.gather or 1, num_steps)
     count, rest = divmod(num_steps, size)
-    d_rest = xs[:0]
+    d_last, d_rest = add_end(d_last, num_steps), xs[:0]
     if rest:
-        carry, d_rest = chunk(carry, count * size, rest)
+        (d_last, d_weights, _), d_rest = chunk((d_last, d_weights, empty(rest)), count * size, rest)
+    carry = (d_last, d_weights, empty(size))
     if count == 1:
         carry, d_xs = chunk(carry, 0, size)
     else:
         carry, d_xs = lax.scan(functools.partial(chunk, size=size), carry, size * jnp.arange(count), reverse=True)
         d_xs = d_xs.reshape(count * size, *xs.shape[1:])
-    d_first, d_weights = carry
+    d_first, d_weights, _ = carry
     d_first = TLSTMState(d_first.c, d_first.h.astype(states.h.dtype))
     return d_weights, d_first, jnp.concatenate([d_xs, d_rest]), None, None
 
@@ -320,14 +347,15 @@ def _local(
 
 
 def _timestep_transpose(
-    cfg: TLSTMConfig,
+    products: Products,
     weights: Weights,
-    transposed: Float[Array, "a km"],
+    transposed: Kernels,
     local: Local,
     d_state: TLSTMState,
     d_y: Float[Array, "b m"],
 ) -> tuple[TLSTMState, tuple[Preactivations, Locations, Float[Array, "b m"]]]:
     """From the derivatives of C_t, H_t and y_t to those of C_{t-1} and H_{t-1}; and dA, dZ and dx."""
+    cfg = products.cfg
     d_h = d_state.h.at[(-1,) * len(cfg.tensor_shape)].add(d_y.astype(d_state.h.dtype))
     if d_state.c is None:
         d_c = None
@@ -344,9 +372,9 @@ def _timestep_transpose(
         if d_q is not None:
             parts.append(q * (d_q - (q * d_q).sum(-1, keepdims=True)))
         d_c = d_before
-    padding = jnp.zeros((*d_h.shape[:-1], len(transposed) - cfg.gate_features), d_h.dtype)
+    padding = jnp.zeros((*d_h.shape[:-1], len(weights.bias) - cfg.gate_features), d_h.dtype)
     d_a = jnp.concatenate([*parts, padding], axis=-1)
-    d_h, d_x = _convolution_transpose(cfg, transposed, d_a)
+    d_h, d_x = products.transpose(transposed, d_a)
     return TLSTMState(d_c, d_h), (d_a, d_z, d_x)
 
 
@@ -363,35 +391,22 @@ def _memory_transpose(
     """Eqs. 16 and 17: C^conv once more, and dQ and dC_{t-1} from its derivative."""
     if folded is None:
         return c, None, d_mixed
-    q = jnp.split(folded, cfg.num_offsets, axis=-1)
-    shifted = [shift(c, offset) for offset in cfg.offsets]
-    mixed = functools.reduce(jnp.add, map(jnp.multiply, q, shifted))
+    shifted = neighbours(c, cfg)
+    mixed = mix(folded, shifted)
     d_q = fold_transpose([(d_mixed * z).sum(-1, keepdims=True) for z in shifted], cfg)
-    d_c = [unshift(weight * d_mixed, offset) for weight, offset in zip(q, cfg.offsets, strict=True)]
+    d_c = [
+        weight[..., k : k + 1] * z
+        for k, (weight, z) in enumerate(zip(neighbours(folded, cfg, -1), neighbours(d_mixed, cfg, -1), strict=True))
+    ]
     return mixed, d_q, functools.reduce(jnp.add, d_c)
 
 
-def _convolution_transpose(
-    cfg: TLSTMConfig, transposed: Float[Array, "a km"], d_a: Preactivations
-) -> tuple[Locations, Float[Array, "b m"]]:
-    """Eqs. 5 and 14: dA to dH_{t-1} and dx_t."""
-    d_patches = jnp.dot(d_a.astype(transposed.dtype), transposed, preferred_element_type=d_a.dtype)
-    parts = jnp.split(d_patches[..., : cfg.num_offsets * cfg.features], cfg.num_offsets, axis=-1)
-    d_h = [unshift(part, offset) for part, offset in zip(parts, cfg.offsets, strict=True)]
-    d_x = [parts[k][location] for k, location in cfg.input_taps]
-    return functools.reduce(jnp.add, d_h), functools.reduce(jnp.add, d_x).astype(transposed.dtype)
-
-
-def _gather(cfg: TLSTMConfig, weights: Weights, local: Local, x: Array, d_a: Array, d_z: Array) -> Weights:
-    """The gradient of the weights from a chunk of timesteps: one product of all their patches with all their dA."""
-    columns = jax.vmap(lambda h, x: patches(h, x, cfg, len(weights.kernel)))(local.state.h, x)
-    kernel = lax.dot_general(
-        columns.reshape(-1, columns.shape[-1]),
-        d_a.astype(columns.dtype).reshape(-1, d_a.shape[-1]),
-        (((0,), (0,)), ((), ())),
-        preferred_element_type=weights.bias.dtype,
-    )
+def _gather(
+    products: Products, weights: Weights, local: Local, columns: Array, x: Array, d_a: Array, d_z: Array
+) -> Weights:
+    """The gradient of the weights from a chunk of timesteps: products of all their patches with all their dA."""
+    kernels = products.gradient(columns, x, d_a, weights.bias.dtype)
     norm = None
     if weights.norm is not None and local.standardized is not None:
         norm = {"scale": (d_z * local.standardized).sum((0, -2)), "bias": d_z.sum((0, -2))}
-    return Weights(kernel, d_a.sum(range(d_a.ndim - 1)), norm)
+    return Weights(kernels, d_a.sum(range(d_a.ndim - 1)), norm)
