@@ -149,6 +149,16 @@ def test_replication_is_folding(x64):
         close(convolution.folded_convolution(c, q, cfg), convolution.memory_convolution(c, q, cfg))
 
 
+def test_inner_products_are_the_derivative_of_memory_kernels(x64):
+    for name in ("2d", "2d, K=5", "3d mixed", "4d"):
+        cfg = setup(name)[0]
+        keys, shape = jax.random.split(jax.random.key(0)), (*cfg.tensor_shape, B, cfg.features)
+        c, z = (jax.random.normal(key, shape) for key in keys)
+        q = jnp.zeros((*shape[:-1], cfg.num_offsets))
+        _, transpose = jax.vjp(lambda q: convolution.memory_convolution(c, q, cfg), q)
+        close(convolution.inner_products(z, c, cfg), transpose(z)[0])
+
+
 def test_kept_patches_spare_the_products_with_padding():
     """With P x P locations and a kernel of 3, 2 / 3 P of all factors, but for the input's own."""
     p, batch = 3, 8

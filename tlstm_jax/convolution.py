@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from numpy.typing import NDArray
 
 from tlstm_jax.config import TLSTMConfig
@@ -113,7 +114,7 @@ def _fold(weights: Sequence[Array], folds: Sequence[tuple[int, int, NDArray[np.b
 @functools.cache
 def _folds(cfg: TLSTMConfig) -> list[tuple[int, int, NDArray[np.bool_]]]:
     """Pairs of offsets, and the locations ``(*p)`` where the first leads, cut off at the boundary, to the second's."""
-    locations = np.stack(np.meshgrid(*map(np.arange, cfg.tensor_shape), indexing="ij"), axis=-1)
+    locations = _locations(cfg)
     inside = [np.clip(locations + offset, 0, np.subtract(cfg.tensor_shape, 1)) for offset in cfg.offsets]
     folds = []
     for (k, nearest), (to, offset) in itertools.product(enumerate(inside), enumerate(cfg.offsets)):
@@ -121,3 +122,24 @@ def _folds(cfg: TLSTMConfig) -> list[tuple[int, int, NDArray[np.bool_]]]:
         if where.any():
             folds.append((k, to, where))
     return folds
+
+
+def inner_products(z: Locations, c: Locations, cfg: TLSTMConfig) -> MemoryKernels:
+    """For each kernel offset, ``sum_m z(p) C(p + offset)``, C padded by replication: taken from those of all pairs."""
+    count = math.prod(cfg.tensor_shape)
+    z, c = (array.reshape(count, *array.shape[-2:]) for array in (z, c))
+    pairs = lax.dot_general(z, c, (((2,), (2,)), ((1,), (1,))), precision=lax.Precision.HIGHEST)  # (b, p, p)
+    picked = pairs[:, np.arange(count)[:, None], _nearest(cfg).reshape(count, -1)]
+    return jnp.moveaxis(picked, 0, 1).reshape(*cfg.tensor_shape, -1, cfg.num_offsets)
+
+
+@functools.cache
+def _nearest(cfg: TLSTMConfig) -> NDArray[np.int_]:
+    """The number of the location nearest to where an offset leads, ``(*p, k)``."""
+    inside = [np.clip(_locations(cfg) + offset, 0, np.subtract(cfg.tensor_shape, 1)) for offset in cfg.offsets]
+    return np.stack([np.ravel_multi_index(tuple(np.moveaxis(z, -1, 0)), cfg.tensor_shape) for z in inside], axis=-1)
+
+
+def _locations(cfg: TLSTMConfig) -> NDArray[np.int_]:
+    """Every location's index, ``(*p, d)``."""
+    return np.stack(np.meshgrid(*map(np.arange, cfg.tensor_shape), indexing="ij"), axis=-1)

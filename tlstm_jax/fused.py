@@ -37,7 +37,7 @@ from jax import export, lax
 
 from tlstm_jax import cell
 from tlstm_jax.config import Fused, TLSTMConfig
-from tlstm_jax.convolution import fold, fold_transpose, folded_convolution, mix, neighbours
+from tlstm_jax.convolution import fold, fold_transpose, folded_convolution, inner_products, mix, neighbours
 from tlstm_jax.normalization import standardize, standardize_transpose
 from tlstm_jax.products import Kernels, Products
 from tlstm_jax.reverse_only import reverse_only
@@ -366,7 +366,7 @@ def _timestep_transpose(
         d_z = d_h * o * (1 - local.hidden**2)
         d_c = d_state.c + _norm_transpose(cfg, weights, local, d_z)
         d_mixed = d_c * f
-        mixed, d_q, d_before = _memory_transpose(cfg, local.folded, cast(Array, local.state.c), d_mixed)
+        mixed, d_q, d_before = _memory_transpose(products, local.folded, cast(Array, local.state.c), d_mixed)
         parts = [d_c * i * (1 - g * g), d_c * g * i * (1 - i)]
         parts += [d_mixed * mixed * (1 - f), d_h * local.hidden * o * (1 - o)]
         if d_q is not None:
@@ -386,14 +386,18 @@ def _norm_transpose(cfg: TLSTMConfig, weights: Weights, local: Local, d_z: Locat
 
 
 def _memory_transpose(
-    cfg: TLSTMConfig, folded: MemoryKernels | None, c: Locations, d_mixed: Locations
+    products: Products, folded: MemoryKernels | None, c: Locations, d_mixed: Locations
 ) -> tuple[Locations, MemoryKernels | None, Locations]:
     """Eqs. 16 and 17: C^conv once more, and dQ and dC_{t-1} from its derivative."""
+    cfg = products.cfg
     if folded is None:
         return c, None, d_mixed
     shifted = neighbours(c, cfg)
     mixed = mix(folded, shifted)
-    d_q = fold_transpose([(d_mixed * z).sum(-1, keepdims=True) for z in shifted], cfg)
+    if products.all_pairs:
+        d_q = inner_products(d_mixed, c, cfg)
+    else:
+        d_q = fold_transpose([(d_mixed * z).sum(-1, keepdims=True) for z in shifted], cfg)
     d_c = [
         weight[..., k : k + 1] * z
         for k, (weight, z) in enumerate(zip(neighbours(folded, cfg, -1), neighbours(d_mixed, cfg, -1), strict=True))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -58,6 +59,15 @@ class Products:
     def split(self) -> bool:
         """Whether each offset along the first dimension has a product of its own."""
         return self.kept and len(self.cfg.tensor_shape) > 1
+
+    @property
+    def all_pairs(self) -> bool:
+        """Whether dQ comes from the products of all pairs of locations, not of neighbours alone.
+
+        One batched product is faster than a few passes over C for each offset (on a CPU by 4 to 8% of a training step
+        where it was tried, with 16 locations), as long as its arithmetic is: that grows with the locations' square.
+        """
+        return self.kept and math.prod(self.cfg.tensor_shape) <= 32 * self.cfg.num_offsets
 
     @property
     def offsets(self) -> tuple[tuple[int, ...], ...]:
