@@ -155,7 +155,7 @@ def test_inner_products_are_the_derivative_of_memory_kernels(x64):
         keys, shape = jax.random.split(jax.random.key(0)), (*cfg.tensor_shape, B, cfg.features)
         c, z = (jax.random.normal(key, shape) for key in keys)
         q = jnp.zeros((*shape[:-1], cfg.num_offsets))
-        _, transpose = jax.vjp(lambda q: convolution.memory_convolution(c, q, cfg), q)
+        _, transpose = jax.vjp(functools.partial(convolution.memory_convolution, c, cfg=cfg), q)
         close(convolution.inner_products(z, c, cfg), transpose(z)[0])
 
 

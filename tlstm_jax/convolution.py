@@ -37,8 +37,8 @@ def hidden_convolution(
 ) -> Preactivations:
     """A_t = H^cat_{t-1} (*) {W^h, b^h}, for all gates in one matrix product (eqs. 6, 14).
 
-    The convolution is one product of :func:`patches` with the kernel read as a ``(<K> m, a)`` matrix
-    (which may have more rows and columns, all zero). It accumulates in the dtype of ``bias``.
+    The convolution is one product of :func:`patches` with the kernel read as a ``(<K> m, a)`` matrix.
+    It accumulates in the dtype of ``bias``.
     """
     return jnp.dot(patches(h, projected, cfg, len(matrix)), matrix, preferred_element_type=bias.dtype) + bias
 

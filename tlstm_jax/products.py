@@ -127,14 +127,14 @@ class Products:
                 )
         return kept
 
-    def build(self, h: Locations, x: Float[Array, "b m"], kernels: Kernels) -> Float[Array, "*p b om"]:
+    def build(self, h: Locations, x: Float[Array, "b m"], kernels: Kernels) -> Float[Array, "*p b km"]:
         """The patches of ``h``, from nothing."""
         if self.kept:
             return self.put(self.empty(h, kernels), h, x)
         return patches(h, x, self.cfg, len(kernels[0]))
 
     def preactivations(
-        self, kernels: Kernels, bias: Float[Array, " a"], columns: Float[Array, "*p b om"], x: Float[Array, "b m"]
+        self, kernels: Kernels, bias: Float[Array, " a"], columns: Float[Array, "*p b km"], x: Float[Array, "b m"]
     ) -> Preactivations:
         """A_t from patches."""
         product = functools.partial(jnp.dot, preferred_element_type=bias.dtype)
@@ -172,7 +172,7 @@ class Products:
 
     def gradient(
         self,
-        columns: Float[Array, "n *p b om"],
+        columns: Float[Array, "n *p b km"],
         xs: Float[Array, "n b m"],
         d_a: Float[Array, "n *p b a"],
         dtype: Any,

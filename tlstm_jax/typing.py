@@ -1,8 +1,8 @@
 """The legend of axis names: every shape in this package is written with these letters.
 
-========  ==========================================================================
+========  ===================================================================================
 letter    meaning
-========  ==========================================================================
+========  ===================================================================================
 ``*b``    batch dimensions, any number of them; ``b`` alone: all of them flattened
 ``t``     timesteps (T)
 ``r``     input features (R)
@@ -11,10 +11,10 @@ letter    meaning
 ``*bp``   ``*b`` followed by ``*p`` (jaxtyping allows one starred axis in an annotation)
 ``*k``    kernel size along each tensorized dimension (K_1, .., K_{D-1})
 ``k``     kernel offsets: <K>, the product of all K_d, in row-major order
-``km``    <K> M: what the kernel sees at one location, maybe padded
+``km``    <K> M: what the kernel sees at one location, or some offsets' share of it, maybe padded
 ``n``     timesteps of a part of the sequence
 ``a``     channels of the pre-activation A: 4M + <K>, 4M or M (:attr:`TLSTMConfig.gate_features`)
-========  ==========================================================================
+========  ===================================================================================
 
 Public functions take ``*b`` in front (batch-major). Behind the door the batch is flattened
 to one axis and the *locations* lead, ``(*p, b, m)``: a shift by a kernel offset is then one
