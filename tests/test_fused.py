@@ -90,7 +90,11 @@ def matrix():
     for i, model in enumerate(MODELS):
         for j, option in enumerate(OPTIONS):
             for k, plan in enumerate(PLANS):
-                fast = (i + j) % len(OPTIONS) == 0 and (i + k) % len(PLANS) == 0 and model not in ("3d mixed", "4d")
+                fast = (
+                    (i + j) % len(OPTIONS) == 0
+                    and (i + k) % len(PLANS) == 0
+                    and model not in ("3d mixed", "4d", "depth 1")
+                )
                 yield pytest.param(model, option, plan, marks=() if fast else pytest.mark.slow)
 
 

@@ -490,6 +490,7 @@ def test_jax_vmap_over_ragged_rows():
     )
 
 
+@pytest.mark.slow
 def test_a_larger_model_learns():
     class Model(nn.Module):
         @nn.compact

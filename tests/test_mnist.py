@@ -32,6 +32,7 @@ def test_other_models(tiny, tmp_path, model, capsys):
     assert ("tRNN" if "trnn" in model else "sLSTM (unshared)") in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_bfloat16_and_remat(tiny, tmp_path):
     arguments = [*TINY, "--precision", "bfloat16", "--remat", "3", "--epochs", "1", "--workdir", str(tmp_path)]
     assert mnist.main(arguments) == 0

@@ -73,7 +73,7 @@ def test_lengths_stack_no_history_of_the_state():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["3d+CN", "2d-M", "trnn"])
+@pytest.mark.parametrize("name", [pytest.param("3d+CN", marks=pytest.mark.slow), "2d-M", "trnn"])
 def test_mixed_precision(name, dtype):
     cfg, params, xs, _ = setup(name, dtype="float32")
     low = model(name, dtype=dtype)
@@ -186,6 +186,7 @@ def test_the_cell_is_compiled_once():
     assert cell._step._cache_size() == 1
 
 
+@pytest.mark.slow  # as test_fused.py does, with a Hessian
 def test_forward_mode_and_second_order():
     cfg, params, xs, _ = setup("2d")
 

@@ -159,6 +159,7 @@ def test_steps_sent_together_do_what_they_do_one_by_one(tiny, tmp_path, monkeypa
     np.testing.assert_allclose(*([r["train_loss"] for r in records] for _, records in (single, together)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_numbers_of_steps_together(tiny, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert mnist.main([*TINY, "--workdir", str(whole)]) == 0
