@@ -21,12 +21,15 @@ MODELS = {
     "2d, K=5": {"tensor_shape": (4,), "kernel_size": 5},
     "3d": {"tensor_shape": (2, 2)},
     "3d mixed": {"tensor_shape": (2, 4), "kernel_size": (3, 5), "norm": None},
+    "3d, farther than P": {"tensor_shape": (2, 2), "kernel_size": 4, "norm": None},
+    "3d, depth 1": {"tensor_shape": (1, 1), "memory_conv": False},
     "4d": {"tensor_shape": (2, 2, 2), "kernel_size": (2, 3, 2)},
     "trnn": {"tensor_shape": (3,), "cell": "rnn"},
     "3d trnn+LN": {"tensor_shape": (2, 2), "cell": "rnn", "norm": "layer"},
     "trnn without norm": {"tensor_shape": (3,), "kernel_size": 2, "cell": "rnn", "norm": None},
     "depth 1": {"tensor_shape": (1,)},
 }
+SLOW = ("2d+LN, K=4", "3d mixed", "3d, depth 1", "4d", "trnn without norm", "depth 1")
 RESET = np.random.default_rng(1).random((B, T)) < 0.4
 OPTIONS = {
     "aligned": {},
@@ -90,11 +93,7 @@ def matrix():
     for i, model in enumerate(MODELS):
         for j, option in enumerate(OPTIONS):
             for k, plan in enumerate(PLANS):
-                fast = (
-                    (i + j) % len(OPTIONS) == 0
-                    and (i + k) % len(PLANS) == 0
-                    and model not in ("3d mixed", "4d", "depth 1")
-                )
+                fast = (i + j) % len(OPTIONS) == 0 and (i + k) % len(PLANS) == 0 and model not in SLOW
                 yield pytest.param(model, option, plan, marks=() if fast else pytest.mark.slow)
 
 
@@ -113,7 +112,7 @@ def test_equals_the_reference(x64, name, option, plan):
     ("dtype", "plan"),
     [
         ("bfloat16", "auto"),
-        ("float16", "states, all"),
+        pytest.param("float16", "states, all", marks=pytest.mark.slow),
         pytest.param("bfloat16", "states, all", marks=pytest.mark.slow),
         pytest.param("float16", "auto", marks=pytest.mark.slow),
     ],
@@ -199,9 +198,8 @@ def second_order(implementation):
     return loss, params["hidden"]["bias"]
 
 
-@pytest.mark.parametrize(
-    "hessian", [jax.hessian, *slow(lambda f: jax.jacrev(jax.grad(f)))], ids=["hessian", "jacrev of grad"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("hessian", [jax.hessian, lambda f: jax.jacrev(jax.grad(f))], ids=["hessian", "jacrev of grad"])
 def test_second_derivatives(x64, hessian):
     """The derivative written by hand can itself be differentiated."""
     loss, bias = second_order("auto")

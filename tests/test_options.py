@@ -186,7 +186,6 @@ def test_the_cell_is_compiled_once():
     assert cell._step._cache_size() == 1
 
 
-@pytest.mark.slow  # as test_fused.py does, with a Hessian
 def test_forward_mode_and_second_order():
     cfg, params, xs, _ = setup("2d")
 

@@ -28,13 +28,14 @@ class Fused:
             nothing is computed twice; the fastest on a CPU) or ``"states"`` (H and C; the gates of many timesteps are
             then recomputed in one matrix product; the fewest kernels on a GPU, where each write inside a loop is one).
         gather: for how many timesteps at a time the backward pass recomputes gates and gathers weight gradients, in
-            one matrix product each. 1 keeps everything in a CPU's caches; more are fewer kernels on a GPU.
+            one matrix product each (a few with patches kept). 1 keeps everything in a CPU's caches; more are fewer
+            kernels on a GPU.
         align: channels of matrix products are padded with zeros, outside of the loops, to a multiple of this.
-
         patches: ``"built"`` (what the kernel sees at each location is put together anew at every timestep, and
-            multiplied with it in one product; the fewest kernels on a GPU) or ``"kept"`` (from one timestep to the
-            next, so that padding is not written again; with two or more dimensions of locations, a share of the
-            padding is not multiplied either; the fastest on a CPU). See :mod:`tlstm_jax.products`.
+            multiplied with it in one product; the fewest kernels on a GPU) or ``"kept"`` (by the loops of a
+            derivative, from one timestep to the next, so that padding is not written again; with two or more
+            dimensions of locations, a share of it is not multiplied either; the fastest on a CPU). See
+            :mod:`tlstm_jax.products`.
 
     A CPU gets ``Fused("gates", 1, 1, "kept")``. Everything else gets ``Fused("states", n, 16, "built")``, n being the
     timesteps whose patches (see :func:`tlstm_jax.convolution.patches`) fill 1 GiB.

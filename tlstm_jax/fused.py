@@ -20,8 +20,8 @@ derives the rest. With d() for the derivative of the loss, from the last timeste
 s_k are the kernel's offsets. The tRNN (eqs. 5-7) is H_t = tanh(N(A_t)): the second line, then the last.
 
 Replicating C at its boundary is the same as folding the weights that reach beyond it onto the
-boundary, location by location (:func:`fold`). Such a weight is zero then, so that it does not matter what C
-is there: C and dC are moved along the list of all locations (:func:`neighbours`), and what is special at the
+boundary, location by location (:func:`fold`). Such a weight is zero then, so that it does not matter what C,
+finite, is there: C and dC are moved along the list of all locations (:func:`neighbours`), and what is special at the
 boundary happens in the small arrays of Q.
 """
 
@@ -271,8 +271,12 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState
         d_state, d_weights, columns = carry
         before, x, is_reset, d_y = timesteps(start, size, (states, xs, reset, d_ys))
         before = before if is_reset is None else jax.vmap(reset_rows)(is_reset, before)
+        if columns is None:
+            patches = jax.vmap(lambda h, x: products.build(h, x, weights.kernels))(before.h, x)
+        else:
+            columns = patches = products.put(columns, before.h, x)
         if gates is None:
-            now = jax.vmap(functools.partial(_gates, static, weights))(before.h, x)
+            now = jax.vmap(functools.partial(_gates, static, weights))(before.h, x, patches)
             now_folded = _fold_gates(cfg, now)
         else:
             now, now_folded = timesteps(start, size, (gates, folded))
@@ -286,11 +290,7 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState
 
         inputs = (local, d_y, is_reset, start + jnp.arange(size))
         d_state, (d_a, d_z, d_x) = _scan_back(body, d_state, inputs, size, static.unroll)
-        if columns is None:
-            built = jax.vmap(lambda h, x: products.build(h, x, weights.kernels))(local.state.h, x)
-        else:
-            columns = built = products.put(columns, local.state.h, x)
-        gathered = _gather(products, weights, local, built, x, d_a, d_z)
+        gathered = _gather(products, weights, local, patches, x, d_a, d_z)
         return (d_state, jax.tree.map(jnp.add, d_weights, gathered), columns), d_x
 
     def empty(size: int) -> Array | None:

@@ -4,7 +4,7 @@ A product multiplies patches, some kernel offsets' copies of H side by side, wit
 There are two ways:
 
 - Built: all offsets in one product, their patches built anew at every timestep. On a GPU that is the fewest kernels.
-- Kept: the patches are kept from one timestep to the next, and only what is not padding is written into them. With
+- Kept: the loops keep the patches from one timestep to the next, and only what is not padding is written. With
   two or more dimensions of locations there is a product for each offset along the first, of rows of locations that it
   does not lead out of the tensor, so that a share of the padding is not multiplied either: 2 / 3 P of all factors with
   a kernel of 3. All of them take their rows from the same patches, those of the other dimensions. The input, which
@@ -65,7 +65,8 @@ class Products:
         """Whether dQ comes from the products of all pairs of locations, not of neighbours alone.
 
         One batched product is faster than a few passes over C for each offset (on a CPU by 4 to 8% of a training step
-        where it was tried, with 16 locations), as long as its arithmetic is: that grows with the locations' square.
+        with 16 locations and 9 offsets). Its arithmetic grows with the square of the locations: from the time of both
+        there, it is estimated to take as long with about 32 locations for each offset.
         """
         return self.kept and math.prod(self.cfg.tensor_shape) <= 32 * self.cfg.num_offsets
 
