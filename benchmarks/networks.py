@@ -30,6 +30,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "fused": "fused",
     "fused-gates": tl.Fused(save="gates"),
     "fused-states": tl.Fused(save="states"),
+    "fused-built": tl.Fused(patches="built"),
 }
 """The library's, by name."""
 

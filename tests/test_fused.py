@@ -271,6 +271,9 @@ def test_what_is_kept_of_all_timesteps_is_neither_copied_nor_a_literal_of_the_pr
     kept = rf"f32\[(?:{steps + cfg.delay}|{steps + cfg.delay + 1}),4,{batch},64\]"  # of gates, or of states
     assert len(re.findall(rf"= {kept}\S* [a-z-]+\(", program)) > 5
     assert re.findall(rf"= ({kept})\S* (copy|constant)\(", program) == []
+    patches, (loops, _) = rf"f32\[(?:1,)?4,{batch},{3 * 64}\]", program.split("\nENTRY ")
+    assert len(re.findall(rf"= {patches}\S* fusion\(", loops)) > 5  # in both loops, in place
+    assert re.findall(rf"= {patches}\S* copy\(", loops) == []
 
 
 def test_memory_of_a_long_sequence_grows_with_its_square_root():

@@ -114,10 +114,9 @@ def _fold(weights: Sequence[Array], folds: Sequence[tuple[int, int, NDArray[np.b
 @functools.cache
 def _folds(cfg: TLSTMConfig) -> list[tuple[int, int, NDArray[np.bool_]]]:
     """Pairs of offsets, and the locations ``(*p)`` where the first leads, cut off at the boundary, to the second's."""
-    locations = _locations(cfg)
-    inside = [np.clip(locations + offset, 0, np.subtract(cfg.tensor_shape, 1)) for offset in cfg.offsets]
+    locations, nearest_inside = _locations(cfg), _nearest(cfg)
     folds = []
-    for (k, nearest), (to, offset) in itertools.product(enumerate(inside), enumerate(cfg.offsets)):
+    for (k, nearest), (to, offset) in itertools.product(enumerate(nearest_inside), enumerate(cfg.offsets)):
         where = (nearest == locations + offset).all(-1)
         if where.any():
             folds.append((k, to, where))
@@ -129,15 +128,14 @@ def inner_products(z: Locations, c: Locations, cfg: TLSTMConfig) -> MemoryKernel
     count = math.prod(cfg.tensor_shape)
     z, c = (array.reshape(count, *array.shape[-2:]) for array in (z, c))
     pairs = lax.dot_general(z, c, (((2,), (2,)), ((1,), (1,))), precision=lax.Precision.HIGHEST)  # (b, p, p)
-    picked = pairs[:, np.arange(count)[:, None], _nearest(cfg).reshape(count, -1)]
+    numbers = [np.ravel_multi_index(tuple(np.moveaxis(at, -1, 0)), cfg.tensor_shape) for at in _nearest(cfg)]
+    picked = pairs[:, np.arange(count)[:, None], np.stack(numbers, axis=-1).reshape(count, -1)]
     return jnp.moveaxis(picked, 0, 1).reshape(*cfg.tensor_shape, -1, cfg.num_offsets)
 
 
-@functools.cache
-def _nearest(cfg: TLSTMConfig) -> NDArray[np.int_]:
-    """The number of the location nearest to where an offset leads, ``(*p, k)``."""
-    inside = [np.clip(_locations(cfg) + offset, 0, np.subtract(cfg.tensor_shape, 1)) for offset in cfg.offsets]
-    return np.stack([np.ravel_multi_index(tuple(np.moveaxis(z, -1, 0)), cfg.tensor_shape) for z in inside], axis=-1)
+def _nearest(cfg: TLSTMConfig) -> list[NDArray[np.int_]]:
+    """For each kernel offset, the location inside that is nearest to where it leads, ``(*p, d)``."""
+    return [np.clip(_locations(cfg) + offset, 0, np.subtract(cfg.tensor_shape, 1)) for offset in cfg.offsets]
 
 
 def _locations(cfg: TLSTMConfig) -> NDArray[np.int_]:

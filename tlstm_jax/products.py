@@ -64,9 +64,8 @@ class Products:
     def all_pairs(self) -> bool:
         """Whether dQ comes from the products of all pairs of locations, not of neighbours alone.
 
-        One batched product is faster than a few passes over C for each offset (on a CPU by 4 to 8% of a training step
-        with 16 locations and 9 offsets). Its arithmetic grows with the square of the locations: from the time of both
-        there, it is estimated to take as long with about 32 locations for each offset.
+        On a CPU one batched product is faster than a few passes over C for each offset, but its arithmetic grows with
+        the square of the locations. The bound of 32 locations for each offset is an estimate, not a measurement.
         """
         return self.kept and math.prod(self.cfg.tensor_shape) <= 32 * self.cfg.num_offsets
 
