@@ -20,7 +20,7 @@ import tlstm_jax as tl
 from benchmarks.programs import Forward, Result, count, jax_program
 from benchmarks.tasks import PRECISIONS, Size, Task
 from tlstm_jax import stacked
-from tlstm_jax.config import Implementation
+from tlstm_jax.options import Implementation
 
 Network = Literal["tlstm", "shared", "unshared"]
 """``shared``: a stack whose layers have one parameter set; ``unshared``: one for each layer."""

@@ -17,8 +17,8 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from experiments import symbols
-from experiments.models import ModelOptions
+from experiments.running import symbols
+from experiments.running.models import ModelOptions
 
 MODEL = ModelOptions(features=100, tensor_shape=(4,), forget_bias=4.0)
 """With 2 digits: solved after 79,500 to 105,000 samples (three seeds), in 3 to 5 minutes on one core of a busy CPU."""

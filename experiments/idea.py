@@ -22,8 +22,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import tlstm_jax as tl
-from experiments import figures, runs
-from experiments import workdir as wd
+from experiments.reporting import figures
+from experiments.running import runs
+from experiments.running import workdir as wd
 
 AFTER = 2
 """Timesteps to show after the answer has left."""

@@ -26,11 +26,13 @@ import tyro
 from numpy.typing import NDArray
 
 import tlstm_jax as tl
-from experiments import addition, datasets, inside_figures, memorization, mnist, results, runs, symbols
-from experiments import workdir as wd
+from experiments import addition, datasets, memorization, mnist
 from experiments.datasets import DataError, texts
-from experiments.inside_figures import Inside, Shown
-from experiments.models import LastStepClassifier, ModelOptions, SymbolLabeler
+from experiments.reporting import inside_figures, results
+from experiments.reporting.inside_figures import Inside, Shown
+from experiments.running import runs, symbols
+from experiments.running import workdir as wd
+from experiments.running.models import LastStepClassifier, ModelOptions, SymbolLabeler
 from tlstm_jax import stacked
 
 CHARACTERS = 100

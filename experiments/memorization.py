@@ -17,8 +17,8 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from experiments import symbols
-from experiments.models import ModelOptions
+from experiments.running import symbols
+from experiments.running.models import ModelOptions
 
 MODEL = ModelOptions(features=100, tensor_shape=(4,), forget_bias=4.0)
 """With 10 symbols: solved after 33,500 samples (three seeds), two and a half minutes on one CPU core (RESULTS.md)."""

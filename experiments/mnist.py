@@ -23,10 +23,11 @@ import numpy as np
 import optax
 import tyro
 
-from experiments import datasets, runs, training
-from experiments.devices import Batch
-from experiments.models import LastStepClassifier, ModelOptions
-from experiments.options import EpochOptions
+from experiments import datasets
+from experiments.running import runs, training
+from experiments.running.devices import Batch
+from experiments.running.models import LastStepClassifier, ModelOptions
+from experiments.running.options import EpochOptions
 
 RECIPES = {
     "mnist": EpochOptions(),

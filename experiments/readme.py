@@ -18,9 +18,11 @@ from typing import Any
 
 import tyro
 
-from experiments import outcomes, report, runs, tables
-from experiments import workdir as wd
-from experiments.depth_figures import TIMED
+from experiments import report
+from experiments.reporting import outcomes, tables
+from experiments.reporting.depth_figures import TIMED
+from experiments.running import runs
+from experiments.running import workdir as wd
 
 TABLE = re.compile(r"(<!-- table: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SPEEDS = {

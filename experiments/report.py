@@ -20,10 +20,11 @@ from typing import Any
 
 import tyro
 
-from experiments import outcomes, paper, results, runs, tables
-from experiments import workdir as wd
-from experiments.depth_figures import depth_figure
-from experiments.results import Line
+from experiments.reporting import outcomes, paper, results, tables
+from experiments.reporting.depth_figures import depth_figure
+from experiments.reporting.results import Line
+from experiments.running import runs
+from experiments.running import workdir as wd
 
 SECTIONS = {"Wikipedia": (1, 3), "Addition and memorization": (2, 4), "MNIST": (3, 5)}
 """The numbers of the table and of the figure in each."""

@@ -31,10 +31,11 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 import tyro
 
-from experiments import outcomes, paper, results, runs
-from experiments import workdir as wd
-from experiments.models import Preset
-from experiments.progress import asked_to_stop
+from experiments.reporting import outcomes, paper, results
+from experiments.running import runs
+from experiments.running import workdir as wd
+from experiments.running.models import Preset
+from experiments.running.progress import asked_to_stop
 
 OURS = ("preset", "depth", "seed", "workdir", "overwrite")
 """What the sweep tells its runs, so that TASK OPTIONS cannot."""

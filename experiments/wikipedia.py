@@ -22,11 +22,11 @@ import optax
 import tyro
 from numpy.typing import NDArray
 
-from experiments import generation, runs, training
 from experiments.datasets import texts
-from experiments.devices import Batch
-from experiments.models import ModelOptions, SymbolLabeler
-from experiments.options import EpochOptions
+from experiments.running import generation, runs, training
+from experiments.running.devices import Batch
+from experiments.running.models import ModelOptions, SymbolLabeler
+from experiments.running.options import EpochOptions
 
 MODEL = ModelOptions(features=100, tensor_shape=(2,), forget_bias=1.0)
 RECIPES = {

@@ -36,7 +36,7 @@ def x64():
 @pytest.fixture
 def tiny(monkeypatch):
     """The digits, replaced by 45 tiny images."""
-    from tests import small_runs  # only here: the tests of the core need nothing that experiments do
+    from tests.experiments import small_runs  # only here: the tests of the core need nothing that experiments do
 
     small_runs.replace_digits(monkeypatch)
 
@@ -45,7 +45,7 @@ def tiny(monkeypatch):
 def unbroken(tmp_path_factory):
     """The workdir of a run that nothing disturbed, for all tests to compare with."""
     from experiments import mnist
-    from tests import small_runs
+    from tests.experiments import small_runs
 
     workdir = tmp_path_factory.mktemp("unbroken")
     with pytest.MonkeyPatch.context() as monkeypatch:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from experiments import models, options, readme
+from experiments import readme
+from experiments.running import models, options
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

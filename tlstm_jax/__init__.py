@@ -5,11 +5,13 @@ of sequential work.
 """
 
 from tlstm_jax import inspect, linen, nnx, stacked
-from tlstm_jax.cell import init_params, init_state, step
-from tlstm_jax.config import Fused, TLSTMConfig
+from tlstm_jax.config import TLSTMConfig
+from tlstm_jax.options import Fused
+from tlstm_jax.parameters import init_params
 from tlstm_jax.resizing import resize
+from tlstm_jax.state import init_state
 from tlstm_jax.typing import TLSTMState
-from tlstm_jax.unrolling import unroll
+from tlstm_jax.unrolling import step, unroll
 
 __version__ = "0.1.0"
 

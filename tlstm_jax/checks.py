@@ -1,22 +1,25 @@
-"""What a user gave, checked at the door: every message names what was given, what was expected and the mend."""
+"""Input validation: each error states the value, the requirement and a fix."""
 
 from __future__ import annotations
 
+import math
 import operator
 import reprlib
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from tlstm_jax.config import Fused, Recurrent
-from tlstm_jax.scan import Layout, Options
 from tlstm_jax.typing import Array, Params, TLSTMState
 
-C = TypeVar("C", bound=Recurrent)
+if TYPE_CHECKING:
+    from tlstm_jax.config import Recurrent
+    from tlstm_jax.layout import Layout
+
+C = TypeVar("C", bound="Recurrent")
 
 
 def check_config(name: str, cfg: Any, kind: type[C]) -> C:
@@ -195,36 +198,60 @@ def _check_lengths(seq_lengths: Any, layout: Layout) -> Array:
     return jnp.asarray(lengths)
 
 
-def check_options(
-    time_major: bool,
-    aligned: bool,
-    reverse: bool,
-    keep_order: bool,
-    unroll: Any,
-    remat: Any,
-    implementation: Any = "reference",
-) -> Options:
-    """The options of an unroll, ``unroll`` and ``remat`` being positive ints or booleans."""
-    flags = {"time_major": time_major, "aligned": aligned, "reverse": reverse, "keep_order": keep_order}
-    for name, value in flags.items():
-        if not isinstance(value, (bool, np.bool_)):
-            raise ValueError(f"{name} must be True or False, got {reprlib.repr(value)}.")
-    sizes = {"unroll": unroll, "remat": remat}
-    for name, value in sizes.items():
-        if not isinstance(value, (bool, int, np.integer)) or (not isinstance(value, bool) and value < 1):
-            raise ValueError(f"{name} must be True, False or a positive number of timesteps, got {value!r}.")
-    named = isinstance(implementation, str) and implementation in ("auto", "reference", "fused")
-    if not (named or isinstance(implementation, Fused)):
-        raise ValueError(
-            f'implementation must be "auto", "reference", "fused" or Fused(..), got {reprlib.repr(implementation)}.'
-        )
-    fused = Fused() if implementation in ("auto", "fused") else implementation
-    options: dict[str, Any] = {name: bool(value) for name, value in flags.items()}
-    options |= {name: value if isinstance(value, bool) else int(value) for name, value in sizes.items()}
-    return Options(**options, fused=None if implementation == "reference" else fused)
+def finite(name: str, value: Any) -> float:
+    """A finite number as a float."""
+    try:
+        if isinstance(value, bool) or not math.isfinite(value):
+            raise TypeError
+    except (TypeError, OverflowError):
+        raise ValueError(f"{name} must be a finite number, got {value!r}.") from None
+    return float(value)
 
 
-def check_layer_options(layer: Any, implementation: Any, **given: Any) -> Options:
-    """What a Flax layer was called with, its own attributes where that is None."""
-    chosen = {name: getattr(layer, name) if value is None else value for name, value in given.items()}
-    return check_options(**chosen, unroll=layer.unroll, remat=layer.remat, implementation=implementation)
+def positive(name: str, value: Any) -> float:
+    """A positive, finite number as a float."""
+    if finite(name, value) <= 0:
+        raise ValueError(f"{name} must be a positive number, got {value!r}.")
+    return float(value)
+
+
+def positive_size(name: str, value: object, at_least: int = 1) -> int:
+    """An int of at least ``at_least``."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        size = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(f"{name} must be an integer of at least {at_least}, got {value!r}.") from None
+    if size < at_least:
+        hint = ": a kernel of size 1 would never move information to the output" if at_least == 2 else ""
+        raise ValueError(f"{name} must be at least {at_least}, got {size}{hint}.")
+    return size
+
+
+def sizes(name: str, value: object, ndim: int | None = None, at_least: int = 1) -> tuple[int, ...]:
+    """One size for each dimension; an int stands for all of them."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return (positive_size(name, value, at_least),) * (ndim or 1)
+    sizes = tuple(positive_size(f"{name}[{i}]", v, at_least) for i, v in enumerate(value))
+    if not sizes:
+        raise ValueError(f"{name} needs at least one dimension, got {value!r}; (P,) is the paper's 2D tLSTM.")
+    if ndim is not None and len(sizes) != ndim:
+        raise ValueError(f"{name} must be an int or have one entry for each of the {ndim} dimensions, got {value!r}.")
+    return sizes
+
+
+def float_dtype(name: str, value: Any) -> Any:
+    """A floating-point dtype as its scalar type: equal ones hash alike, and None equals none of them.
+
+    (numpy holds ``np.dtype("float64") == None`` to be true, which would make two configurations equal.)
+    """
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a floating-point dtype such as jnp.bfloat16, got {value!r}.") from None
+    if value is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"{name} must be a floating-point dtype such as jnp.bfloat16, got {value!r}.")
+    return dtype.type

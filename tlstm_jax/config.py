@@ -6,74 +6,15 @@ import abc
 import dataclasses
 import itertools
 import math
-import operator
-from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import jax.numpy as jnp
-import numpy as np
 
+from tlstm_jax.checks import finite, float_dtype, positive, positive_size, sizes
 from tlstm_jax.typing import Array
 
 CELLS = ("lstm", "rnn")
 NORMS = ("channel", "layer", None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Fused:
-    """How the fused implementation of :func:`tlstm_jax.unroll` differentiates; None chooses by platform.
-
-    Args:
-        save: what the forward loop keeps for the backward loop besides inputs: ``"gates"`` (H, C, G, I, F, O, Q:
-            nothing is computed twice; the fastest on a CPU) or ``"states"`` (H and C; the gates of many timesteps are
-            then recomputed in one matrix product; the fewest kernels on a GPU, where each write inside a loop is one).
-        gather: for how many timesteps at a time the backward pass recomputes gates and gathers weight gradients, in
-            one matrix product each (a few with patches kept). 1 keeps everything in a CPU's caches; more are fewer
-            kernels on a GPU.
-        align: channels of matrix products are padded with zeros, outside of the loops, to a multiple of this.
-        patches: ``"built"`` (what the kernel sees at each location is put together anew at every timestep, and
-            multiplied with it in one product; the fewest kernels on a GPU) or ``"kept"`` (by the loops of a
-            derivative, from one timestep to the next, so that padding is not written again; with two or more
-            dimensions of locations, a share of it is not multiplied either; the fastest on a CPU). See
-            :mod:`tlstm_jax.products`.
-
-    A CPU gets ``Fused("gates", 1, 1, "kept")``. Everything else gets ``Fused("states", n, 16, "built")``, n being the
-    timesteps whose patches (see :func:`tlstm_jax.convolution.patches`) fill 1 GiB.
-
-    Raises:
-        ValueError: an option is not one of those above.
-
-    Example:
-        Less memory on a CPU, for more work:
-
-        >>> import tlstm_jax as tl
-        >>> cfg = tl.TLSTMConfig(features=8, tensor_shape=(3,))
-        >>> layer = tl.linen.TLSTM(cfg, implementation=tl.Fused(save="states", gather=4))
-    """
-
-    save: Literal["gates", "states"] | None = None
-    gather: int | None = None
-    align: int | None = None
-    patches: Literal["kept", "built"] | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.save, str | None) or self.save not in ("gates", "states", None):
-            raise ValueError(f'save must be "gates", "states" or None (by platform), got {self.save!r}.')
-        if not isinstance(self.patches, str | None) or self.patches not in ("kept", "built", None):
-            raise ValueError(f'patches must be "kept", "built" or None (by platform), got {self.patches!r}.')
-        for name in ("gather", "align"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else positive_size(name, value))
-
-    def or_else(
-        self, save: Literal["gates", "states"], gather: int, align: int, patches: Literal["kept", "built"]
-    ) -> Fused:
-        """These options, the arguments where they are None."""
-        return Fused(self.save or save, self.gather or gather, self.align or align, self.patches or patches)
-
-
-Implementation = Literal["auto", "reference", "fused"] | Fused
-"""What ``implementation=`` takes: see :func:`tlstm_jax.unroll`."""
 
 
 class Recurrent(abc.ABC):
@@ -274,62 +215,3 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
         if self.norm is not None:
             shapes["norm"] = {"scale": (*self.tensor_shape, m), "bias": (*self.tensor_shape, m)}
         return shapes
-
-
-def finite(name: str, value: Any) -> float:
-    """A finite number as a float."""
-    try:
-        if isinstance(value, bool) or not math.isfinite(value):
-            raise TypeError
-    except (TypeError, OverflowError):
-        raise ValueError(f"{name} must be a finite number, got {value!r}.") from None
-    return float(value)
-
-
-def positive(name: str, value: Any) -> float:
-    """A positive, finite number as a float."""
-    if finite(name, value) <= 0:
-        raise ValueError(f"{name} must be a positive number, got {value!r}.")
-    return float(value)
-
-
-def positive_size(name: str, value: object, at_least: int = 1) -> int:
-    """An int of at least ``at_least``."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        size = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise ValueError(f"{name} must be an integer of at least {at_least}, got {value!r}.") from None
-    if size < at_least:
-        hint = ": a kernel of size 1 would never move information to the output" if at_least == 2 else ""
-        raise ValueError(f"{name} must be at least {at_least}, got {size}{hint}.")
-    return size
-
-
-def sizes(name: str, value: object, ndim: int | None = None, at_least: int = 1) -> tuple[int, ...]:
-    """One size for each dimension; an int stands for all of them."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        return (positive_size(name, value, at_least),) * (ndim or 1)
-    sizes = tuple(positive_size(f"{name}[{i}]", v, at_least) for i, v in enumerate(value))
-    if not sizes:
-        raise ValueError(f"{name} needs at least one dimension, got {value!r}; (P,) is the paper's 2D tLSTM.")
-    if ndim is not None and len(sizes) != ndim:
-        raise ValueError(f"{name} must be an int or have one entry for each of the {ndim} dimensions, got {value!r}.")
-    return sizes
-
-
-def float_dtype(name: str, value: Any) -> Any:
-    """A floating-point dtype as its scalar type: equal ones hash alike, and None equals none of them.
-
-    (numpy holds ``np.dtype("float64") == None`` to be true, which would make two configurations equal.)
-    """
-    try:
-        dtype = jnp.dtype(value)
-    except TypeError:
-        raise ValueError(f"{name} must be a floating-point dtype such as jnp.bfloat16, got {value!r}.") from None
-    if value is None or not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"{name} must be a floating-point dtype such as jnp.bfloat16, got {value!r}.")
-    return dtype.type

@@ -36,9 +36,10 @@ import jax.numpy as jnp
 from jax import export, lax
 
 from tlstm_jax import cell
-from tlstm_jax.config import Fused, TLSTMConfig
+from tlstm_jax.config import TLSTMConfig
 from tlstm_jax.convolution import fold, fold_transpose, folded_convolution, inner_products, mix, neighbours
 from tlstm_jax.normalization import standardize, standardize_transpose
+from tlstm_jax.options import Fused
 from tlstm_jax.products import Kernels, Products
 from tlstm_jax.reverse_only import reverse_only
 from tlstm_jax.scan import Ends, Span, reset_rows, scan_span

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlstm_jax import cell, checks
+from tlstm_jax import state as states
 from tlstm_jax.config import TLSTMConfig
-from tlstm_jax.scan import Layout
+from tlstm_jax.layout import Layout, to_locations_major
+from tlstm_jax.parameters import cast_params
 from tlstm_jax.typing import Array, Bool, Float, Params, TLSTMState
 
 __all__ = ["Moment", "channel_means", "diagonal", "receptive_field", "record", "sensitivity"]
@@ -95,8 +97,8 @@ def record(
     batch_shape = layout.batch_shape
     if initial_state is not None:
         initial_state = checks.check_state("initial_state", initial_state, batch_shape, cfg)
-    params = cell.cast_params(params, xs, cfg)
-    state = cell.to_locations_major(cell.start_state(initial_state, xs, batch_shape, cfg), batch_shape)
+    params = cast_params(params, xs, cfg)
+    state = to_locations_major(states.start_state(initial_state, xs, batch_shape, cfg), batch_shape)
     inputs = layout.flatten(xs)
     if flush:
         inputs = jnp.pad(inputs, ((0, cfg.delay), (0, 0), (0, 0)))

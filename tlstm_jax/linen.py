@@ -18,8 +18,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from tlstm_jax import cell, checks, stacked, unrolling
-from tlstm_jax.config import Implementation, TLSTMConfig
+from tlstm_jax import checks, parameters, stacked, unrolling
+from tlstm_jax.config import TLSTMConfig
+from tlstm_jax.options import Implementation, Options
+from tlstm_jax.state import init_state
 from tlstm_jax.typing import Array, Params, TLSTMState
 
 __all__ = ["TLSTM", "StackedLSTM", "TLSTMCell"]
@@ -49,14 +51,14 @@ class TLSTMCell(nn.RNNCellBase):
         """One timestep: carry and ``inputs`` (*batch, R) to the next carry and ``(*batch, M)``."""
         config = checks.check_config("config", self.config, TLSTMConfig)
         inputs = checks.check_array("inputs", inputs)
-        params = _params(self, inputs, config, cell.param_groups(config))
-        return cell.call(params, carry, inputs, config, ("inputs", "carry"))
+        params = _params(self, inputs, config, parameters.param_groups(config))
+        return unrolling.step_call(params, carry, inputs, config, ("inputs", "carry"))
 
     @nn.nowrap
     def initialize_carry(self, rng: Array, input_shape: tuple[int, ...]) -> TLSTMState:
         """The zero state for inputs of ``input_shape``, (*batch, R); ``rng`` is not used."""
         checks.check_config("config", self.config, TLSTMConfig)
-        return cell.init_state(self.config, tuple(input_shape[:-1]))
+        return init_state(self.config, tuple(input_shape[:-1]))
 
     @property
     def num_feature_axes(self) -> int:
@@ -121,19 +123,17 @@ class _Layer(nn.Module, kw_only=True):
         Raises:
             ValueError: as :func:`tlstm_jax.unroll`.
         """
-        config, groups, call, implementation = self._model()
+        config, groups, call = self._model()
         inputs = checks.check_array("inputs", inputs)
         params = _params(self, inputs, config, groups)
-        options = checks.check_layer_options(
-            self, implementation, time_major=time_major, aligned=aligned, reverse=reverse, keep_order=keep_order
-        )
+        options = Options.of(self, time_major=time_major, aligned=aligned, reverse=reverse, keep_order=keep_order)
         names = ("inputs", "initial_carry")
         carry, outputs = call(params, inputs, config, initial_carry, seq_lengths, reset, options, names)
         return_carry = self.return_carry if return_carry is None else return_carry
         return (carry, outputs) if return_carry else outputs
 
     @nn.nowrap
-    def _model(self) -> tuple[Any, cell.Groups, Any, Implementation]:
+    def _model(self) -> tuple[Any, parameters.Groups, Any]:
         raise NotImplementedError
 
 
@@ -161,9 +161,9 @@ class TLSTM(_Layer):
     implementation: Implementation = "auto"
 
     @nn.nowrap
-    def _model(self) -> tuple[Any, cell.Groups, Any, Implementation]:
+    def _model(self) -> tuple[Any, parameters.Groups, Any]:
         config = checks.check_config("config", self.config, TLSTMConfig)
-        return config, cell.param_groups(config), unrolling.call, self.implementation
+        return config, parameters.param_groups(config), unrolling.call
 
 
 class StackedLSTM(_Layer):
@@ -193,14 +193,14 @@ class StackedLSTM(_Layer):
     param_dtype: Any = jnp.float32
 
     @nn.nowrap
-    def _model(self) -> tuple[Any, cell.Groups, Any, Implementation]:
+    def _model(self) -> tuple[Any, parameters.Groups, Any]:
         config = stacked.StackedLSTMConfig(
             self.features, self.num_layers, self.shared, self.forget_bias, self.dtype, self.param_dtype
         )
-        return config, stacked.param_groups(config), stacked.call, "reference"
+        return config, stacked.param_groups(config), stacked.call
 
 
-def _params(module: nn.Module, inputs: Array, config: Any, groups: cell.Groups) -> Params:
+def _params(module: nn.Module, inputs: Array, config: Any, groups: parameters.Groups) -> Params:
     """The module's parameters, made for the features of ``inputs`` while it initializes.
 
     Afterwards they are taken as they are, so that what does not fit is reported by the checks of the

@@ -19,8 +19,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tlstm_jax import cell, checks, stacked, unrolling
-from tlstm_jax.config import Implementation, TLSTMConfig
+from tlstm_jax import checks, parameters, stacked, unrolling
+from tlstm_jax.config import TLSTMConfig
+from tlstm_jax.options import Implementation, Options
+from tlstm_jax.state import init_state
 from tlstm_jax.typing import Array, Params, TLSTMState
 
 __all__ = ["TLSTM", "StackedLSTM", "TLSTMCell"]
@@ -48,12 +50,12 @@ class TLSTMCell(nnx.RNNCellBase):
     def __init__(self, in_features: int, config: TLSTMConfig, *, rngs: nnx.Rngs) -> None:
         self.in_features = in_features
         self.config = checks.check_config("config", config, TLSTMConfig)
-        _create_params(self, in_features, config, cell.param_groups(config), rngs)
+        _create_params(self, in_features, config, parameters.param_groups(config), rngs)
 
     def __call__(self, carry: TLSTMState, inputs: Array) -> tuple[TLSTMState, Array]:
         """One timestep: carry and ``inputs`` (*batch, R) to the next carry and ``(*batch, M)``."""
-        params = _params(self, cell.param_groups(self.config))
-        return cell.call(params, carry, inputs, self.config, ("inputs", "carry"))
+        params = _params(self, parameters.param_groups(self.config))
+        return unrolling.step_call(params, carry, inputs, self.config, ("inputs", "carry"))
 
     def initialize_carry(
         self,
@@ -62,7 +64,7 @@ class TLSTMCell(nnx.RNNCellBase):
         carry_init: Callable[..., Array] | None = None,
     ) -> TLSTMState:
         """The state for inputs of shape (*batch, R): zeros, or ``carry_init(key, shape, dtype)`` for c and h."""
-        zeros = cell.init_state(self.config, tuple(input_shape[:-1]))
+        zeros = init_state(self.config, tuple(input_shape[:-1]))
         if carry_init is None:
             return zeros
         if rngs is None:
@@ -140,18 +142,15 @@ class _Layer(nnx.Module):
             ValueError: as :func:`tlstm_jax.unroll`.
         """
         params = _params(self, self._groups())
-        options = checks.check_layer_options(
-            self, self._implementation, time_major=time_major, aligned=aligned, reverse=reverse, keep_order=keep_order
-        )
+        options = Options.of(self, time_major=time_major, aligned=aligned, reverse=reverse, keep_order=keep_order)
         names = ("inputs", "initial_carry")
         carry, outputs = self._call(params, inputs, self.config, initial_carry, seq_lengths, reset, options, names)
         return_carry = self.return_carry if return_carry is None else return_carry
         return (carry, outputs) if return_carry else outputs
 
     _call: Any
-    _implementation: Implementation = "reference"
 
-    def _groups(self) -> cell.Groups:
+    def _groups(self) -> parameters.Groups:
         raise NotImplementedError
 
 
@@ -188,11 +187,11 @@ class TLSTM(_Layer):
         **options: Any,
     ) -> None:
         checks.check_config("config", config, TLSTMConfig)
-        self._implementation = implementation
+        self.implementation = implementation
         self._create(in_features, config, rngs, **options)
 
-    def _groups(self) -> cell.Groups:
-        return cell.param_groups(self.config)
+    def _groups(self) -> parameters.Groups:
+        return parameters.param_groups(self.config)
 
 
 class StackedLSTM(_Layer):
@@ -235,11 +234,13 @@ class StackedLSTM(_Layer):
         config = stacked.StackedLSTMConfig(features, num_layers, shared, forget_bias, dtype, param_dtype)
         self._create(in_features, config, rngs, **options)
 
-    def _groups(self) -> cell.Groups:
+    def _groups(self) -> parameters.Groups:
         return stacked.param_groups(self.config)
 
 
-def _create_params(module: nnx.Module, in_features: int, config: Any, groups: cell.Groups, rngs: nnx.Rngs) -> None:
+def _create_params(
+    module: nnx.Module, in_features: int, config: Any, groups: parameters.Groups, rngs: nnx.Rngs
+) -> None:
     checks.check_in_features(in_features)
     if not isinstance(rngs, nnx.Rngs):
         raise ValueError(f"rngs must be nnx.Rngs, such as nnx.Rngs(0), got {type(rngs).__name__}.")

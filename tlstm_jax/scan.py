@@ -10,60 +10,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tlstm_jax.config import Fused
+from tlstm_jax.layout import Layout
+from tlstm_jax.options import Options
 from tlstm_jax.typing import Array, Bool, Float, Integer
 
 State = TypeVar("State")
 Ends = Array | int | None
-
-
-class Options(NamedTuple):
-    """How to run over time; hashable, a static argument. :func:`tlstm_jax.unroll` says what each means."""
-
-    time_major: bool = False
-    aligned: bool = True
-    reverse: bool = False
-    keep_order: bool = False
-    unroll: int | bool = 1
-    remat: int | bool = False
-    fused: Fused | None = None
-
-
-class Layout(NamedTuple):
-    """Between the user's ``(*b, t, ..)``, or time-major ``(t, *b, ..)``, and ``(t, b, ..)``."""
-
-    batch_shape: tuple[int, ...]
-    num_steps: int
-    time_major: bool
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...], time_major: bool) -> Layout:
-        """The layout of inputs of this shape, the last axis being features."""
-        if time_major:
-            return cls(shape[1:-1], shape[0], time_major)
-        return cls(shape[:-2], shape[-2], time_major)
-
-    @property
-    def time_and_batch(self) -> tuple[int, ...]:
-        """The axes before the features."""
-        return (self.num_steps, *self.batch_shape) if self.time_major else (*self.batch_shape, self.num_steps)
-
-    def flatten(self, x: Array) -> Array:
-        """To ``(t, b, ..)``."""
-        if not self.time_major:
-            x = jnp.moveaxis(x, len(self.batch_shape), 0)
-        return x.reshape(self.num_steps, math.prod(self.batch_shape), *x.shape[len(self.batch_shape) + 1 :])
-
-    def restore(self, x: Array) -> Array:
-        """From ``(t, b, ..)``."""
-        x = x.reshape(self.num_steps, *self.batch_shape, *x.shape[2:])
-        return x if self.time_major else jnp.moveaxis(x, 0, len(self.batch_shape))
 
 
 @runtime_checkable

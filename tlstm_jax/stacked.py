@@ -16,9 +16,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tlstm_jax import cell, checks
-from tlstm_jax.config import Recurrent, finite, float_dtype, positive_size
-from tlstm_jax.scan import Layout, Options, run, scan_span
+from tlstm_jax import cell, checks, layout, parameters
+from tlstm_jax import state as states
+from tlstm_jax.checks import finite, float_dtype, positive_size
+from tlstm_jax.config import Recurrent
+from tlstm_jax.layout import Layout
+from tlstm_jax.options import Options
+from tlstm_jax.scan import run, scan_span
 from tlstm_jax.typing import Array, Bool, Float, Lengths, Params, TLSTMState
 from tlstm_jax.unrolling import check_arguments
 
@@ -105,12 +109,12 @@ def init_params(key: Array, in_features: int, cfg: StackedLSTMConfig) -> Params:
         (['input', 'layers'], ['layer_0'])
     """
     checks.check_config("cfg", cfg, StackedLSTMConfig)
-    return cell.init_groups(key, in_features, cfg, param_groups(cfg))
+    return parameters.init_groups(key, in_features, cfg, param_groups(cfg))
 
 
-def param_groups(cfg: StackedLSTMConfig) -> cell.Groups:
+def param_groups(cfg: StackedLSTMConfig) -> parameters.Groups:
     """The initializer of each parameter group."""
-    return {"input": cell.init_input, "layers": init_layers}
+    return {"input": parameters.init_input, "layers": init_layers}
 
 
 def init_layers(key: Array, in_features: int, cfg: StackedLSTMConfig) -> Params:
@@ -161,7 +165,7 @@ def unroll(
         >>> state.h.shape, ys.shape
         ((2, 3, 8), (2, 10, 8))
     """
-    options = checks.check_options(time_major, aligned, reverse, keep_order, unroll, remat)
+    options = Options(time_major, aligned, reverse, keep_order, unroll, remat, "reference")
     return call(params, xs, cfg, initial_state, seq_lengths, reset, options)
 
 
@@ -193,7 +197,7 @@ def _unroll(
     options: Options,
 ) -> tuple[TLSTMState, Array]:
     batch_shape = Layout.of(xs.shape, options.time_major).batch_shape
-    whole = cell.to_locations_major(cell.start_state(initial_state, xs, batch_shape, cfg), batch_shape)
+    whole = layout.to_locations_major(states.start_state(initial_state, xs, batch_shape, cfg), batch_shape)
     state = tuple(jax.tree.map(operator.itemgetter(i), whole) for i in range(cfg.num_layers))
     dtype = whole.h.dtype
 
@@ -205,8 +209,8 @@ def _unroll(
             layers.append(TLSTMState(c, x))
         return tuple(layers), x
 
-    project = functools.partial(cell.project, cell.cast_params({"input": params["input"]}, xs, cfg))
+    project = functools.partial(cell.project, parameters.cast_params({"input": params["input"]}, xs, cfg))
     span = functools.partial(scan_span, step, options.unroll)
     state, ys = run(project, span, state, xs, seq_lengths, reset, options)
     whole = jax.tree.map(lambda *layers: jnp.stack(layers), *state)
-    return cell.keep_dtypes(cell.to_batch_major(whole, batch_shape), initial_state), ys
+    return states.keep_dtypes(layout.to_batch_major(whole, batch_shape), initial_state), ys

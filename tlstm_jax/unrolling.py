@@ -1,17 +1,21 @@
-"""The tLSTM over a sequence: check at the door, project, scan, take the corner, align."""
+"""The tLSTM on inputs: one timestep (:func:`step`) or whole sequences with the output delay (:func:`unroll`)."""
 
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
 
-from tlstm_jax import cell, checks
-from tlstm_jax.config import Implementation, Recurrent, TLSTMConfig
+from tlstm_jax import cell, checks, layout, parameters
+from tlstm_jax import state as states
+from tlstm_jax.config import Recurrent, TLSTMConfig
 from tlstm_jax.fused import fused_span
-from tlstm_jax.scan import Layout, Options, Span, run, scan_span
-from tlstm_jax.typing import Array, Bool, Float, Lengths, Params, TLSTMState
+from tlstm_jax.layout import Layout
+from tlstm_jax.options import Implementation, Options
+from tlstm_jax.scan import Span, run, scan_span
+from tlstm_jax.typing import Array, Bool, Float, Inputs, Lengths, Outputs, Params, TLSTMState
 
 
 def unroll(
@@ -91,7 +95,7 @@ def unroll(
         >>> np.allclose(jnp.concatenate([first, second], axis=1), ys, atol=1e-6)
         True
     """
-    options = checks.check_options(time_major, aligned, reverse, keep_order, unroll, remat, implementation)
+    options = Options(time_major, aligned, reverse, keep_order, unroll, remat, implementation)
     return call(params, xs, cfg, initial_state, seq_lengths, reset, options)
 
 
@@ -124,10 +128,10 @@ def check_arguments(
     """``xs``, ``initial_state``, ``seq_lengths`` and ``reset``, each as it should be; all but ``xs`` may be None."""
     checks.check_params(params, cfg)
     xs = checks.check_inputs(names[0], xs, params, time_axes=1, time_major=options.time_major)
-    layout = Layout.of(xs.shape, options.time_major)
-    seq_lengths, reset = checks.check_sequences(seq_lengths, reset, layout)
+    sizes = Layout.of(xs.shape, options.time_major)
+    seq_lengths, reset = checks.check_sequences(seq_lengths, reset, sizes)
     if initial_state is not None:
-        initial_state = checks.check_state(names[1], initial_state, layout.batch_shape, cfg)
+        initial_state = checks.check_state(names[1], initial_state, sizes.batch_shape, cfg)
     return xs, initial_state, seq_lengths, reset
 
 
@@ -143,8 +147,8 @@ def _unroll(
     options: Options,
 ) -> tuple[TLSTMState, Array]:
     batch_shape = Layout.of(xs.shape, options.time_major).batch_shape
-    state = cell.to_locations_major(cell.start_state(initial_state, xs, batch_shape, cfg), batch_shape)
-    cast = cell.cast_params(params, xs, cfg)
+    state = layout.to_locations_major(states.start_state(initial_state, xs, batch_shape, cfg), batch_shape)
+    cast = parameters.cast_params(params, xs, cfg)
 
     def step(state: TLSTMState, projected: Array) -> tuple[TLSTMState, Array]:
         state = cell.timestep(cast, state, projected, cfg)
@@ -157,4 +161,60 @@ def _unroll(
     state, ys = run(
         functools.partial(cell.project, cast), span, state, xs, seq_lengths, reset, options, delay=cfg.delay
     )
-    return cell.keep_dtypes(cell.to_batch_major(state, batch_shape), initial_state), ys
+    return states.keep_dtypes(layout.to_batch_major(state, batch_shape), initial_state), ys
+
+
+def step(params: Params, state: TLSTMState, x: Inputs, cfg: TLSTMConfig) -> tuple[TLSTMState, Outputs]:
+    """One timestep (eqs. 14-19), the streaming interface.
+
+    The k-th output answers input k - L + 1, L being ``cfg.depth``: the first L - 1 outputs answer
+    nothing yet. Whatever the depth, a step is one timestep: its work grows with the locations, the
+    sequential part of it does not. The state keeps its dtypes.
+
+    Args:
+        params: as from :func:`init_params`.
+        state: as from :func:`init_state` or an earlier step.
+        x: ``(*batch, R)``, floating point.
+        cfg: the model.
+
+    Returns:
+        The state after this timestep and h at the output corner of this timestep, ``(*batch, M)``.
+
+    Raises:
+        ValueError: shapes or dtypes disagree with ``cfg``; the message names them.
+
+    Example: on a stream, the outputs are those of the whole sequence, L - 1 steps late.
+        >>> import jax, numpy as np, tlstm_jax as tl
+        >>> cfg = tl.TLSTMConfig(features=8, tensor_shape=(3,))
+        >>> params = tl.init_params(jax.random.key(0), 5, cfg)
+        >>> xs = jax.random.normal(jax.random.key(1), (7, 5))
+        >>> state, outputs = tl.init_state(cfg), []
+        >>> for x in xs:  # each costs one timestep, at any depth
+        ...     state, y = tl.step(params, state, x, cfg)
+        ...     outputs.append(y)
+        >>> _, ys = tl.unroll(params, xs, cfg)
+        >>> np.allclose(outputs[cfg.depth - 1 :], ys[: 7 - (cfg.depth - 1)], atol=1e-6)
+        True
+    """
+    return step_call(params, state, x, cfg)
+
+
+def step_call(
+    params: Params, state: Any, x: Any, cfg: TLSTMConfig, names: tuple[str, str] = ("x", "state")
+) -> tuple[TLSTMState, Array]:
+    """:func:`step`; ``names`` are what the caller calls ``x`` and ``state``."""
+    checks.check_params(params, checks.check_config("cfg", cfg, TLSTMConfig))
+    x = checks.check_inputs(names[0], x, params, time_axes=0)
+    state = checks.check_state(names[1], state, x.shape[:-1], cfg)
+    return _step(params, state, x, cfg)
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def _step(params: Params, state: TLSTMState, x: Array, cfg: TLSTMConfig) -> tuple[TLSTMState, Array]:
+    batch_shape = x.shape[:-1]
+    params = parameters.cast_params(params, x, cfg)
+    projected = cell.project(params, x.reshape(math.prod(batch_shape), x.shape[-1]))
+    inner = layout.to_locations_major(states.start_state(state, x, batch_shape, cfg), batch_shape)
+    inner = cell.timestep(params, inner, projected, cfg)
+    y = cell.output(inner, cfg).reshape(*batch_shape, cfg.features)
+    return states.keep_dtypes(layout.to_batch_major(inner, batch_shape), state), y

@@ -1,0 +1,1 @@
+"""Training: what every task's run needs."""

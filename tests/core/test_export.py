@@ -1,0 +1,67 @@
+"""Exported programs: any batch size, gradients included, and run where this package is not."""
+
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+import tlstm_jax as tl
+from tests.core.variants import R, T, close, model, setup
+
+
+def shapes(*rest):
+    """Of arrays with a symbolic batch size."""
+    (batch,) = export.symbolic_shape("b")
+    return [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in rest]
+
+
+@pytest.mark.parametrize("name", ["2d", "3d+CN"])
+@pytest.mark.slow
+def test_an_unroll_at_any_batch_size_with_its_gradient(name):
+    cfg, params, _, _ = setup(name, dtype="float32")
+
+    def run(xs):
+        return tl.unroll(params, xs, cfg)[1]
+
+    exported = export.export(jax.jit(run), platforms=("cpu", "cuda", "tpu"))(*shapes((T, R)))
+    call = export.deserialize(exported.serialize(vjp_order=1)).call
+    for batch in (1, 3):
+        xs = jax.random.normal(jax.random.key(batch), (batch, T, R))
+        close(call(xs), run(xs), rtol=1e-5, atol=1e-6)
+        gradients = [jax.grad(lambda xs, f=f: (f(xs) ** 2).sum())(xs) for f in (call, run)]
+        close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_a_streaming_step_runs_without_this_package(tmp_path):
+    cfg = model("2d")
+    params = tl.init_params(jax.random.key(0), R, cfg)
+
+    def streaming(c, h, x):
+        state, y = tl.step(params, tl.TLSTMState(c, h), x, cfg)
+        return *state, y
+
+    artifact = export.export(jax.jit(streaming))(*shapes((3, 4), (3, 4), (R,))).serialize()
+    (tmp_path / "step").write_bytes(artifact)
+    xs = jax.random.normal(jax.random.key(1), (5, 9, R))
+    np.save(tmp_path / "xs.npy", xs)
+    program = """
+        import sys
+        sys.modules["tlstm_jax"] = sys.modules["flax"] = None
+        import jax.numpy as jnp, numpy as np
+        from jax import export
+        step = export.deserialize(bytearray(open("step", "rb").read())).call
+        c = h = jnp.zeros((5, 3, 4))
+        outputs = []
+        for x in np.load("xs.npy").swapaxes(0, 1):
+            c, h, y = step(c, h, x)
+            outputs.append(y)
+        np.save("ys.npy", np.stack(outputs, 1))
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, check=True)
+    expected = tl.unroll(params, xs, cfg, aligned=False)[1]
+    close(np.load(tmp_path / "ys.npy"), expected, rtol=1e-4, atol=1e-5)  # summed in another order

@@ -1,0 +1,320 @@
+"""`python -m experiments.sweep`: which runs there are, what becomes of them, and the lines that they leave."""
+
+import dataclasses
+import itertools
+import json
+import signal
+import sys
+
+import pytest
+
+from experiments import sweep
+from experiments.reporting import results
+from experiments.running import workdir as wd
+from experiments.running.models import ModelOptions
+
+TINY = ["--length", "1", "--num-symbols", "9", "--features", "3", "--samples", "30", "--check-every", "15"]
+SAVED = 128 + signal.SIGTERM
+"""How a run ends that was asked to stop and saved."""
+
+
+def write_run(workdir, epochs=5, finished=True, **options):
+    """What a run of memorization leaves, but for checkpoints."""
+    model = ModelOptions(preset=options.pop("preset", "2d+CN"), depth=4).resolved(ModelOptions())
+    config = {"task": "memorization", "length": 5, **dataclasses.asdict(model), "seed": 0, **options}
+    history = [
+        {"epoch": n, "samples": 100 * n, "test_accuracy": 0.1 * n + 1 / 3e7, "seconds": 1.5}
+        for n in range(1, epochs + 1)
+    ]
+    workdir.mkdir(parents=True)
+    wd.write_json(workdir / wd.CONFIG, config)
+    wd.write_lines(workdir / wd.METRICS, history)
+    if finished:
+        found = {"headline": "solved", "parameters": 7, "samples": 100 * epochs, "solved": True, "test_accuracy": 0.995}
+        wd.write_json(workdir / wd.SUMMARY, {"title": results.title(workdir, json.loads(json.dumps(config))), **found})
+    return workdir
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def of_scripts(monkeypatch, folder, *scripts):
+    """Makes a sweep run these, of one seed each, in place of experiments."""
+    runs = [
+        sweep.Run("2d", 4, seed, folder / str(seed), [sys.executable, "-c", script, str(folder / str(seed))])
+        for seed, script in enumerate(scripts)
+    ]
+    monkeypatch.setattr(sweep, "grid", lambda options, rest: runs)
+    return ["memorization", "--folder", str(folder), "--results", str(folder / "lines.jsonl")]
+
+
+def leaving(tmp_path, status, **run):
+    """A script that leaves what a run leaves."""
+    source = write_run(tmp_path / f"source{len(list(tmp_path.iterdir()))}", **run)
+    return f"import shutil, sys; shutil.copytree({str(source)!r}, sys.argv[1]); sys.exit({status})"
+
+
+def test_every_model_at_every_depth_first_of_one_seed():
+    options = sweep.Options(task="memorization", presets=("2d", "slstm"), depths=(1, 4), seeds=(3, 5))
+    runs = sweep.grid(options, ["--length", "20"])
+    assert [run.name for run in runs[:5]] == [
+        "2d L=1 seed 3",
+        "slstm L=1 seed 3",
+        "2d L=4 seed 3",
+        "slstm L=4 seed 3",
+        "2d L=1 seed 5",
+    ]
+    told = ["--preset", "2d", "--depth", "1", "--seed", "3", "--workdir", str(runs[0].workdir), "--length", "20"]
+    assert runs[0].command == [sys.executable, "-m", "experiments.memorization", *told]
+    assert len({run.workdir for run in runs}) == len(runs) == 8
+
+
+def test_the_papers_grid_is_the_default():
+    depths = {task: {run.depth for run in sweep.grid(sweep.Options(task=task), [])} for task in ("wikipedia", "mnist")}
+    assert depths == {"wikipedia": {1, 2, 3, 4}, "mnist": {1, 3, 5}}
+    assert len(sweep.grid(sweep.Options(task="addition"), [])) == 9 * 4 * 3
+
+
+def test_a_workdir_is_named_for_everything_that_the_run_is_told():
+    def name(*rest):
+        return sweep.grid(sweep.Options(task="mnist", presets=("2d-F",), depths=(3,), seeds=(0,)), rest)[0].workdir.name
+
+    assert name() == "mnist-2d-F-L3-seed0"
+    named = name("--data", "digits", "--data-dir", "/some where/with *")
+    assert named.startswith("mnist-2d-F-L3-seed0-data-digits-data-dir-some-where-with-")
+    assert not set(named) & set(" /*'")
+    others = [name("--x", "-3"), name("--x", "3"), name("--x=3"), name("--x", "3" * 200), name("--x", "3" * 201)]
+    assert len(set(others)) == len(others)
+    assert max(map(len, others)) < 120
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give a task to run, or --collect"),
+        (["mnist", "--collect", "somewhere"], "give a task to run, or --collect"),
+        (["mnist", "--depths", "0"], "depths must be at least 1, got 0"),
+        (["mnist", "--seeds", "1", "-2"], "seeds must be at least 0, got -2"),
+        (["mnist", "--jobs", "0"], "jobs must be at least 1, got 0"),
+        (["mnist", "--seconds-per-run", "0"], "seconds_per_run must be a positive number, got 0"),
+        (["mnist", "--", "--seed=3"], "--seed cannot follow --"),
+        (["mnist", "--", "--overwrite"], "--overwrite cannot follow --"),
+    ],
+)
+def test_bad_options_exit_with_2_and_one_line(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}")
+    assert len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_line_tells_of_a_run_what_is_to_be_kept(tmp_path):
+    permutation = list(range(784))
+    workdir = write_run(tmp_path / "run", epochs=500, permutation=permutation)
+    line = results.collect(workdir)
+    assert line["title"] == "memorization n=5, 2D tLSTM+CN L=4 P=4 M=64"
+    assert (line["finished"], line["samples"], line["seconds"], line["parameters"]) == (True, 50_000, 750.0, 7)
+    assert line["config"]["tensor_shape"] == [4]
+    assert line["config"]["permutation"] == f"784 items, sha256 {results.checksum(permutation)}"
+    assert line["summary"] == json.loads((workdir / wd.SUMMARY).read_text())
+    epochs = [record["epoch"] for record in line["history"]]
+    assert (epochs[0], epochs[-1], len(epochs)) == (1, 500, 60)
+    assert {b - a for a, b in itertools.pairwise(epochs)} == {8, 9}
+    assert line["history"][0]["test_accuracy"] == 0.1  # to five digits
+    assert len(json.dumps(line)) < 10_000
+    other = write_run(tmp_path / "other", epochs=500, permutation=permutation[::-1])
+    assert results.collect(other)["id"] != line["id"]
+
+
+def test_a_run_cut_short_has_a_line_that_says_so(tmp_path):
+    line = results.collect(write_run(tmp_path / "run", epochs=3, finished=False))
+    assert (line["finished"], line["summary"], line["samples"]) == (False, None, 300)
+    assert line["title"] == "memorization n=5, 2D tLSTM+CN L=4 P=4 M=64"
+    assert results.collect(write_run(tmp_path / "early", epochs=0, finished=False))["history"] == []
+
+
+@pytest.mark.parametrize(
+    ("config", "title"),
+    [
+        ({"task": "addition", "digits": 15}, "addition n=15"),
+        ({"task": "mnist", "data": "digits", "permutation": [1, 0]}, "digits permuted"),
+        ({"task": "mnist", "data": "mnist", "permutation": None}, "mnist"),
+        ({"task": "wikipedia", "data": "enwik8 prefix"}, "enwik8 prefix"),
+    ],
+)
+def test_titles_before_there_is_a_summary(tmp_path, config, title):
+    stack = {"model": "slstm", "num_layers": 3, "features": 10, "unknown": 1}
+    assert results.title(tmp_path, {**config, **stack}) == f"{title}, sLSTM L=3 M=10"
+
+
+def test_collected_by_hand_and_replaced_when_the_run_has_ended(tmp_path, capsys):
+    path = tmp_path / "new" / "lines.jsonl"
+    cut = write_run(tmp_path / "cut", epochs=2, finished=False)
+    other = write_run(tmp_path / "other", seed=1)
+    arguments = ["--results", str(path), "--collect"]
+    assert sweep.main([*arguments, str(other), str(cut)]) == 0
+    assert "20.0% after 200 samples, cut short" in capsys.readouterr().out
+    assert [(line["config"]["seed"], line["finished"]) for line in lines_of(path)] == [(0, False), (1, True)]
+    before = path.read_text().splitlines()
+    assert sweep.main([*arguments, str(write_run(tmp_path / "whole"))]) == 0
+    assert [(line["config"]["seed"], line["finished"]) for line in lines_of(path)] == [(0, True), (1, True)]
+    assert path.read_text().splitlines()[1] == before[1]
+    assert sweep.main([*arguments, str(cut)]) == 0  # which cannot undo it
+    assert [line["finished"] for line in lines_of(path)] == [True, True]
+
+
+def test_collected_lines_go_to_the_file_of_their_task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main(["--collect", str(write_run(tmp_path / "run"))]) == 0
+    assert len(lines_of(tmp_path / "results" / "memorization.jsonl")) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "message"),
+    [
+        (wd.CONFIG, None, "is no run's workdir"),
+        (wd.CONFIG, "{}", "is no run's workdir"),
+        (wd.CONFIG, '{"task": "memorization"}', "is not of a run"),
+        (wd.SUMMARY, "{}", "summary.json is damaged"),
+        (wd.METRICS, '{"epoch": 1}\n{"epo', "metrics.jsonl, line 2 is damaged"),
+        (wd.METRICS, '{"epoch": 1}', "samples is null"),
+        (wd.METRICS, '{"epoch": 1, "samples": 15}', "without epoch, samples or accuracy"),
+    ],
+)
+def test_a_folder_that_is_no_run(tmp_path, capsys, name, contents, message):
+    workdir = write_run(tmp_path / "run", finished=False)
+    (workdir / name).unlink(missing_ok=True)
+    if contents is not None:
+        (workdir / name).write_text(contents)
+    path = tmp_path / "lines.jsonl"
+    assert sweep.main(["--results", str(path), "--collect", str(write_run(tmp_path / "good")), str(workdir)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("damaged", ['{"task": "memor', "[]", '{"task": "memorization"}'])
+def test_a_damaged_line_is_named_before_anything_is_run(tmp_path, capsys, damaged):
+    path = tmp_path / "lines.jsonl"
+    results.add(path, [results.collect(write_run(tmp_path / "run"))])
+    path.write_text(f"{path.read_text()}{damaged}\n")
+    before = path.read_text()
+    assert sweep.main(["mnist", "--results", str(path), "--folder", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}, line 2 is damaged")
+    assert len(error.splitlines()) == 1
+    assert path.read_text() == before
+    assert not (tmp_path / "runs").exists()
+
+
+def test_finished_runs_are_not_started_again(tmp_path, capsys, monkeypatch):
+    arguments = ["memorization", "--presets", "2d", "--depths", "1", "4", "--folder", str(tmp_path)]
+    options = sweep.Options(task="memorization", presets=("2d",), depths=(1, 4), folder=tmp_path)
+    for run in sweep.grid(options, []):
+        write_run(run.workdir, seed=run.seed, preset=run.preset)
+    started = []
+    monkeypatch.setattr(sweep, "start", started.append)
+    path = tmp_path / "lines.jsonl"
+    assert sweep.main([*arguments, "--results", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("(already finished)") == 6
+    assert "6 runs finished, 0 cut short, 0 failed" in shown
+    assert not started
+    assert sweep.main([*arguments, "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("  # finished\n") == 6
+
+
+def test_the_dry_run_shows_the_commands_and_does_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main(["addition", "--dry-run", "--", "--digits", "2"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 108
+    assert all(" -m experiments.addition --preset " in line and line.endswith(" --digits 2") for line in shown)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failing_run_is_reported_and_the_others_go_on(tmp_path, capsys, monkeypatch):
+    failing = "import sys; print('of no interest'); sys.exit('error: length must be at least 1')"
+    boxed = "import sys; print('╭─ Unrecognized ─╮\\n│ no --x │\\n│ For full helptext, run │\\n╰──╯'); sys.exit(2)"
+    nothing = "pass"
+    scripts = [failing, leaving(tmp_path, 0), leaving(tmp_path, SAVED, finished=False, seed=2), boxed, nothing]
+    arguments = of_scripts(monkeypatch, tmp_path / "runs", *scripts)
+    assert sweep.main([*arguments, "--jobs", "2"]) == 1
+    shown = capsys.readouterr().out
+    assert "2d L=4 seed 0: FAILED with status 1: error: length must be at least 1" in shown
+    assert "2d L=4 seed 1: solved" in shown
+    assert "2d L=4 seed 2: 50.0% after 500 samples, cut short" in shown
+    assert "2d L=4 seed 3: FAILED with status 2: no --x" in shown
+    assert "2d L=4 seed 4: FAILED: " in shown
+    assert "1 runs finished, 1 cut short, 3 failed" in shown
+    assert [line["finished"] for line in lines_of(tmp_path / "runs" / "lines.jsonl")] == [True, False]
+
+
+def test_a_run_whose_time_is_over_is_asked_to_stop_once(tmp_path, capsys, monkeypatch):
+    saving = (
+        "import signal, sys, time\n"
+        "def save(*_):\n"
+        "    time.sleep(0.5)\n"  # a second signal would be in time to count
+        f"    {leaving(tmp_path, SAVED, finished=False).replace('; ', chr(10) + '    ')}\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "time.sleep(60)"
+    )
+    arguments = of_scripts(monkeypatch, tmp_path / "runs", saving, "import time; time.sleep(60)")
+    assert sweep.main([*arguments, "--jobs", "2", "--seconds-per-run", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "2d L=4 seed 0: 50.0% after 500 samples, cut short" in shown
+    assert "2d L=4 seed 1: stopped before it began" in shown
+    assert "0 runs finished, 2 cut short, 0 failed" in shown
+
+
+def test_stopped_it_stops_its_runs_and_starts_no_others(tmp_path, capsys, monkeypatch):
+    stopping = "import os, signal, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(60)"
+    arguments = of_scripts(monkeypatch, tmp_path / "runs", leaving(tmp_path, 0), stopping, "never")
+    assert sweep.main(arguments) == 128 + signal.SIGINT
+    shown = capsys.readouterr()
+    assert "stopped by SIGINT: run the same command again to go on" in shown.err
+    assert "1 runs finished, 1 cut short, 0 failed" in shown.out
+    assert "seed 2" not in shown.out
+
+
+@pytest.mark.slow
+def test_real_runs(tmp_path, capfd):
+    path = tmp_path / "lines.jsonl"
+    grid = ["memorization", "--presets", "slstm", "--depths", "1", "--seeds", "0"]
+    arguments = [*grid, "--folder", str(tmp_path / "runs"), "--results", str(path), "--", *TINY]
+    assert sweep.main(arguments) == 0
+    (line,) = lines_of(path)
+    (workdir,) = (path for path in (tmp_path / "runs").iterdir() if path.is_dir())
+    assert line["finished"]
+    assert line["title"] == results.title(workdir, json.loads((workdir / wd.CONFIG).read_text()))
+    assert line["title"] == "memorization n=1, sLSTM L=1 M=3"
+    assert [record["samples"] for record in line["history"]] == [15, 30]
+    assert "NOT solved after 30 training samples" in capfd.readouterr().out
+    before = path.read_text()
+    assert sweep.main(arguments) == 0
+    assert "(already finished)" in capfd.readouterr().out
+    assert path.read_text() == before
+
+
+@pytest.mark.slow
+def test_a_real_run_cut_short_goes_on_to_the_same_end(tmp_path):
+    grid = ["memorization", "--presets", "2d+CN", "--depths", "2", "--seeds", "0"]
+    task = ["--length", "2", "--num-symbols", "9", "--features", "8", "--samples", "3000", "--check-every", "150"]
+    broken = [*grid, "--folder", str(tmp_path / "broken"), "--results", str(tmp_path / "broken.jsonl")]
+    whole = [*grid, "--folder", str(tmp_path / "whole"), "--results", str(tmp_path / "whole.jsonl")]
+    seconds = 8
+    while not (tmp_path / "broken.jsonl").exists() or not lines_of(tmp_path / "broken.jsonl")[0]["history"]:
+        assert sweep.main([*broken, "--seconds-per-run", str(seconds), "--", *task]) == 0
+        seconds += 4  # until a test was within the time, on however slow a machine
+    assert sweep.main([*broken, "--", *task]) == 0
+    assert sweep.main([*whole, "--", *task]) == 0
+    (one,), (other,) = lines_of(tmp_path / "broken.jsonl"), lines_of(tmp_path / "whole.jsonl")
+    assert one["finished"]
+    for line in (one, other):
+        for record in line["history"]:
+            del record["seconds"]
+    assert one["history"] == other["history"]

@@ -1,0 +1,179 @@
+"""`python -m experiments.wikipedia`: every character predicted once, the state carried, text from a checkpoint."""
+
+import hashlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import wikipedia
+from experiments.datasets import texts
+from experiments.running import generation
+from experiments.running import workdir as wd
+from experiments.running.models import ModelOptions, SymbolLabeler
+from experiments.running.options import EpochOptions
+from tests.experiments.small_runs import assert_same_run, killed_at, metrics
+
+TEXT = np.frombuffer(b"the cat sat on the mat, and the dog on the log. " * 12, np.uint8)
+TINY = ["--features", "4", "--tensor-shape", "2", "--batch-size", "4", "--steps", "7", "--epochs", "2"]
+
+
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def corpus(monkeypatch):
+    """A very small one."""
+    small = texts.Corpus("small", TEXT, hashlib.sha256(TEXT).hexdigest())
+    monkeypatch.setattr(texts, "load", lambda *_, **__: small)
+    return small
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        small = texts.Corpus("small", TEXT, hashlib.sha256(TEXT).hexdigest())
+        monkeypatch.setattr(texts, "load", lambda *_, **__: small)
+        assert wikipedia.main([*TINY, "--workdir", str(workdir)]) == 0
+    return workdir
+
+
+@pytest.mark.parametrize(
+    ("count", "rows", "steps", "delay"), [(100, 4, 7, 0), (101, 7, 5, 3), (8, 7, 3, 2), (10, 7, 3, 1), (50, 1, 50, 4)]
+)
+def test_every_character_but_the_first_is_predicted_once(count, rows, steps, delay):
+    text = np.arange(1, count + 1, dtype=np.int32)
+    inputs, targets = wikipedia.streams(text, rows, steps, delay, "test")
+    assert inputs.shape == targets.shape
+    assert (inputs.shape[0], inputs.shape[1] % steps) == (rows, 0)
+    predicted = targets[targets != wikipedia.UNSCORED]
+    assert sorted(predicted) == list(range(2, count + 1))
+    row, timestep = np.nonzero(targets != wikipedia.UNSCORED)
+    np.testing.assert_array_equal(inputs[row, timestep - delay], targets[row, timestep] - 1)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [ModelOptions(tensor_shape=(3,)), slow(ModelOptions(tensor_shape=(2, 2))), slow(ModelOptions(model="slstm"))],
+)
+def test_the_state_is_carried_exactly_from_one_batch_to_the_next(corpus, model):
+    """Batches of 7 timesteps give each character what one pass over its whole stream gives it."""
+    model = ModelOptions(**{**vars(model), "features": 5})
+    labeler = SymbolLabeler(model.layer(), len(corpus.vocabulary))
+    params = labeler.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    options = wikipedia.Options(steps=7, train=EpochOptions(batch_size=3))
+    task = wikipedia.language_modeling(labeler, model.delay, corpus, options)
+    carry, total, count = task.carry(3), 0.0, 0.0
+    for step in range(task.steps_per_epoch):
+        sums, carry = jax.jit(task.sums)(params, {**task.batch(step), "weights": np.ones(3)}, carry)
+        total, count = total + sums["loss"][0], count + sums["loss"][1]
+    symbols = np.searchsorted(corpus.vocabulary, corpus.train)
+    length = -(-(len(symbols) - 1) // 3)
+    expected = 0.0
+    for row in range(3):
+        part = symbols[row * length : (row + 1) * length + 1]
+        _, logits = labeler.apply({"params": params}, part[None, :-1])
+        expected -= jax.nn.log_softmax(logits[0])[np.arange(len(part) - 1), part[1:]].sum()
+    assert count == len(symbols) - 1 == task.samples_per_epoch
+    assert float(total) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_run_reports_bits_and_records_its_text(trained, capsys):
+    config = json.loads((trained / wd.CONFIG).read_text())
+    assert bytes(config["vocabulary"]) == bytes(sorted(set(TEXT.tobytes())))
+    assert config["sha256"] == hashlib.sha256(TEXT.tobytes()).hexdigest()
+    records = metrics(trained)
+    assert records[-1]["samples"] == 2 * (len(TEXT) * 9 // 10 - 1)
+    for record in records:
+        assert record["validation_bits"] == pytest.approx(record["validation_loss"] / np.log(2))
+    assert records[-1]["validation_bits"] < np.log2(len(config["vocabulary"]))
+    assert wikipedia.main([*TINY, "--workdir", str(trained)]) == 0
+    assert "bits per character" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("moment", [5, slow(30)])
+def test_killed_and_resumed_is_the_unbroken_run(trained, tmp_path, monkeypatch, moment):
+    """In the middle of an epoch, with the carried state in the checkpoint."""
+    arguments = [*TINY, "--workdir", str(tmp_path), "--checkpoint-seconds", "0"]
+    with killed_at(moment, monkeypatch):
+        wikipedia.main(arguments)
+    assert wikipedia.main(arguments) == 0
+    assert_same_run(trained, tmp_path)
+
+
+@pytest.mark.parametrize("model", [["--model", "trnn", "--norm", "none"], ["--preset", "slstm", "--depth", "2"]])
+@pytest.mark.slow
+def test_other_models(tmp_path, model):
+    arguments = ["--features", "4", "--batch-size", "4", "--epochs", "1", "--workdir", str(tmp_path)]
+    assert wikipedia.main([*arguments, *model]) == 0
+
+
+@pytest.mark.slow
+def test_four_devices_do_what_one_does(tmp_path):
+    losses = []
+    for count in (1, 4):
+        workdir = tmp_path / str(count)
+        arguments = [*TINY, "--batch-size", "6", "--epochs", "1", "--devices", str(count), "--workdir", str(workdir)]
+        assert wikipedia.main(arguments) == 0
+        losses.append([record["train_loss"] for record in metrics(workdir)])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("model", [ModelOptions(tensor_shape=(3,)), slow(ModelOptions(model="slstm"))])
+def test_generated_text_is_what_the_model_finds_likeliest(model):
+    """Each character from L timesteps on a copy of the state: the same as from one pass over all that came before."""
+    model = ModelOptions(**{**vars(model), "features": 6})
+    labeler = SymbolLabeler(model.layer(), 9)
+    params = labeler.init(jax.random.key(3), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = jax.tree.map(lambda z: 4 * z, params)  # so that not one symbol wins everywhere
+    prompt = np.array([1, 5, 2], np.int32)
+    written = generation.generated(params, prompt, jax.random.key(0), labeler, 12, 0.0)
+    everything = np.concatenate([prompt, written])
+    _, logits = labeler.apply({"params": params}, everything[None])
+    np.testing.assert_array_equal(written, logits[0, 2:-1].argmax(-1))
+    assert len(set(written.tolist())) > 1
+    drawn = [generation.generated(params, prompt, jax.random.key(seed), labeler, 12, 1.0) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[0] != drawn[2]).any()
+
+
+def test_text_from_a_run(trained, capsys):
+    assert wikipedia.main([*TINY, "--workdir", str(trained), "--generate", "40", "--prompt", "the "]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("the ")
+    assert len(text) == 4 + 40 + 1
+    assert set(text[:-1]) <= set(TEXT.tobytes().decode())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "1"], "steps must be at least the depth, 2"),
+        (["--batch-size", "40"], "batch_size must be at most 28, for the 29 characters of the validation part"),
+        (
+            ["--generate", "9", "--prompt", "Zürich"],
+            "prompt has what the corpus never has, 'Z', 'byte 0xbc', 'byte 0xc3', 'i', 'r'",
+        ),
+        (["--generate", "9", "--prompt", ""], "prompt must have at least one character"),
+        (["--generate", "0"], "generate must be at least 1, got 0"),
+        (["--generate", "9", "--prompt", "the", "--temperature", "-1"], "temperature must be 0 or a positive number"),
+        (["--generate", "9", "--prompt", "the"], "holds no checkpoints yet: train first"),
+    ],
+)
+def test_bad_options_exit_with_2_and_one_line(tmp_path, capsys, arguments, message):
+    assert wikipedia.main([*TINY, *arguments, "--workdir", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_text_from_another_configurations_run_is_refused(trained, capsys):
+    arguments = [*TINY, "--workdir", str(trained), "--generate", "40", "--prompt", "the ", "--features", "5"]
+    assert wikipedia.main(arguments) == 2
+    assert "features 4 there and 5 here" in capsys.readouterr().err
