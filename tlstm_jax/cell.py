@@ -2,89 +2,164 @@
 
 He, Gao, Xiao, Liu, He, Barber, "Wider and Deeper, Cheaper and Faster: Tensorized LSTMs for
 Sequence Learning", NIPS 2017, https://arxiv.org/abs/1711.01577.
+
+A timestep is :func:`preactivations`, a matrix product, and then :func:`pointwise`, which is everything else. Both the
+reference (:func:`timestep`) and the fused implementation (:mod:`tlstm_jax.fused`) call :func:`pointwise`; the latter
+differentiates it with :func:`jax.vjp`. To add a term to the cell, write it there and give it a parameter group in
+:mod:`tlstm_jax.parameters`.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+import itertools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from tlstm_jax.config import TLSTMConfig
-from tlstm_jax.convolution import hidden_convolution, memory_convolution
-from tlstm_jax.normalization import normalize
-from tlstm_jax.typing import Array, Float, Locations, MemoryKernels, Params, Preactivations, TLSTMState
+from tlstm_jax.convolution import hidden_convolution, neighbours
+from tlstm_jax.normalization import Mean, channel_mean, mean_of, standardize
+from tlstm_jax.typing import Array, Float, Locations, Params, Preactivations, TLSTMState
+
+scope = jax.named_scope
+Mix = Callable[[Sequence[Array], Sequence[Locations]], Locations]
+"""Eq. 17 from the memory kernels, ``(*p, b, 1)`` for each offset, and C at each offset."""
+
+
+class Gates(NamedTuple):
+    """Eq. 15: G, I, F, O, each ``(*p, b, m)``, and Q, one ``(*p, b, 1)`` for each kernel offset.
+
+    Q is empty without a memory-cell convolution.
+    """
+
+    g: Locations
+    i: Locations
+    f: Locations
+    o: Locations
+    q: tuple[Array, ...]
 
 
 def timestep(params: Params, state: TLSTMState, projected: Float[Array, "b m"], cfg: TLSTMConfig) -> TLSTMState:
-    """H_t and C_t from H_{t-1}, C_{t-1} and the projected input, locations-major (eqs. 14-19; the tRNN's 5-7)."""
-    a = preactivations(params, state, projected, cfg)
-    return update(params.get("norm"), state, gates(a, cfg), cfg)
-
-
-def preactivations(
-    params: Params, state: TLSTMState, projected: Float[Array, "b m"], cfg: TLSTMConfig
-) -> Preactivations:
-    """A_t from H_{t-1} and the projected input (eqs. 5, 14; the tRNN's 6)."""
-    kernel, bias = params["hidden"]["kernel"], params["hidden"]["bias"]
-    return hidden_convolution(state.h, projected, kernel.reshape(-1, kernel.shape[-1]), bias, cfg)
-
-
-def gates(a: Preactivations, cfg: TLSTMConfig) -> tuple[Any, ...]:
-    """[G, I, F, O, Q] = [tanh(A^g), sigm(A^i), sigm(A^f), sigm(A^o), softmax(A^q)] (eq. 15).
-
-    Q is None for tLSTM-M. The tRNN has no gates: (A,).
-    """
-    if cfg.cell == "rnn":
-        return (a,)
-    m = cfg.features
-    g, i, f, o, q = jnp.split(a, (m, 2 * m, 3 * m, 4 * m), axis=-1)
-    sigm = jax.nn.sigmoid
-    return jnp.tanh(g), sigm(i), sigm(f), sigm(o), _softmax(q) if cfg.memory_conv else None
-
-
-def _softmax(a: Float[Array, "*p b k"]) -> MemoryKernels:
-    """Softmax over the few kernel offsets, one by one: a reduction would be a kernel of its own on a GPU."""
-    parts = jnp.split(a, a.shape[-1], axis=-1)
-    largest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, parts))
-    exponentials = [jnp.exp(part - largest) for part in parts]
-    total = functools.reduce(jnp.add, exponentials)
-    return jnp.concatenate([part / total for part in exponentials], axis=-1)
-
-
-def update(
-    norm_params: Params | None,
-    state: TLSTMState,
-    gates: tuple[Any, ...],
-    cfg: TLSTMConfig,
-    convolve: Callable[[Locations, MemoryKernels, TLSTMConfig], Locations] = memory_convolution,
-) -> TLSTMState:
-    """The new state from the old one and the gates (eqs. 16-19, 31; eqs. 10-13 without Q; the tRNN's 7)."""
-    if state.c is None:  # the tRNN has no memory
-        (a,) = gates
-        return TLSTMState(None, jnp.tanh(norm(norm_params, a, cfg)).astype(state.h.dtype))
-    g, i, f, o, q = gates
-    c = state.c if q is None else convolve(state.c, q, cfg)
-    c = g * i + c * f  # eq. 18; without Q, eq. 12
-    h = jnp.tanh(norm(norm_params, c, cfg)) * o  # eqs. 19, 31
-    return TLSTMState(c.astype(state.c.dtype), h.astype(state.h.dtype))
-
-
-def norm(params: Params | None, z: Locations, cfg: TLSTMConfig) -> Locations:
-    """N(z) of eq. 31, or z itself without a norm."""
-    return z if params is None else normalize(z, params["scale"], params["bias"], cfg)
+    """H_t and C_t from H_{t-1}, C_{t-1} and the projected input, in the internal layout (eqs. 14-19; tRNN: 5-7)."""
+    a = preactivations(params, state.h, projected, cfg)
+    c, h = pointwise(split(a, cfg), neighbours(state.c, cfg), pointwise_params(params), cfg, mean=mean_of(cfg))
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), TLSTMState(c, h), state)
 
 
 def project(params: Params, x: Float[Array, "*tb r"]) -> Float[Array, "*tb m"]:
     """x_t W^x + b^x (eq. 5), for any number of timesteps at once."""
-    kernel, bias = params["input"]["kernel"], params["input"]["bias"]
-    y = jnp.dot(x.astype(kernel.dtype), kernel, preferred_element_type=bias.dtype) + bias
-    return y.astype(kernel.dtype)
+    with scope("eq5_project_input"):
+        kernel, bias = params["input"]["kernel"], params["input"]["bias"]
+        y = jnp.dot(x.astype(kernel.dtype), kernel, preferred_element_type=bias.dtype) + bias
+        return y.astype(kernel.dtype)
 
 
-def output(state: TLSTMState, cfg: TLSTMConfig) -> Float[Array, "b m"]:
-    """Output corner of h, (P_1, .., P_{D-1}), eqs. 8 and 23, of a locations-major state."""
-    return state.h[(-1,) * len(cfg.tensor_shape)]
+def preactivations(params: Params, h: Locations, projected: Float[Array, "b m"], cfg: TLSTMConfig) -> Preactivations:
+    """A_t from H_{t-1} and the projected input (eqs. 5, 14; the tRNN's 6)."""
+    with scope("eq14_hidden_convolution"):
+        kernel, bias = params["hidden"]["kernel"], params["hidden"]["bias"]
+        return hidden_convolution(h, projected, kernel.reshape(-1, kernel.shape[-1]), bias, cfg)
+
+
+def split(a: Preactivations, cfg: TLSTMConfig) -> list[Array]:
+    """A^g, A^i, A^f, A^o, each ``(*p, b, m)``, and A^q, ``(*p, b, 1)`` for each kernel offset; the tRNN's A alone."""
+    m, offsets = cfg.features, cfg.num_offsets if cfg.has_memory_kernel else 0
+    sizes = [m] if cfg.cell == "rnn" else [m] * 4 + [1] * offsets
+    return jnp.split(a, list(itertools.accumulate(sizes[:-1])), axis=-1)
+
+
+def gates(a: Sequence[Array]) -> Gates:
+    """[G, I, F, O, Q] = [tanh(A^g), sigm(A^i), sigm(A^f), sigm(A^o), softmax(A^q)] (eq. 15)."""
+    with scope("eq15_gates"):
+        g, i, f, o, *q = a
+        sigm = jax.nn.sigmoid
+        return Gates(jnp.tanh(g), sigm(i), sigm(f), sigm(o), softmax(q))
+
+
+@jax.custom_jvp
+def softmax(logits: Sequence[Array]) -> tuple[Array, ...]:
+    """Softmax over the few kernel offsets, one array each: on a GPU a reduction would be a kernel of its own.
+
+    As in :func:`jax.nn.softmax` the derivative is given: the maximum, which only avoids overflow, cancels in it.
+    """
+    if not logits:
+        return ()
+    largest = functools.reduce(jnp.maximum, logits)
+    exponentials = [jnp.exp(z - largest) for z in logits]
+    total = functools.reduce(operator.add, exponentials)
+    return tuple(z / total for z in exponentials)
+
+
+@softmax.defjvp
+def _softmax_jvp(primals: Any, tangents: Any) -> Any:
+    q, (t,) = softmax(*primals), tangents
+    if not q:
+        return q, q
+    along = functools.reduce(operator.add, map(operator.mul, q, t))
+    return q, tuple(weight * (z - along) for weight, z in zip(q, t, strict=True))
+
+
+def mix(q: Sequence[Array], neighbours: Sequence[Locations]) -> Locations:
+    """C^conv_{t-1} (eqs. 16-17): every location mixes its neighbours' memory with a convex kernel of its own."""
+    with scope("eq17_memory_convolution"):
+        return functools.reduce(operator.add, map(operator.mul, q, neighbours))
+
+
+def pointwise(
+    a: Sequence[Array],
+    neighbours: Sequence[Locations],
+    params: Params,
+    cfg: TLSTMConfig,
+    *,
+    mix: Mix = mix,
+    mean: Mean = channel_mean,
+) -> tuple[Locations | None, Locations]:
+    """Everything of a timestep that is not a matrix product (eqs. 15-21 and 31; the tRNN's 7).
+
+    Nothing is shifted or padded here, and all reductions are over channels, unless ``mean`` does otherwise: the
+    statistics of layer normalization, which span all locations, come from outside.
+
+    Args:
+        a: A_t as :func:`split` returns it, in the memory cell's dtype.
+        neighbours: C_{t-1} at each kernel offset, ``(*p, b, m)`` each; only C_{t-1} itself without a memory-cell
+            convolution, and nothing for the tRNN.
+        params: the parameter groups of :func:`pointwise_params`.
+        cfg: the model.
+        mix: the memory-cell convolution from memory kernels and ``neighbours``.
+        mean: the mean of the norm, which keeps the axes that it reduces.
+
+    Returns:
+        C_t (None for the tRNN) and H_t, in the dtype of ``a``.
+    """
+    if cfg.cell == "rnn":
+        return None, jnp.tanh(norm(params, a[0], cfg, mean))  # eq. 7
+    g, i, f, o, q = gates(a)
+    mixed = mix(q, neighbours) if q else neighbours[0]
+    with scope("eq18_memory_cell"):
+        c = g * i + mixed * f  # without a memory-cell convolution eq. 12
+    z = norm(params, c, cfg, mean)
+    with scope("eq19_hidden_state"):
+        return c, jnp.tanh(z) * o  # with a norm eq. 31
+
+
+def norm(params: Params, z: Locations, cfg: TLSTMConfig, mean: Mean) -> Locations:
+    """N(z; gain, bias) of eq. 20, or z itself without a norm."""
+    if cfg.norm is None:
+        return z
+    with scope("eq20_norm"):
+        return standardize(z, mean, cfg.norm_epsilon) * params["norm"]["scale"] + params["norm"]["bias"]
+
+
+def pointwise_params(params: Params) -> Params:
+    """The parameter groups that act on each location and channel, ``(*p, m)``, as ``(*p, 1, m)``: all but kernels."""
+    groups = {name: group for name, group in params.items() if name not in ("input", "hidden", "carry")}
+    return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, -2), groups)
+
+
+def output(h: Locations, cfg: TLSTMConfig) -> Float[Array, "b m"]:
+    """H_t at the output corner (P_1, .., P_{D-1}), eqs. 8 and 23."""
+    return h[(-1,) * len(cfg.tensor_shape)]

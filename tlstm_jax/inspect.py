@@ -107,10 +107,13 @@ def record(
         return None if z is None else jnp.moveaxis(z, -2, 0).reshape(*batch_shape, *z.shape[:-2], z.shape[-1])
 
     def step(state: TLSTMState, x: Array) -> tuple[TLSTMState, Any]:
-        gates = cell.gates(cell.preactivations(params, state, x, cfg), cfg)
-        state = cell.update(params.get("norm"), state, gates, cfg)
+        a = cell.preactivations(params, state.h, x, cfg)
+        state = cell.timestep(params, state, x, cfg)
         c, h = map(outside, state)
-        shown: Any = (None,) * 5 if cfg.cell == "rnn" else map(outside, gates)
+        if cfg.cell == "rnn":
+            return state, what(Moment(c, cast(Array, h), *(None,) * 5))
+        *gates, q = cell.gates(cell.split(a, cfg))
+        shown = map(outside, (*gates, jnp.concatenate(q, axis=-1) if q else None))
         return state, what(Moment(c, cast(Array, h), *shown))
 
     _, kept = jax.lax.scan(step, state, cell.project(params, inputs))

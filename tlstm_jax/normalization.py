@@ -1,35 +1,54 @@
-"""Channel normalization (eqs. 20-21) and layer normalization of the tensor."""
+"""Channel normalization (eqs. 20-21) and layer normalization over the whole tensor."""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from tlstm_jax.config import TLSTMConfig
-from tlstm_jax.typing import Array, Float, Locations
+from tlstm_jax.typing import Array, Locations
+
+Mean = Callable[[Locations], Array]
+"""A mean that keeps the axes that it reduces."""
 
 
-def normalize(z: Locations, scale: Float[Array, "*p m"], bias: Float[Array, "*p m"], cfg: TLSTMConfig) -> Locations:
-    """N(z; gain, bias): subtract the mean, divide by the standard deviation, scale and shift.
+def channel_mean(z: Locations) -> Array:
+    """The mean over the channels of each location: channel normalization."""
+    return z.mean(-1, keepdims=True)
 
-    Channel normalization takes both over the M channels of each location, layer normalization over
-    the whole tensor of an example. Gain and bias are ``(*p, m)`` in either case.
+
+def tensor_mean(z: Locations) -> Array:
+    """The mean over all locations and channels of an example: layer normalization."""
+    return z.mean((*range(z.ndim - 2), -1), keepdims=True)
+
+
+def mean_of(cfg: TLSTMConfig) -> Mean:
+    """The mean that the norm of ``cfg`` takes."""
+    return tensor_mean if cfg.norm == "layer" else channel_mean
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def standardize(z: Locations, mean: Mean, epsilon: float) -> Locations:
+    """Subtracts the mean and divides by the standard deviation (eqs. 20, 21).
+
+    The derivative is given, because the mean of what is centred, which is 0, drops out of it.
     """
-    standardized, _ = standardize(z, cfg)
-    return standardized * scale[..., None, :] + bias[..., None, :]
+    return _standardize(z, mean, epsilon)[0]
 
 
-def standardize(z: Locations, cfg: TLSTMConfig) -> tuple[Locations, Array]:
-    """Subtracts the mean and multiplies by r = 1 / sqrt(variance + epsilon); returns r as well, which broadcasts."""
-    centred = z - z.mean(_axes(cfg), keepdims=True)
-    r = jax.lax.rsqrt((centred * centred).mean(_axes(cfg), keepdims=True) + cfg.norm_epsilon)
+def _standardize(z: Locations, mean: Mean, epsilon: float) -> tuple[Locations, Array]:
+    """The standardized z, and r = 1 / sqrt(variance + epsilon)."""
+    centred = z - mean(z)
+    r = jax.lax.rsqrt(mean(centred * centred) + epsilon)
     return centred * r, r
 
 
-def standardize_transpose(dz: Locations, standardized: Locations, r: Array, cfg: TLSTMConfig) -> Locations:
-    """The derivative with respect to z from that with respect to standardized z."""
-    along = (dz * standardized).mean(_axes(cfg), keepdims=True)
-    return r * (dz - dz.mean(_axes(cfg), keepdims=True) - standardized * along)
-
-
-def _axes(cfg: TLSTMConfig) -> tuple[int, ...]:
-    return (-1,) if cfg.norm == "channel" else (*range(len(cfg.tensor_shape)), -1)
+@standardize.defjvp
+def _standardize_jvp(mean: Mean, epsilon: float, primals: Any, tangents: Any) -> tuple[Locations, Locations]:
+    (z,), (t,) = primals, tangents
+    standardized, r = _standardize(z, mean, epsilon)
+    scaled = r * t
+    return standardized, scaled - mean(scaled) - standardized * mean(standardized * scaled)

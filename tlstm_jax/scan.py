@@ -152,19 +152,16 @@ def scan_span(
     xs: Array,
     reset: Array | None,
     ends: Ends,
+    fresh: State | None = None,
 ) -> tuple[State, State | None, Array]:
     """A :class:`Span` as a plain scan, from one timestep of the cell, ``step(state, x) -> (state, y)``."""
-    if isinstance(ends, int):  # two scans rather than one that carries a second state
-        end, _, ys = scan_span(step, unroll, state, xs[:ends], None if reset is None else reset[:ends], None)
-        last, _, tail = scan_span(step, unroll, end, xs[ends:], None if reset is None else reset[ends:], None)
-        return last, end, jnp.concatenate([ys, tail])
 
     def body(carry: Any, inputs: tuple[Array, Array, Any]) -> tuple[Any, Array]:
         state, end = carry
         t, x, is_reset = inputs
         if end is not None:  # rows end at different timesteps while the scan goes on
             end = select(jnp.asarray(ends) == t, state, end)
-        state, y = step(reset_rows(is_reset, state), x)
+        state, y = step(reset_rows(is_reset, state, fresh), x)
         return (state, end), y
 
     n = xs.shape[0]
@@ -186,12 +183,14 @@ def _answered(valid: Array | None, reset: Array | None, delay: int, num_steps: i
 
 def select(mask: Bool[Array, " b"], new: State, old: State) -> State:
     """Rows of ``new`` where ``mask``, rows of ``old`` elsewhere, in every leaf ``(.., b, m)``."""
-    return jax.tree.map(lambda n, o: jnp.where(mask[:, None], n, o), new, old)
+    return jax.tree.map(lambda n, o: jnp.where(mask[..., None], n, o), new, old)
 
 
-def reset_rows(is_reset: Bool[Array, " b"] | None, state: State) -> State:
-    """Zeros in the rows that are reset."""
-    return state if is_reset is None else select(is_reset, jax.tree.map(jnp.zeros_like, state), state)
+def reset_rows(is_reset: Bool[Array, " b"] | None, state: State, fresh: State | None = None) -> State:
+    """The fresh state in the rows that are reset: zeros, or ``fresh``, whose leaves broadcast against the state's."""
+    if is_reset is None:
+        return state
+    return select(is_reset, jax.tree.map(jnp.zeros_like, state) if fresh is None else fresh, state)
 
 
 def reverse_sequences(xs: Array, lengths: Integer[Array, " b"] | None) -> Array:

@@ -149,15 +149,16 @@ def _unroll(
     batch_shape = Layout.of(xs.shape, options.time_major).batch_shape
     state = layout.to_locations_major(states.start_state(initial_state, xs, batch_shape, cfg), batch_shape)
     cast = parameters.cast_params(params, xs, cfg)
+    fresh = None
 
     def step(state: TLSTMState, projected: Array) -> tuple[TLSTMState, Array]:
         state = cell.timestep(cast, state, projected, cfg)
-        return state, cell.output(state, cfg)
+        return state, cell.output(state.h, cfg)
 
     if options.fused is None:
-        span: Span[TLSTMState] = functools.partial(scan_span, step, options.unroll)
+        span: Span[TLSTMState] = functools.partial(scan_span, step, options.unroll, fresh=fresh)
     else:
-        span = fused_span(params, cfg, options.fused, options.unroll)
+        span = fused_span(params, cfg, options.fused, options.unroll, fresh)
     state, ys = run(
         functools.partial(cell.project, cast), span, state, xs, seq_lengths, reset, options, delay=cfg.delay
     )
@@ -216,5 +217,5 @@ def _step(params: Params, state: TLSTMState, x: Array, cfg: TLSTMConfig) -> tupl
     projected = cell.project(params, x.reshape(math.prod(batch_shape), x.shape[-1]))
     inner = layout.to_locations_major(states.start_state(state, x, batch_shape, cfg), batch_shape)
     inner = cell.timestep(params, inner, projected, cfg)
-    y = cell.output(inner, cfg).reshape(*batch_shape, cfg.features)
+    y = cell.output(inner.h, cfg).reshape(*batch_shape, cfg.features)
     return states.keep_dtypes(layout.to_batch_major(inner, batch_shape), state), y

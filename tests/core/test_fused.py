@@ -1,4 +1,4 @@
-"""The hand-written derivative against JAX's own of the plain scan, in float64, to 1e-10."""
+"""The derivative of the fused implementation against JAX's own of the plain scan, in float64, to 1e-10."""
 
 import functools
 import re
@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 import tlstm_jax as tl
-from tlstm_jax import convolution
-from tlstm_jax.products import Products
+from tlstm_jax import cell, convolution, normalization, parameters
+from tlstm_jax.fused import memory
+from tlstm_jax.fused.hidden import HiddenConvolution
 
 B, T, R = 2, 5, 3
 MODELS = {
@@ -143,23 +145,94 @@ def test_no_timesteps(x64, option):
     close(results(cfg, params, xs, state, "auto", **options), results(cfg, params, xs, state, "reference", **options))
 
 
-def test_replication_is_folding(x64):
-    """Padding C by replication is folding the weights that lead outside."""
-    for name in ("2d", "2d, K=5", "3d mixed", "4d"):
-        cfg = setup(name)[0]
-        c = jax.random.normal(jax.random.key(0), (*cfg.tensor_shape, B, cfg.features))
-        q = jax.nn.softmax(jax.random.normal(jax.random.key(1), (*cfg.tensor_shape, B, cfg.num_offsets)))
-        close(convolution.folded_convolution(c, q, cfg), convolution.memory_convolution(c, q, cfg))
+@pytest.mark.parametrize("all_pairs", [True, False])
+@pytest.mark.parametrize("name", ["2d", "2d, K=5", "3d mixed", "4d"])
+def test_the_memory_convolution_and_its_transpose(x64, name, all_pairs):
+    """Folded weights on shifts along the list of locations equal eq. 17 on C padded by replication, as do gradients."""
+    cfg = setup(name)[0]
+    keys, shape = jax.random.split(jax.random.key(0), 3), (*cfg.tensor_shape, B, cfg.features)
+    c, z = (jax.random.normal(key, shape) for key in keys[:2])
+    logits = jax.random.normal(keys[2], (*shape[:-1], cfg.num_offsets))
+    q = cell.softmax(jnp.split(logits, cfg.num_offsets, axis=-1))
+    fused, transpose = jax.vjp(functools.partial(memory.memory_convolution, cfg, all_pairs), q, c)
+    expected, expected_transpose = jax.vjp(lambda q, c: cell.mix(q, convolution.neighbours(c, cfg)), q, c)
+    close(fused, expected)
+    close(transpose(z), expected_transpose(z))
 
 
-def test_inner_products_are_the_derivative_of_memory_kernels(x64):
-    for name in ("2d", "2d, K=5", "3d mixed", "4d"):
-        cfg = setup(name)[0]
-        keys, shape = jax.random.split(jax.random.key(0)), (*cfg.tensor_shape, B, cfg.features)
-        c, z = (jax.random.normal(key, shape) for key in keys)
-        q = jnp.zeros((*shape[:-1], cfg.num_offsets))
-        _, transpose = jax.vjp(functools.partial(convolution.memory_convolution, c, cfg=cfg), q)
-        close(convolution.inner_products(z, c, cfg), transpose(z)[0])
+@pytest.mark.parametrize("norm", ["channel", "layer"])
+def test_given_derivatives_are_those_of_the_equations(x64, norm):
+    """Softmax and the norm have a ``custom_jvp``: first and second derivatives against finite differences."""
+    cfg = tl.TLSTMConfig(features=4, tensor_shape=(2,), norm=norm)
+    z = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    mean = normalization.mean_of(cfg)
+    check_grads(lambda z: normalization.standardize(z, mean, 1e-3), (z,), order=2)
+    check_grads(lambda z: cell.softmax(jnp.split(z, 4, axis=-1)), (z,), order=2)
+
+
+def with_peepholes(monkeypatch):
+    """Adds peephole connections: I and F see C_{t-1}, O sees C_t; everything outside ``cell.pointwise`` stays."""
+    shape = parameters.TLSTMConfig.param_shapes
+    groups = parameters.param_groups
+
+    def param_shapes(cfg, in_features):
+        one = (*cfg.tensor_shape, cfg.features)
+        return {**shape(cfg, in_features), "peephole": {"i": one, "f": one, "o": one}}
+
+    def init_peephole(key, in_features, cfg, *_, **__):
+        keys = dict(zip("ifo", jax.random.split(key, 3), strict=True))
+        return {
+            name: jax.random.normal(keys[name], size, cfg.param_dtype)
+            for name, size in param_shapes(cfg, in_features)["peephole"].items()
+        }
+
+    def pointwise(a, neighbours, params, cfg, *, mix=cell.mix, mean):
+        weights = params["peephole"]
+        a_g, a_i, a_f, a_o, *logits = a
+        mixed = mix(cell.softmax(logits), neighbours)
+        i, f = jax.nn.sigmoid(a_i + weights["i"] * mixed), jax.nn.sigmoid(a_f + weights["f"] * mixed)
+        c = jnp.tanh(a_g) * i + mixed * f
+        o = jax.nn.sigmoid(a_o + weights["o"] * c)
+        return c, jnp.tanh(cell.norm(params, c, cfg, mean)) * o
+
+    monkeypatch.setattr(parameters.TLSTMConfig, "param_shapes", param_shapes)
+    monkeypatch.setattr(
+        parameters, "param_groups", lambda cfg, *a, **k: {**groups(cfg, *a, **k), "peephole": init_peephole}
+    )
+    monkeypatch.setattr(cell, "pointwise", pointwise)
+
+
+@pytest.mark.parametrize("plan", ["auto", "states, 3 at a time", "states, all"])
+def test_a_term_added_to_the_cell_needs_no_derivative_of_its_own(x64, monkeypatch, plan):
+    """A peephole, written in ``cell.pointwise`` with a parameter group of its own, has correct fused gradients."""
+    with_peepholes(monkeypatch)
+    jax.clear_caches()
+    cfg = tl.TLSTMConfig(features=4, tensor_shape=(2, 2), param_dtype=jnp.float64)
+    params = tl.init_params(jax.random.key(0), R, cfg)
+    xs, state = setup("3d")[2:]
+    expected = results(cfg, params, xs, state, "reference", reset=RESET)
+    close(results(cfg, params, xs, state, PLANS[plan], reset=RESET), expected)
+    gradient = expected[1][0]["peephole"]
+    assert all(jnp.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(gradient))
+    monkeypatch.undo()
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("plan", ["auto", "states, all", "states, 3 at a time"])
+def test_one_loop_forward_and_one_backward(plan):
+    """The flush and a remainder are part of the same loops, forward only and in training."""
+    cfg, params, xs, _ = setup("2d", "float32", steps=7)
+
+    def loops(function):
+        program = jax.jit(function).lower(params, xs).compile().as_text()
+        return len(re.findall(r" while\(", program)) - program.count("wide.while")
+
+    def loss(params, xs):
+        return tl.unroll(params, xs, cfg, implementation=PLANS[plan])[1].sum()
+
+    nested = plan == "states, 3 at a time"  # the timesteps of a chunk, inside the loop over chunks
+    assert loops(loss) == 1
+    assert loops(jax.grad(loss, (0, 1))) == 2 + nested
 
 
 def test_kept_patches_spare_the_products_with_padding():
@@ -171,7 +244,7 @@ def test_kept_patches_spare_the_products_with_padding():
 
     def operations(kept):
         """Of the convolution, its transpose and the kernel's gradient."""
-        products = Products(cfg, kept)
+        products = HiddenConvolution(cfg, kept)
         kernels = products.kernels(matrix, align=1)
         columns = products.build(h, x, kernels)
         a = products.preactivations(kernels, bias, columns, x)

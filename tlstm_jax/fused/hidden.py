@@ -1,15 +1,16 @@
-"""The convolution of H (eqs. 5, 14) as the matrix products of :mod:`tlstm_jax.fused`, and their derivatives.
+"""The convolution of H (eqs. 5, 14) as matrix products, and their transposes.
 
-A product multiplies patches, some kernel offsets' copies of H side by side, with these offsets' rows of the kernel.
-There are two ways:
+A product multiplies patches, the shifted copies of H of some kernel offsets side by side, with the rows of the kernel
+that belong to these offsets. There are two ways:
 
-- Built: all offsets in one product, their patches built anew at every timestep. On a GPU that is the fewest kernels.
-- Kept: the loops keep the patches from one timestep to the next, and only what is not padding is written. With
-  two or more dimensions of locations there is a product for each offset along the first, of rows of locations that it
-  does not lead out of the tensor, so that a share of the padding is not multiplied either: 2 / 3 P of all factors with
-  a kernel of 3. All of them take their rows from the same patches, those of the other dimensions. The input, which
-  enters beyond the tensor's corner, has products of its own then. (In one dimension there is less to save, and three
-  small products take longer than a large one.)
+- "built": one product over all offsets; the patches are built anew at every timestep. On a GPU this launches the
+  fewest kernels.
+- "kept": the loops carry the patches from one timestep to the next and overwrite only what is not padding. With
+  two or more dimensions of locations there is one product per offset along the first dimension, which skips the rows
+  of locations where that offset leads out of the tensor. This leaves out part of the products with padding: 2 / 3 P of
+  all factors with a kernel of 3. All these products read the same patches, those of the other dimensions. The input,
+  which enters beyond the tensor's corner, then has products of its own. (With one dimension there is less to save, and
+  three small products take longer than a large one.)
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from tlstm_jax.convolution import patches
 from tlstm_jax.typing import Array, Float, Locations, Preactivations
 
 Kernels = tuple[Array, ...]
-"""One for each of :attr:`Products.terms`, ``(offsets m, a)``, then of :attr:`Products.inputs`, ``(m, a)``."""
+"""One for each of :attr:`HiddenConvolution.terms`, ``(offsets m, a)``, then of ``inputs``, ``(m, a)``."""
 
 
 class Term(NamedTuple):
-    """One product: rows ``start`` to ``stop`` of A from those of H that are ``step`` farther.
+    """One product: rows ``start`` to ``stop`` of A, along the first dimension, from the rows of H shifted by ``step``.
 
-    Rows are along the first dimension. ``first`` is the first of the product's kernel offsets.
+    ``first`` is the index of the product's first kernel offset.
     """
 
     first: int
@@ -44,8 +45,8 @@ class Term(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Products:
-    """How a model's convolution is computed; hashable.
+class HiddenConvolution:
+    """How a model's hidden convolution is computed; hashable.
 
     Args:
         cfg: the model.
@@ -64,14 +65,14 @@ class Products:
     def all_pairs(self) -> bool:
         """Whether dQ comes from the products of all pairs of locations, not of neighbours alone.
 
-        On a CPU one batched product is faster than a few passes over C for each offset, but its arithmetic grows with
-        the square of the locations. The bound of 32 locations for each offset is an estimate, not a measurement.
+        On a CPU one batched product is faster than several passes over C, but its arithmetic grows with the square of
+        the number of locations. The bound of 32 locations for each offset is an estimate, not a measurement.
         """
         return self.kept and math.prod(self.cfg.tensor_shape) <= 32 * self.cfg.num_offsets
 
     @property
     def offsets(self) -> tuple[tuple[int, ...], ...]:
-        """The offsets side by side in the patches."""
+        """The offsets whose copies of H lie side by side in the patches."""
         if not self.split:
             return self.cfg.offsets
         return tuple(
@@ -80,7 +81,7 @@ class Products:
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """The products; the first that has all rows comes first."""
+        """The products; the one that covers all rows comes first."""
         size, count = self.cfg.tensor_shape[0], len(self.offsets)
         if not self.split:
             return (Term(0, 0, size, 0),)
@@ -90,11 +91,11 @@ class Products:
 
     @property
     def inputs(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """Kernel offset and location of the input's own products."""
+        """Kernel offset and location of each product of the input, where it has products of its own."""
         return self.cfg.input_taps if self.split else ()
 
     def kernels(self, matrix: Float[Array, "km a"], align: int) -> Kernels:
-        """The products' parts of the kernel, padded with zeros: the rows of terms and all columns."""
+        """The part of the kernel that each product takes, zero padded to multiples of ``align``."""
         columns = -matrix.shape[-1] % align
 
         def part(first: int, count: int, align: int) -> Array:
@@ -105,15 +106,15 @@ class Products:
         return (*terms, *(part(k, 1, 1) for k, _ in self.inputs))
 
     def empty(self, h: Array, kernels: Kernels) -> Array:
-        """Patches that nothing is written to: padding, zero for good. For states ``(.., *p, b, m)``."""
+        """Patches before the first :meth:`put`, all zero like the padding, for states ``(.., *p, b, m)``."""
         return jnp.zeros((*h.shape[:-1], len(kernels[0])), h.dtype)
 
     def put(self, kept: Array, h: Array, x: Array) -> Array:
-        """The patches of states ``(.., *p, b, m)`` and inputs ``(.., b, m)``, written over those of other timesteps."""
+        """The patches of states ``(.., *p, b, m)`` and inputs ``(.., b, m)``, overwriting those of another timestep."""
         m, size = self.cfg.features, self.cfg.tensor_shape
         before = (0,) * (h.ndim - len(size) - 2)
-        # Inputs first: the last that is written is what the product reads, and XLA would write a small one twice, to
-        # have it in the product's layout as well, each time into a copy of the whole.
+        # Inputs first: the product reads the result of the last write, and XLA would make a small last write twice
+        # (once in the product's layout), each time into a copy of all the patches.
         for k, location in () if self.split else self.cfg.input_taps:
             corner = jnp.expand_dims(x.astype(h.dtype), tuple(range(len(before), len(before) + len(size))))
             kept = lax.dynamic_update_slice(kept, corner, (*before, *location, 0, k * m))
@@ -128,7 +129,7 @@ class Products:
         return kept
 
     def build(self, h: Locations, x: Float[Array, "b m"], kernels: Kernels) -> Float[Array, "*p b km"]:
-        """The patches of ``h``, from nothing."""
+        """The patches of ``h``, from scratch."""
         if self.kept:
             return self.put(self.empty(h, kernels), h, x)
         return patches(h, x, self.cfg, len(kernels[0]))
@@ -150,7 +151,7 @@ class Products:
         return a
 
     def transpose(self, transposed: Kernels, d_a: Preactivations) -> tuple[Locations, Float[Array, "b m"]]:
-        """From dA to dH_{t-1} and dx_t, with transposed kernels."""
+        """dH_{t-1} and dx_t from dA, with transposed kernels."""
         product = functools.partial(jnp.dot, preferred_element_type=d_a.dtype)
         factor, size = d_a.astype(transposed[0].dtype), self.cfg.tensor_shape[0]
         terms, inputs = self._each(transposed)
@@ -177,7 +178,7 @@ class Products:
         d_a: Float[Array, "n *p b a"],
         dtype: Any,
     ) -> Kernels:
-        """The kernels' gradients from some timesteps."""
+        """The gradients of the kernels, summed over n timesteps."""
 
         def product(z: Array, dz: Array) -> Array:
             z, dz = (factor.reshape(-1, factor.shape[-1]) for factor in (z, dz))
@@ -185,7 +186,7 @@ class Products:
 
         rows: tuple[slice, ...] = (slice(None),)
         d_a = d_a.astype(columns.dtype)
-        if len(d_a) == 1:  # the very slices that `transpose` takes
+        if len(d_a) == 1:  # the same slices as in `transpose`, which XLA then makes once
             columns, d_a, rows = columns[0], d_a[0], ()
         terms = (
             product(columns[*rows, term.start + term.step : term.stop + term.step], d_a[*rows, term.start : term.stop])
@@ -196,7 +197,7 @@ class Products:
     def _each(
         self, kernels: Kernels
     ) -> tuple[list[tuple[Term, Array]], list[tuple[tuple[int, tuple[int, ...]], Array]]]:
-        """Terms and inputs, each with its kernel."""
+        """Terms and inputs, each paired with its kernel."""
         count = len(self.terms)
         return list(zip(self.terms, kernels[:count], strict=True)), list(zip(self.inputs, kernels[count:], strict=True))
 
