@@ -1,4 +1,4 @@
-"""One checkpoint, three faces: pure functions, linen and nnx give the same numbers, bit for bit."""
+"""The same parameters in the pure functions, linen and nnx give the same numbers, bit for bit."""
 
 import inspect
 
@@ -9,6 +9,7 @@ import pytest
 from flax import nnx, serialization
 
 import tlstm_jax as tl
+from tests.core.variants import load, pure_dict, same, signature
 from tlstm_jax import stacked
 
 R, M, T = 2, 3, 4
@@ -63,21 +64,6 @@ def checkpointed(params, seed=0):
     return serialization.msgpack_restore(serialization.msgpack_serialize(lively))
 
 
-def same(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        np.testing.assert_array_equal(x, y)
-
-
-def signature(tree):
-    return jax.tree.map(lambda p: (p.shape, jnp.dtype(p.dtype).name), tree)
-
-
-def pure_dict(module):
-    return nnx.to_pure_dict(nnx.state(module, nnx.Param))
-
-
 def test_one_tree(faces):
     init, _, linen, make_nnx = faces
     expected = signature(init(jax.random.key(0)))
@@ -91,9 +77,7 @@ def test_one_checkpoint_serves_all(faces):
     params = checkpointed(init(jax.random.key(0)))
     layer = make_nnx(nnx.Rngs(5))
     untouched = layer(XS)[1]
-    state = nnx.state(layer, nnx.Param)
-    nnx.replace_by_pure_dict(state, params)
-    nnx.update(layer, state)
+    load(layer, params)
     params = jax.tree.map(jnp.asarray, params)
     arguments = {"seq_lengths": LENGTHS, "reset": RESET}
 
@@ -112,9 +96,7 @@ def test_gradients_agree(name):
     init, unroll, linen, make_nnx = FACES[name]
     params = jax.tree.map(jnp.asarray, checkpointed(init(jax.random.key(0))))
     layer = make_nnx(nnx.Rngs(5))
-    state = nnx.state(layer, nnx.Param)
-    nnx.replace_by_pure_dict(state, params)
-    nnx.update(layer, state)
+    load(layer, params)
 
     def loss(result):
         return (result[1] ** 2).sum() + result[0].h.sum()
@@ -130,9 +112,7 @@ def test_cells_agree():
     params = jax.tree.map(jnp.asarray, checkpointed(tl.init_params(jax.random.key(0), R, cfg)))
     cell = tl.nnx.TLSTMCell(R, cfg, rngs=nnx.Rngs(0))
     assert signature(pure_dict(cell)) == signature(params)
-    state = nnx.state(cell)
-    nnx.replace_by_pure_dict(state, params)
-    nnx.update(cell, state)
+    load(cell, params)
     carry = tl.unroll(params, XS, cfg)[0]
     pure = tl.step(params, carry, XS[:, 0], cfg)
     same(tl.linen.TLSTMCell(cfg).apply({"params": params}, carry, XS[:, 0]), pure)
