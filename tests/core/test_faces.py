@@ -38,7 +38,7 @@ def slstm(**options):
     )
 
 
-FACES = {
+APIS = {
     "2D": tlstm((3,)),
     "2D-M": tlstm((3,), memory_conv=False, norm=None),
     "2D-F": tlstm((2,), kernel_size=2, norm=None),
@@ -52,9 +52,9 @@ FACES = {
 }
 
 
-@pytest.fixture(params=FACES)
-def faces(request):
-    return FACES[request.param]
+@pytest.fixture(params=APIS)
+def apis(request):
+    return APIS[request.param]
 
 
 def checkpointed(params, seed=0):
@@ -64,16 +64,16 @@ def checkpointed(params, seed=0):
     return serialization.msgpack_restore(serialization.msgpack_serialize(lively))
 
 
-def test_one_tree(faces):
-    init, _, linen, make_nnx = faces
+def test_one_tree(apis):
+    init, _, linen, make_nnx = apis
     expected = signature(init(jax.random.key(0)))
     assert type(expected) is dict
     assert signature(linen.init(jax.random.key(1), XS)["params"]) == expected
     assert signature(pure_dict(make_nnx(nnx.Rngs(2)))) == expected
 
 
-def test_one_checkpoint_serves_all(faces):
-    init, unroll, linen, make_nnx = faces
+def test_one_checkpoint_serves_all(apis):
+    init, unroll, linen, make_nnx = apis
     params = checkpointed(init(jax.random.key(0)))
     layer = make_nnx(nnx.Rngs(5))
     untouched = layer(XS)[1]
@@ -93,7 +93,7 @@ def test_one_checkpoint_serves_all(faces):
 
 @pytest.mark.parametrize("name", ["2D", "tRNN-CN", "sLSTM-unshared"])
 def test_gradients_agree(name):
-    init, unroll, linen, make_nnx = FACES[name]
+    init, unroll, linen, make_nnx = APIS[name]
     params = jax.tree.map(jnp.asarray, checkpointed(init(jax.random.key(0))))
     layer = make_nnx(nnx.Rngs(5))
     load(layer, params)
@@ -120,8 +120,8 @@ def test_cells_agree():
 
 
 def test_a_carry_passes_between_faces():
-    """A state made by one face continues in another."""
-    _, unroll, linen, make_nnx = FACES["2D"]
+    """A state made by one api continues in another."""
+    _, unroll, linen, make_nnx = APIS["2D"]
     layer = make_nnx(nnx.Rngs(5))
     params = pure_dict(layer)
     carry, _ = layer(XS)

@@ -419,12 +419,6 @@ def test_a_larger_model_learns():
     assert train(params)[1] < before
 
 
-def test_layers_summary():
-    table = LAYER.tabulate(jax.random.key(0), XS, console_kwargs={"width": 200})
-    count = sum(p.size for p in jax.tree.leaves(PARAMS))
-    assert f"Total Parameters: {count}" in table
-
-
 def test_batch_of_no_rows_and_sequence_of_no_steps():
     for options in ({}, {"remat": 2}):
         layer = tl.linen.TLSTM(CFG, return_carry=True, **options)

@@ -183,11 +183,11 @@ def test_chunks_chain(cfg):
     close_in_scale((end, jnp.concatenate([first, second], 1)), stacked.unroll(params, xs, cfg))
 
 
-@pytest.mark.parametrize("face", ["linen", "nnx"])
-def test_modules(cfg, face):
+@pytest.mark.parametrize("api", ["linen", "nnx"])
+def test_modules(cfg, api):
     xs = normal(20, (2, T, R))
     options = {"shared": cfg.shared, "forget_bias": 2.0, "param_dtype": jnp.float64, "return_carry": True}
-    if face == "linen":
+    if api == "linen":
         layer = tl.linen.StackedLSTM(M, L, **options)
         params = layer.init(jax.random.key(0), xs)["params"]
         result = layer.apply({"params": params}, xs, reverse=True)

@@ -1,6 +1,7 @@
 """The variants of the model that the tests run over, and what the tests of the package share."""
 
 import functools
+import re
 
 import chex
 import jax
@@ -88,6 +89,18 @@ def close_in_scale(actual, expected, tolerance=1e-10):
 
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     jax.tree.map(check, actual, expected)
+
+
+def refused(given, expected):
+    """Expects a ``ValueError`` of one line that matches both patterns. (Notes that JAX or Flax add are ignored.)"""
+
+    def says_both(error):
+        message = str(error)
+        found = re.search(given, message) and re.search(expected, message)
+        assert found, f"{message!r} should say both {given!r} and {expected!r}"
+        return "\n" not in message and 20 < len(message) < 500
+
+    return pytest.raises(ValueError, match=given, check=says_both)
 
 
 def pure_dict(module):
