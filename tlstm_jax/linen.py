@@ -268,6 +268,7 @@ class TLSTM(RecurrentLayer, _Model):
         unroll: timesteps in one iteration of the scan (default: 1).
         remat: rematerialization (default: False); see :func:`tlstm_jax.unroll`.
 
+    The attributes are as they were given; the property ``cfg`` is the model's configuration in either case.
     Initializers may return boxed arrays, as those of ``nn.with_partitioning`` do.
 
     Raises:
@@ -288,6 +289,14 @@ class TLSTM(RecurrentLayer, _Model):
         >>> y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 10, 5)))
         >>> y.shape
         (2, 10, 16)
+
+        With the channels of the recurrent kernel annotated for sharding:
+
+        >>> init = nn.with_partitioning(nn.initializers.orthogonal(), (None, None, "model"))
+        >>> layer = tl.linen.TLSTM(cfg, recurrent_kernel_init=init)
+        >>> variables = layer.init(jax.random.key(0), jnp.ones((2, 10, 5)))
+        >>> list(nn.get_partition_spec(variables)["params"]["hidden"]["kernel"])
+        [None, None, 'model']
     """
 
     config: TLSTMConfig | None = None
