@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from tlstm_jax.config import TLSTMConfig
 from tlstm_jax.convolution import hidden_convolution, neighbours
 from tlstm_jax.normalization import Mean, channel_mean, mean_of, standardize
-from tlstm_jax.typing import Array, Float, Locations, Params, Preactivations, TLSTMState
+from tlstm_jax.typing import Array, Float, Locations, Params, Preactivations, PrecisionLike, TLSTMState
 
 scope = jax.named_scope
 Mix = Callable[[Sequence[Array], Sequence[Locations]], Locations]
@@ -50,11 +50,11 @@ def timestep(params: Params, state: TLSTMState, projected: Float[Array, "b m"], 
     return jax.tree.map(lambda new, old: new.astype(old.dtype), TLSTMState(c, h), state)
 
 
-def project(params: Params, x: Float[Array, "*tb r"]) -> Float[Array, "*tb m"]:
+def project(params: Params, x: Float[Array, "*tb r"], precision: PrecisionLike = None) -> Float[Array, "*tb m"]:
     """x_t W^x + b^x (eq. 5), for any number of timesteps at once."""
     with scope("eq5_project_input"):
         kernel, bias = params["input"]["kernel"], params["input"]["bias"]
-        y = jnp.dot(x.astype(kernel.dtype), kernel, preferred_element_type=bias.dtype) + bias
+        y = jnp.dot(x.astype(kernel.dtype), kernel, precision=precision, preferred_element_type=bias.dtype) + bias
         return y.astype(kernel.dtype)
 
 

@@ -30,7 +30,8 @@ def hidden_convolution(
     The convolution is one product of :func:`patches` with the kernel reshaped to ``(<K> m, a)``.
     It accumulates in the dtype of ``bias``.
     """
-    return jnp.dot(patches(h, projected, cfg, len(matrix)), matrix, preferred_element_type=bias.dtype) + bias
+    columns = patches(h, projected, cfg, len(matrix))
+    return jnp.dot(columns, matrix, precision=cfg.precision, preferred_element_type=bias.dtype) + bias
 
 
 def patches(h: Locations, projected: Float[Array, "b m"], cfg: TLSTMConfig, width: int) -> Float[Array, "*p b km"]:

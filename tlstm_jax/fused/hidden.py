@@ -138,7 +138,7 @@ class HiddenConvolution:
         self, kernels: Kernels, bias: Float[Array, " a"], columns: Float[Array, "*p b km"], x: Float[Array, "b m"]
     ) -> Preactivations:
         """A_t from patches."""
-        product = functools.partial(jnp.dot, preferred_element_type=bias.dtype)
+        product = functools.partial(jnp.dot, precision=self.cfg.precision, preferred_element_type=bias.dtype)
         terms, inputs = self._each(kernels)
         (_, whole), *others = terms
         a = product(columns, whole) + bias
@@ -152,7 +152,7 @@ class HiddenConvolution:
 
     def transpose(self, transposed: Kernels, d_a: Preactivations) -> tuple[Locations, Float[Array, "b m"]]:
         """dH_{t-1} and dx_t from dA, with transposed kernels."""
-        product = functools.partial(jnp.dot, preferred_element_type=d_a.dtype)
+        product = functools.partial(jnp.dot, precision=self.cfg.precision, preferred_element_type=d_a.dtype)
         factor, size = d_a.astype(transposed[0].dtype), self.cfg.tensor_shape[0]
         terms, inputs = self._each(transposed)
         d_h, d_x = [], [product(factor[location], kernel) for (_, location), kernel in inputs]
@@ -182,7 +182,8 @@ class HiddenConvolution:
 
         def product(z: Array, dz: Array) -> Array:
             z, dz = (factor.reshape(-1, factor.shape[-1]) for factor in (z, dz))
-            return lax.dot_general(z, dz, (((0,), (0,)), ((), ())), preferred_element_type=dtype)
+            rows = (((0,), (0,)), ((), ()))
+            return lax.dot_general(z, dz, rows, precision=self.cfg.precision, preferred_element_type=dtype)
 
         rows: tuple[slice, ...] = (slice(None),)
         d_a = d_a.astype(columns.dtype)

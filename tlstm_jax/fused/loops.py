@@ -126,6 +126,7 @@ def prepare(params: Params, static: Static, dtype: Any, fresh: TLSTMState | None
     params = jax.tree.map(lambda leaf: leaf.astype(static.cfg.memory_dtype(dtype)), params)
     kernel, bias, align = params["hidden"]["kernel"], params["hidden"]["bias"], static.plan.align or 1
     kernels = static.hidden.kernels(kernel.reshape(-1, kernel.shape[-1]), align)
+    fresh = jax.tree.map(lambda leaf: leaf.astype(bias.dtype), fresh)
     return Weights(kernels, jnp.pad(bias, (0, -len(bias) % align)), cell.pointwise_params(params), fresh)
 
 
@@ -165,8 +166,12 @@ def _advance(static: Static, weights: Weights, state: TLSTMState, a: Saved) -> T
 
 
 def _cast(weights: Weights, dtype: Any) -> Weights:
-    """The weights with their kernels in the computation dtype."""
-    return weights._replace(kernels=tuple(kernel.astype(dtype) for kernel in weights.kernels))
+    """The weights with what is multiplied, kernels and H, in the computation dtype."""
+    fresh = weights.fresh
+    return weights._replace(
+        kernels=tuple(kernel.astype(dtype) for kernel in weights.kernels),
+        fresh=None if fresh is None else fresh._replace(h=fresh.h.astype(dtype)),
+    )
 
 
 # Forward
