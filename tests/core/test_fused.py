@@ -30,6 +30,7 @@ MODELS = {
     "3d trnn+LN": {"tensor_shape": (2, 2), "cell": "rnn", "norm": "layer"},
     "trnn without norm": {"tensor_shape": (3,), "kernel_size": 2, "cell": "rnn", "norm": None},
     "depth 1": {"tensor_shape": (1,)},
+    "2d, learned carry": {"tensor_shape": (3,), "learn_carry": True},
 }
 SLOW = ("2d+LN, K=4", "3d mixed", "3d, depth 1", "4d", "trnn without norm", "depth 1")
 RESET = np.random.default_rng(1).random((B, T)) < 0.4
@@ -66,7 +67,7 @@ def setup(name, dtype="float64", steps=T):
     params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape, x.dtype), params)
     xs = jax.random.normal(jax.random.key(1), (B, steps, R), dtype)
     state = jax.tree.map(
-        lambda z: 0.5 * jax.random.normal(jax.random.key(2), z.shape, z.dtype), tl.init_state(cfg, (B,))
+        lambda z: 0.5 * jax.random.normal(jax.random.key(2), z.shape, z.dtype), tl.init_state(cfg, (B,), params)
     )
     return cfg, params, xs, state
 
@@ -108,6 +109,21 @@ def by_reference(name, option):
 @pytest.mark.parametrize(("name", "option", "plan"), list(matrix()))
 def test_equals_the_reference(x64, name, option, plan):
     close(results(*setup(name), PLANS[plan], **OPTIONS[option]), by_reference(name, option))
+
+
+@pytest.mark.parametrize("plan", ["auto", *slow("states, all", "states, 3 at a time")])
+def test_a_reset_returns_to_the_learned_carry(x64, plan):
+    """Its gradient comes from the start and from every reset."""
+    cfg, params, xs, _ = setup("2d, learned carry")
+    actual, expected = (
+        results(cfg, params, xs, None, implementation, reset=RESET) for implementation in (PLANS[plan], "reference")
+    )
+    close(actual, expected)
+    start, both = (results(cfg, params, xs, None, "auto", reset=reset)[1][0]["carry"]["h"] for reset in (None, RESET))
+    assert jnp.abs(both - start).max() > 1e-3
+    where = int(np.flatnonzero(RESET[0])[-1])  # from there on row 0 is a sequence of its own
+    ys = tl.unroll(params, xs[:1], cfg, reset=RESET[:1], implementation=PLANS[plan])[1]
+    close(ys[:, where:], tl.unroll(params, xs[:1, where:], cfg)[1])
 
 
 @pytest.mark.parametrize(
@@ -179,12 +195,16 @@ def with_peepholes(monkeypatch):
         one = (*cfg.tensor_shape, cfg.features)
         return {**shape(cfg, in_features), "peephole": {"i": one, "f": one, "o": one}}
 
-    def init_peephole(key, in_features, cfg, *_, **__):
-        keys = dict(zip("ifo", jax.random.split(key, 3), strict=True))
-        return {
-            name: jax.random.normal(keys[name], size, cfg.param_dtype)
-            for name, size in param_shapes(cfg, in_features)["peephole"].items()
-        }
+    def with_peephole(cfg, *arguments):
+        def init(key, in_features):
+            sizes = param_shapes(cfg, in_features)["peephole"]
+            keys = jax.random.split(key, len(sizes))
+            return {
+                name: jax.random.normal(k, size, cfg.param_dtype)
+                for k, (name, size) in zip(keys, sizes.items(), strict=True)
+            }
+
+        return {**groups(cfg, *arguments), "peephole": init}
 
     def pointwise(a, neighbours, params, cfg, *, mix=cell.mix, mean):
         weights = params["peephole"]
@@ -196,9 +216,7 @@ def with_peepholes(monkeypatch):
         return c, jnp.tanh(cell.norm(params, c, cfg, mean)) * o
 
     monkeypatch.setattr(parameters.TLSTMConfig, "param_shapes", param_shapes)
-    monkeypatch.setattr(
-        parameters, "param_groups", lambda cfg, *a, **k: {**groups(cfg, *a, **k), "peephole": init_peephole}
-    )
+    monkeypatch.setattr(parameters, "param_groups", with_peephole)
     monkeypatch.setattr(cell, "pointwise", pointwise)
 
 
