@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 
 from experiments.reporting import outcomes
 from experiments.reporting.figures import STYLE
+from experiments.reporting.measurements import TIMED_MODELS
 from experiments.reporting.results import Line, measure, watched
 
 Series = dict[str, dict[int, list[Line]]]
@@ -30,15 +31,6 @@ DASHES = ("-", "--", "-.", ":")
 MARKERS = "sv^DPX"
 GRID: dict[Any, Any] = {"axes.grid": True, "grid.alpha": 0.3}
 TITLES = {"accuracy": "test accuracy", "bits": "test bits per character"}
-TIMED = {
-    "2d": "2D tLSTM+CN",
-    "3d": "3D tLSTM+CN",
-    "stack-shared": "sLSTM",
-    "stack-unshared": "sLSTM (unshared)",
-    "wavefront-shared": "sLSTM, skewed",
-    "wavefront-unshared": "sLSTM (unshared), skewed",
-}
-"""What ``benchmarks.depth`` measures, in the words of our titles."""
 
 
 def depth_figure(path: Path, settings: dict[str, list[Line]], runtimes: Sequence[dict[str, Any]]) -> None:
@@ -197,7 +189,7 @@ def runtime(axes: Any, run: dict[str, Any]) -> None:
             *zip(*points, strict=True),
             color=f"{0.65 * (i % 3) / 2:.2f}",
             linewidth=1,
-            label=TIMED.get(model, model),
+            label=TIMED_MODELS.get(model, model),
             **shape,
         )
     axes.set(title=f"runtime, {run['environment']['device_kind']}", xlabel="depth L", yscale="log")
