@@ -20,12 +20,14 @@ from pathlib import Path
 import tyro
 
 from experiments import report
-from experiments.reporting import measurements, outcomes, tables
+from experiments.reporting import gpu_tables, measurements, outcomes, tables
 from experiments.reporting.measurements import Rows
 from experiments.running import runs
 from experiments.running import workdir as wd
 
 TABLE = re.compile(r"(<!-- table: (?P<name>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MEASURED = measurements.TABLES | gpu_tables.TABLES
+"""The tables made from benchmarks/results/."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +102,9 @@ def rows(page: Path, name: str, options: Options) -> Rows:
     """
     if name == "learnt":
         return learnt(options.results)
-    if name in measurements.TABLES:
-        return measurements.TABLES[name](options.benchmarks)
-    raise wd.WorkdirError(f"{page} asks for table {name!r}, expected one of learnt, {', '.join(measurements.TABLES)}")
+    if name in MEASURED:
+        return MEASURED[name](options.benchmarks)
+    raise wd.WorkdirError(f"{page} asks for table {name!r}, expected one of learnt, {', '.join(MEASURED)}")
 
 
 def learnt(results: Path) -> Rows:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments import readme
-from experiments.reporting import measurements
+from experiments.reporting import gpu_tables, measurements
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,7 +27,7 @@ def test_the_committed_tables_are_up_to_date():
 
 
 def test_every_table_can_stand_in_any_page(tmp_path, capsys):
-    names = ["learnt", *measurements.TABLES]
+    names = ["learnt", *readme.MEASURED]
     first, second = page(tmp_path / "first.md", *names[:3]), page(tmp_path / "second.md", *names[3:])
     pages = ["--pages", first, second]
     assert readme.main([*pages, "--check"]) == 1
@@ -72,3 +72,19 @@ def test_bad_pages_exit_with_2_and_one_line(tmp_path, capsys):
     assert "give --pages existing Markdown files" in error("--pages", str(tmp_path / "none.md"))
     kernels = page(tmp_path / "b.md", "kernels")
     assert "give --benchmarks a folder" in error("--pages", kernels, "--benchmarks", str(tmp_path))
+
+
+def test_gpu_and_cpu_stand_side_by_side(tmp_path):
+    def timings(device, *rows):
+        keys = ("model", "pass", "depth", "ms_per_timestep")
+        text = json.dumps({"rows": [dict(zip(keys, row, strict=True)) for row in rows]})
+        (tmp_path / f"depth-{device}.json").write_text(text)
+
+    timings("h200", ("2d", "training", 1, 0.0501), ("2d", "forward", 10, 9.0), ("cudnn", "training", 10, 0.27))
+    timings("cpu", ("2d", "training", 10, 12.3), ("wavefront-unshared", "training", 1, 0.3))
+    assert gpu_tables.gpu_cpu(tmp_path) == [
+        ["ms per timestep", "H200, L=1", "H200, L=10", "CPU, L=1", "CPU, L=10"],
+        ["2D tLSTM+CN", "0.050", "", "", "12"],
+        ["cuDNN (unshared)", "", "0.27", "", ""],
+        ["sLSTM (unshared), skewed", "", "", "0.30", ""],
+    ]
