@@ -1,7 +1,7 @@
 """Prepares the package's docstrings for Markdown: an extension of Griffe, which reads them for the API reference.
 
-The docstrings are written for ``help()``: references as ``:func:`name```, and shapes such as (*batch, T) or <K> M, which
-Markdown would take for emphasis and HTML.
+The docstrings are written for ``help()``: with references as ``:func:`name```, and with shapes such as (*batch, T) or
+<K> M, which Markdown would take for emphasis and HTML.
 """
 
 import re

@@ -1,7 +1,7 @@
-"""Adds pages of the repository to the site: README.md as the front page, CONTRIBUTING.md, CHANGELOG.md, and linked files.
+"""A hook of MkDocs that adds README.md (the front page), CONTRIBUTING.md, CHANGELOG.md and linked files to the site.
 
-The pages link to each other by their paths in the repository, so that the links work there too. On the site README.md is
-index.md and lies in the same folder as what it links to: this module, a hook of MkDocs, rewrites these links.
+Pages link to each other by their paths in the repository, so that the links work there too. On the site README.md is
+index.md and lies in the same folder as the pages in docs/, so the links are rewritten.
 """
 
 import posixpath
