@@ -1,4 +1,4 @@
-"""The pages of the site: their Python runs, their commands exist, and their links lead to existing files and headings."""
+"""The pages of the site: their Python runs, their commands exist, and their links lead to files and headings."""
 
 import importlib
 import posixpath
@@ -68,3 +68,13 @@ def test_every_command_exists():
             parsed = (module.Options, models.ModelOptions, options.TrainOptions, options.EpochOptions)
             fields = {f"--{field.replace('_', '-')}" for cls in parsed for field in cls.__annotations__}
             assert fields | {"--help"} >= set(re.findall(r"--[a-z-]+", words)), f"{command}{arguments}"
+
+
+def test_every_path_in_the_map_exists():
+    paths = re.findall(
+        r"`((?:tlstm_jax|experiments|benchmarks|tests|docs|\.ci|\.github)/[\w./-]*)`",
+        (ROOT / "CONTRIBUTING.md").read_text(),
+    )
+    assert len(paths) > 30
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    assert not missing, missing
