@@ -213,19 +213,27 @@ class ModelOptions:
         return tl.linen.StackedLSTM(**dataclasses.asdict(self.stack_config), remat=remat)
 
     @property
-    def title(self) -> str:
-        """The model in the paper's words, as short as a legend needs it."""
+    def resolved_depth(self) -> int:
+        """The depth L: of an sLSTM its number of layers."""
+        return self.num_layers if self.model == "slstm" else self.config.depth
+
+    @property
+    def name(self) -> str:
+        """The model's name in the paper, for example "3D tLSTM+CN"."""
         if self.model == "slstm":
-            return f"sLSTM{'' if self.shared else ' (unshared)'} L={self.num_layers} M={self.features}"
-        cfg = self.config
-        name = f"{len(cfg.tensor_shape) + 1}D {'tRNN' if self.model == 'trnn' else 'tLSTM'}"
+            return f"sLSTM{'' if self.shared else ' (unshared)'}"
+        name = f"{len(self.tensor_shape) + 1}D {'tRNN' if self.model == 'trnn' else 'tLSTM'}"
         if self.model == "tlstm" and not self.memory_conv:
             name += "-M"
-        if max(cfg.kernel_shape) == 2:
+        if max(self.config.kernel_shape) == 2:
             name += "-F"
-        name += {"channel": "+CN", "layer": "+LN", "none": ""}[self.norm]
-        sizes = "x".join(map(str, cfg.tensor_shape))
-        return f"{name} L={cfg.depth} P={sizes} M={self.features}"
+        return name + {"channel": "+CN", "layer": "+LN", "none": ""}[self.norm]
+
+    @property
+    def title(self) -> str:
+        """Name and sizes, for titles and legends."""
+        sizes = "" if self.model == "slstm" else f" P={'x'.join(map(str, self.config.tensor_shape))}"
+        return f"{self.name} L={self.resolved_depth}{sizes} M={self.features}"
 
 
 class LastStepClassifier(nn.Module):

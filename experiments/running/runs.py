@@ -16,10 +16,10 @@ import jax
 
 import tlstm_jax as tl
 from experiments.datasets import DataError
-from experiments.reporting.figures import learning_curves
 from experiments.running import devices, training
 from experiments.running import workdir as wd
 from experiments.running.checkpoints import CheckpointError, Checkpoints, checksum
+from experiments.running.curves import learning_curves
 from experiments.running.models import ModelOptions, count_parameters
 from experiments.running.options import NO_MATTER, TrainOptions
 
