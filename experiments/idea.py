@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import tlstm_jax as tl
-from experiments.reporting import figures
+from experiments.common.figures import STYLE
 from experiments.running import runs
 from experiments.running import workdir as wd
 
@@ -71,7 +71,7 @@ def felt(cfg: tl.TLSTMConfig, num_timesteps: int) -> NDArray[Any]:
 def draw(path: Path, values: NDArray[Any], cfg: tl.TLSTMConfig) -> None:
     """A board for each timestep; on each the darkest is what feels the input most."""
     size, last = cfg.tensor_shape[0], len(values) - 1
-    with mpl.rc_context(figures.STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.75 * len(values), 2.5), layout="constrained")
         for t, (axes, board) in enumerate(zip(figure.subplots(1, last + 1), values, strict=True)):
             reached = board > 0

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 import tlstm_jax as tl
 from experiments import addition, datasets, memorization, mnist
 from experiments.datasets import DataError, texts
-from experiments.reporting import inside_figures, results
+from experiments.reporting import inside_figures, lines
 from experiments.reporting.inside_figures import Inside, Shown
 from experiments.running import runs, symbols
 from experiments.running import workdir as wd
@@ -100,7 +100,7 @@ def run(options: Options) -> int:
     except KeyError as error:
         raise wd.WorkdirError(f"{options.workdir / wd.CONFIG} lacks {error}: restore it") from error
     params, state = trained(options.workdir, example)
-    title = results.title(options.workdir, config)
+    title = lines.title(options.workdir, config)
     print(f"{title}: {state}")
     inside = look(example, params, model, options.timestep)
     folder = options.out or options.workdir / wd.INSIDE

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import tyro
 
-from experiments import report
-from experiments.reporting import measurements, outcomes, tables
+from experiments.reporting import measurements, tables
 from experiments.reporting.measurements import Rows
+from experiments.reporting.page import Results
 from experiments.running import runs
 from experiments.running import workdir as wd
 
@@ -99,25 +99,10 @@ def rows(page: Path, name: str, options: Options) -> Rows:
         WorkdirError: there is no such table, or its measurements are missing.
     """
     if name == "learnt":
-        return learnt(options.results)
+        return tables.learnt(Results.read(options.results).compared)
     if name in measurements.TABLES:
         return measurements.TABLES[name](options.benchmarks)
     raise wd.WorkdirError(f"{page} asks for table {name!r}, expected one of learnt, {', '.join(measurements.TABLES)}")
-
-
-def learnt(results: Path) -> Rows:
-    """The tLSTM with channel normalization and the stacked LSTM where both were run at the same depth."""
-    rows = [["task", "L", "tLSTM+CN", "sLSTM, equal parameters"]]
-    for setting, lines in outcomes.by_setting(report.read(report.sweeps(results))).items():
-        models = outcomes.grouped(lines, lambda line: outcomes.told(line, "model"))
-        for depth in sorted({*map(outcomes.depth, lines)}):
-            for name in ("2D tLSTM+CN", "3D tLSTM+CN"):
-                pair = [models.get(name, []), models.get("sLSTM", [])]
-                deep = [[line for line in members if outcomes.depth(line) == depth] for members in pair]
-                if all(deep):
-                    ours, theirs = (outcomes.came_of(members, [*pair[0], *pair[1]], apart="<br>") for members in deep)
-                    rows.append([setting, str(depth), f"{name.split()[0]}: {ours}", theirs])
-    return rows
 
 
 if __name__ == "__main__":

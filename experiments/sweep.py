@@ -31,7 +31,8 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 import tyro
 
-from experiments.reporting import outcomes, paper, results
+from experiments import tasks
+from experiments.reporting import lines, summary
 from experiments.running import runs
 from experiments.running import workdir as wd
 from experiments.running.models import Preset
@@ -113,7 +114,7 @@ class Ended(NamedTuple):
     """A run that is over; without a line if it failed, or was stopped before it began."""
 
     run: Run
-    line: results.Line | None
+    line: lines.Line | None
     failed: bool
 
 
@@ -130,11 +131,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def collect(options: Options) -> int:
     """Adds lines for runs that were started by hand."""
     options.check()
-    lines = [results.collect(workdir) for workdir in options.collect]
-    for line in lines:  # all of which could be read
-        path = options.results or default_path(line["task"])
-        results.add(path, [line])
-        print(f"{line['title']}, seed {outcomes.seed(line)}: {outcomes.headline(line)}; {path}")
+    collected = [lines.collect(workdir) for workdir in options.collect]
+    for line in collected:  # all of which could be read
+        path = options.results or default_path(line.task)
+        lines.add(path, [line])
+        print(f"{line.title}, seed {line.seed}: {summary.headline(line)}; {path}")
     return 0
 
 
@@ -148,7 +149,7 @@ def sweep(options: Options, rest: Sequence[str]) -> int:
     options.check()
     path = options.results or default_path(str(options.task))
     todo = grid(options, rest)
-    results.read(path)  # a damaged one is to be known now, not after the first run
+    lines.read(path)  # a damaged one is to be known now, not after the first run
     if options.dry_run:
         for run in todo:
             print(shlex.join(run.command) + ("  # finished" if (run.workdir / wd.SUMMARY).exists() else ""))
@@ -175,7 +176,7 @@ def grid(options: Options, rest: Sequence[str]) -> list[Run]:
     for word in rest:
         if word.startswith("--") and (name := word[2:].split("=")[0].replace("_", "-")) in OURS:
             raise runs.UsageError(f"--{name} cannot follow --: the sweep gives it to every run")
-    depths = options.depths or paper.DEPTHS[str(options.task)]
+    depths = options.depths or tasks.find(str(options.task)).depths
     return [
         planned(options, rest, preset, depth, seed)
         for seed, depth, preset in dict.fromkeys(itertools.product(options.seeds, depths, options.presets))
@@ -264,12 +265,12 @@ def settle(run: Run, status: int, path: Path, how: str = "") -> Ended:
         print(f"{run.name}: stopped before it began", flush=True)
         return Ended(run, None, failed=False)
     try:
-        line = results.collect(run.workdir)
+        line = lines.collect(run.workdir)
     except wd.WorkdirError as error:
         print(f"{run.name}: FAILED: {error}", flush=True)
         return Ended(run, None, failed=True)
-    results.add(path, [line])
-    print(f"{run.name}: {outcomes.headline(line)}, {line['seconds']:,.0f} s{how}", flush=True)
+    lines.add(path, [line])
+    print(f"{run.name}: {summary.headline(line)}, {line.seconds:,.0f} s{how}", flush=True)
     return Ended(run, line, failed=False)
 
 
@@ -290,17 +291,22 @@ def print_table(ended: Sequence[Ended], options: Options, path: Path) -> None:
     print()
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    finished = sum(each.line is not None and each.line["finished"] for each in ended)
+    finished = sum(each.line is not None and each.line.finished for each in ended)
     failed = sum(each.failed for each in ended)
     print(f"\n{finished} runs finished, {len(ended) - finished - failed} cut short, {failed} failed; {path}")
 
 
 def cell(ended: Sequence[Ended]) -> str:
-    """How the runs of a preset at a depth ended."""
-    lines = [each.line for each in ended if each.line is not None]
-    text = outcomes.came_of(lines, lines, apart="; ")
+    """The results of the runs of a preset at a depth."""
+    found = [each.line for each in ended if each.line is not None]
+    texts = []
+    for group in summary.by_configuration(found):
+        label = summary.label(group.first, found)
+        unfinished = [f"{summary.cut_short(line)} (seed {line.seed})" for line in group.lines if not line.finished]
+        text = "; ".join(filter(None, (summary.outcome(group), *unfinished)))
+        texts.append(f"{text} ({label})" if label else text)
     failed = sum(each.failed for each in ended)
-    return "; ".join(filter(None, (text, f"{failed} failed" if failed else "")))
+    return "; ".join([*texts, *([f"{failed} failed"] if failed else [])])
 
 
 if __name__ == "__main__":

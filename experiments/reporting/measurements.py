@@ -18,6 +18,7 @@ TIMED_MODELS = {
     "stack-unshared": "sLSTM (unshared)",
     "wavefront-shared": "sLSTM, skewed",
     "wavefront-unshared": "sLSTM (unshared), skewed",
+    "cudnn": "cuDNN LSTM (unshared)",
 }
 """The models that ``benchmarks.depth`` times, named as in the titles of runs."""
 
