@@ -71,8 +71,8 @@ def test_every_model_at_every_depth_first_of_one_seed():
 
 
 def test_the_papers_grid_is_the_default():
-    depths = {task: {run.depth for run in sweep.grid(sweep.Options(task=task), [])} for task in ("wikipedia", "mnist")}
-    assert depths == {"wikipedia": {1, 2, 3, 4}, "mnist": {1, 3, 5}}
+    depths = {task: {run.depth for run in sweep.grid(sweep.Options(task=task), [])} for task in ("language", "mnist")}
+    assert depths == {"language": {1, 2, 3, 4}, "mnist": {1, 3, 5}}
     assert len(sweep.grid(sweep.Options(task="addition"), [])) == 9 * 4 * 3
 
 
@@ -95,6 +95,7 @@ def test_a_workdir_is_named_for_everything_that_the_run_is_told():
         ([], "give a task to run, or --collect"),
         (["mnist", "--collect", "somewhere"], "give a task to run, or --collect"),
         (["mnist", "--depths", "0"], "depths must be at least 1, got 0"),
+        (["chess"], "task must be one of memorization, addition, mnist, language, got 'chess'"),
         (["mnist", "--seeds", "1", "-2"], "seeds must be at least 0, got -2"),
         (["mnist", "--jobs", "0"], "jobs must be at least 1, got 0"),
         (["mnist", "--seconds-per-run", "0"], "seconds_per_run must be a positive number, got 0"),
@@ -175,8 +176,8 @@ def test_collected_lines_go_to_the_file_of_their_task(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "contents", "message"),
     [
-        (wd.CONFIG, None, "is no run's workdir"),
-        (wd.CONFIG, "{}", "is no run's workdir"),
+        (wd.CONFIG, None, "is not the workdir of a run"),
+        (wd.CONFIG, "{}", "is not the workdir of a run"),
         (wd.CONFIG, '{"task": "memorization"}', "is not of a run"),
         (wd.SUMMARY, "{}", "summary.json is damaged"),
         (wd.METRICS, '{"epoch": 1}\n{"epo', "metrics.jsonl, line 2 is damaged"),
@@ -276,7 +277,7 @@ def test_stopped_it_stops_its_runs_and_starts_no_others(tmp_path, capsys, monkey
     arguments = of_scripts(monkeypatch, tmp_path / "runs", leaving(tmp_path, 0), stopping, "never")
     assert sweep.main(arguments) == 128 + signal.SIGINT
     shown = capsys.readouterr()
-    assert "stopped by SIGINT: run the same command again to go on" in shown.err
+    assert "stopped by SIGINT: run the same command again to resume" in shown.err
     assert "1 runs finished, 1 cut short, 0 failed" in shown.out
     assert "seed 2" not in shown.out
 
