@@ -17,13 +17,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import tyro
-
+from experiments.common import commandline
+from experiments.common.errors import UsageError
+from experiments.common.files import FileError, writing
+from experiments.common.tables import markdown
 from experiments.reporting import measurements, tables
 from experiments.reporting.measurements import Rows
 from experiments.reporting.page import Results
-from experiments.running import runs
-from experiments.running import workdir as wd
 
 TABLE = re.compile(r"(<!-- table: (?P<name>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -43,13 +43,12 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status."""
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments.readme")
-    return runs.exit_status(lambda: run(options))
+    """Runs the command line and returns the exit status."""
+    return commandline.exit_status(lambda: run(commandline.parse(Options, arguments, prog="experiments.readme")))
 
 
 def run(options: Options) -> int:
-    """Write the tables of all pages, or compare them."""
+    """Writes the tables of all pages, or compares them."""
     pages = options.pages or (Path("README.md"), *sorted(Path("docs").glob("*.md")))
     old = {page: read(page) for page in pages}
     new = {page: filled(page, text, options) for page, text in old.items()}
@@ -59,7 +58,7 @@ def run(options: Options) -> int:
             print(f"the tables in {page} are out of date: run python -m experiments.readme", file=sys.stderr)
         return int(bool(stale))
     for page in stale:
-        with wd.writing(page) as path:
+        with writing(page) as path:
             path.write_text(new[page])
     for page in pages:
         if names := [match["name"] for match in TABLE.finditer(new[page])]:
@@ -71,23 +70,23 @@ def read(page: Path) -> str:
     """The text of a page.
 
     Raises:
-        WorkdirError: it cannot be read.
+        FileError: it cannot be read.
     """
     try:
         return page.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise wd.WorkdirError(f"cannot read {page} ({error}): give --pages existing Markdown files") from error
+        raise FileError(f"cannot read {page} ({error}): give --pages existing Markdown files") from error
 
 
 def filled(page: Path, text: str, options: Options) -> str:
     """The text with every table written anew.
 
     Raises:
-        WorkdirError: the text asks for a table that does not exist, or a measurement is missing.
+        CommandError: the text asks for a table that does not exist, or a measurement is missing.
     """
 
     def table(match: re.Match[str]) -> str:
-        return f"{match[1]}{tables.markdown(rows(page, match['name'], options))}\n{match[3]}"
+        return f"{match[1]}{markdown(rows(page, match['name'], options))}\n{match[3]}"
 
     return TABLE.sub(table, text)
 
@@ -96,13 +95,13 @@ def rows(page: Path, name: str, options: Options) -> Rows:
     """The rows of the table with this name.
 
     Raises:
-        WorkdirError: there is no such table, or its measurements are missing.
+        CommandError: there is no such table, or its measurements are missing.
     """
     if name == "learnt":
         return tables.learnt(Results.read(options.results).compared)
     if name in measurements.TABLES:
         return measurements.TABLES[name](options.benchmarks)
-    raise wd.WorkdirError(f"{page} asks for table {name!r}, expected one of learnt, {', '.join(measurements.TABLES)}")
+    raise UsageError(f"{page} asks for table {name!r}, expected one of learnt, {', '.join(measurements.TABLES)}")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tyro
-
+from experiments.common import commandline
+from experiments.common.files import FileError, read_json, writing
 from experiments.reporting import page, result_figures
-from experiments.running import runs
-from experiments.running import workdir as wd
 
 DEPTH_KEYS = {"command", "environment", "options", "rows"}
 """The keys in a file of ``benchmarks.depth``."""
@@ -44,13 +42,12 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status."""
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments.report")
-    return runs.exit_status(lambda: run(options))
+    """Runs the command line and returns the exit status."""
+    return commandline.exit_status(lambda: run(commandline.parse(Options, arguments, prog="experiments.report")))
 
 
 def run(options: Options) -> int:
-    """Write the page and its figures, or compare the page."""
+    """Writes the page and its figures, or compares the page."""
     found = page.Results.read(options.results)
     runtimes = read_runtimes(options.runtimes)
     figures = options.figures or options.out.parent / "figures"
@@ -63,25 +60,20 @@ def run(options: Options) -> int:
         if not same:
             print(f"{options.out} is out of date: run python -m experiments.report", file=sys.stderr)
         return int(not same)
-    try:
-        figures.mkdir(parents=True, exist_ok=True)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise wd.WorkdirError(f"cannot make the folder {error.filename} ({error.strerror})") from error
     drawn = write_figures(figures, found, runtimes)
-    with wd.writing(options.out) as path:
+    with writing(options.out) as path:
         path.write_text(text)
     print(f"{options.out} and {drawn} figures in {figures}, from {found.count} runs in {options.results}")
     return 0
 
 
 def write_figures(folder: Path, found: page.Results, runtimes: Sequence[Mapping[str, Any]]) -> int:
-    """Draw the figures for which there is data, remove the others, and return how many were drawn."""
+    """Draws the figures for which there is data, deletes the others, and returns how many were drawn."""
     figures = page.figures(found, runtimes)
     for name, rows in figures.items():
         path = folder / name
         if rows:
-            with wd.writing(path) as new:
+            with writing(path) as new:
                 result_figures.draw(new, rows)
         else:
             path.unlink(missing_ok=True)
@@ -92,14 +84,14 @@ def read_runtimes(folder: Path) -> list[dict[str, Any]]:
     """The results of ``benchmarks.depth``, one file for each device.
 
     Raises:
-        WorkdirError: a file cannot be read or holds something else.
+        FileError: a file cannot be read or holds something else.
     """
     found = []
     for path in sorted(folder.glob("depth-*.json")):
         if not path.stem.endswith("-quick"):
-            run = wd.read_json(path)
+            run = read_json(path)
             if not (isinstance(run, dict) and run.keys() >= DEPTH_KEYS):
-                raise wd.WorkdirError(f"{path} was not written by benchmarks.depth: give --runtimes another folder")
+                raise FileError(f"{path} was not written by benchmarks.depth: give --runtimes another folder")
             found.append(run)
     return found
 

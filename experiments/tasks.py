@@ -1,9 +1,9 @@
-"""The task registry: one record per task, from which sweep, report, inspect and the README's tables take what they know.
+"""The task registry: one record per task, which sweep, report, inspect and the README's tables read.
 
 How to add a task:
 
 1. Write ``experiments/NAME.py`` with an ``Options`` dataclass, ``build(options)``, which returns an
-   :class:`experiments.running.runs.Experiment` (data, model, initial parameters), ``main(arguments)`` and
+   :class:`experiments.running.experiment.Experiment` (data, model, initial parameters), ``main(arguments)`` and
    ``example(config, request)``, which returns one test example for ``experiments.inspect``. ``memorization.py`` is the
    shortest model to follow. Data loaders go to ``experiments/datasets/``.
 2. Add a :class:`TaskInfo` to :data:`TASKS` below. The commands find the task there: none of them names it.
@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, cast
 
 from experiments.running.examples import Example, Request
+from experiments.running.experiment import Experiment
 from experiments.running.models import ModelOptions
-from experiments.running.runs import Experiment
+from experiments.running.workdir import FORMER_TASKS
 
 Config = Mapping[str, Any]
 """The contents of a run's config.json."""
@@ -50,7 +50,7 @@ class TaskInfo:
     """A task, as the commands see it.
 
     Args:
-        name: the name of the command (``python -m experiments.NAME``), of the module, and in config.json.
+        name: the name of the module, of the command (``python -m experiments.NAME``), and in config.json.
         title: the name in headings.
         measure: the metric by which results are compared; the name of an entry in the metrics records.
         unit: what training samples are called.
@@ -60,7 +60,6 @@ class TaskInfo:
         setting_options: the options in a run's configuration that ``setting`` states in full.
         until_solved: whether the number of training samples until the task is solved is a result too.
         data_options: the command-line options that say where the task's data is.
-        former_names: names under which earlier versions recorded the task in config.json and in result lines.
     """
 
     name: str
@@ -73,7 +72,6 @@ class TaskInfo:
     setting_options: tuple[str, ...]
     until_solved: bool = False
     data_options: tuple[str, ...] = ()
-    former_names: tuple[str, ...] = ()
 
     @property
     def higher_is_better(self) -> bool:
@@ -89,9 +87,10 @@ class TaskInfo:
         """Formats a value of the measure."""
         return f"{value:.1%}" if self.measure == "accuracy" else f"{value:.3f}"
 
-    def command(self, arguments: Sequence[str]) -> list[str]:
-        """The command, as a list of words, that runs the task in a process of its own."""
-        return [sys.executable, "-m", f"experiments.{self.name}", *arguments]
+    @property
+    def former_names(self) -> tuple[str, ...]:
+        """Names under which earlier versions recorded the task in config.json and in result lines."""
+        return tuple(former for former, name in FORMER_TASKS.items() if name == self.name)
 
     @property
     def module(self) -> TaskModule:
@@ -110,8 +109,8 @@ MEMORIZATION = TaskInfo(
     setting_options=("length",),
     until_solved=True,
 )
-"""With its default model and 10 symbols: solved after 33,500 samples (three seeds), in two and a half minutes on one CPU
-core (RESULTS.md)."""
+"""With its default model and 10 symbols: solved after 33,500 samples (three seeds), in two and a half minutes on one
+CPU core (RESULTS.md)."""
 ADDITION = TaskInfo(
     name="addition",
     title="Addition",
@@ -146,7 +145,6 @@ LANGUAGE = TaskInfo(
     setting=lambda config: str(config["data"]),
     setting_options=("data",),
     data_options=("data_file", "prepared_dir"),
-    former_names=("wikipedia",),
 )
 TASKS = {info.name: info for info in (MEMORIZATION, ADDITION, MNIST, LANGUAGE)}
 """Every task by name."""
@@ -158,7 +156,7 @@ def find(name: str) -> TaskInfo:
     Raises:
         ValueError: there is no such task.
     """
-    for info in TASKS.values():
-        if name in (info.name, *info.former_names):
-            return info
-    raise ValueError(f"task must be one of {', '.join(TASKS)}, got {name!r}")
+    info = TASKS.get(FORMER_TASKS.get(name, name))
+    if info is None:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {name!r}")
+    return info

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import tasks
+from experiments.common.files import FileError, write_lines
 from experiments.running import workdir as wd
 from experiments.running.models import ModelOptions
 
@@ -22,7 +23,7 @@ MAX_CHARACTERS = 200
 """An option whose JSON is longer, a permutation for example, is replaced by its length and checksum."""
 
 
-class ResultsError(wd.WorkdirError):
+class ResultsError(FileError):
     """A file of result lines that cannot be read; the message is one line that says where and why."""
 
 
@@ -143,15 +144,19 @@ def collect(workdir: Path) -> Line:
     """The line of the run in a workdir.
 
     Raises:
-        WorkdirError: the folder is not a run's workdir, or a file in it is damaged.
+        CommandError: the folder is not a run's workdir, or a file in it is damaged.
     """
     config = wd.read_config(workdir)
     summary = wd.read_summary(workdir)
     history = read_records(workdir / wd.METRICS)
+    try:
+        described = description(config)
+    except ValueError as error:
+        raise wd.WorkdirError(f"{workdir / wd.CONFIG} is not the configuration of a run ({error})") from error
     latest = next(path for name in (wd.SUMMARY, wd.METRICS, wd.CONFIG) if (path := workdir / name).exists())
     record = {
-        "id": checksum(config),
-        **described(workdir, config),
+        "id": identity(config),
+        **described,
         "options": {name: shortened(value) for name, value in config.items()},
         "finished": summary is not None,
         "summary": summary,
@@ -165,24 +170,6 @@ def collect(workdir: Path) -> Line:
         return Line.of(record)
     except ValueError as error:
         raise wd.WorkdirError(f"{workdir} cannot become a result line: {error}") from error
-
-
-def title(workdir: Path, config: Mapping[str, Any]) -> str:
-    """Setting and model of a run, from its configuration; see :attr:`Line.title`.
-
-    Raises:
-        WorkdirError: the configuration is not a run's.
-    """
-    setting = described(workdir, config)["setting"]
-    return f"{setting}, {ModelOptions.recorded(dict(config)).title}"
-
-
-def described(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """:func:`description` with an error message that names the workdir."""
-    try:
-        return description(config)
-    except ValueError as error:
-        raise wd.WorkdirError(f"{workdir / wd.CONFIG} is not the configuration of a run ({error})") from error
 
 
 def description(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,6 +204,12 @@ def converted(record: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"config is {json.dumps(record['config'])[:40]}")
     kept = {name: value for name, value in record.items() if name not in ("config", "title")}
     return {**kept, **description(record["config"]), "options": record["config"]}
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """The id of a run: the checksum of its configuration, with the task's first name, so that renaming keeps it."""
+    first_names = {name: former for former, name in wd.FORMER_TASKS.items()}
+    return checksum({**config, "task": first_names.get(config["task"], config["task"])})
 
 
 def checksum(value: Any) -> str:
@@ -288,13 +281,9 @@ def add(path: Path, lines: Iterable[Line]) -> None:
     """Adds lines to a file; a line replaces an earlier one of the same configuration, see :func:`merged`.
 
     Raises:
-        WorkdirError: the file cannot be read or written.
+        FileError: the file cannot be read or written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise wd.WorkdirError(f"cannot make the folder {path.parent} ({error.strerror or error})") from error
-    wd.write_lines(path, [line.json for line in merged([*read(path), *lines])])
+    write_lines(path, [line.json for line in merged([*read(path), *lines])])
 
 
 def merged(lines: Iterable[Line]) -> list[Line]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.running import workdir as wd
+from experiments.common.files import FileError, read_json
 
 Rows = list[list[str]]
 """A table, the header first."""
@@ -118,11 +118,11 @@ def read(path: Path) -> Any:
     """The contents of a file of measurements.
 
     Raises:
-        WorkdirError: the file does not exist or is not JSON.
+        FileError: the file does not exist or is not JSON.
     """
-    found = wd.read_json(path)
+    found = read_json(path)
     if found is None:
-        raise wd.WorkdirError(f"{path} does not exist: run this in a checkout, or give --benchmarks a folder")
+        raise FileError(f"{path} does not exist: run this in a checkout, or give --benchmarks a folder")
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import tasks
+from experiments.common.tables import markdown
 from experiments.reporting import lines as result_lines
 from experiments.reporting import overview, paper, result_figures, summary, tables
 from experiments.reporting.lines import Line
@@ -136,7 +137,7 @@ def text(found: Results, runtimes: Sequence[Mapping[str, Any]], folder: str) -> 
         "`python -m experiments.report` writes this page.",
         "## What was reproduced",
         sentence,
-        tables.markdown(rows),
+        markdown(rows),
         "\n".join(f"- **{status}**: {meaning}" for status, meaning in overview.STATUSES.items()),
         READING,
     ]
@@ -149,7 +150,7 @@ def text(found: Results, runtimes: Sequence[Mapping[str, Any]], folder: str) -> 
     cut = [
         "These runs were stopped before they ended, for want of time. What they had reached when they were stopped "
         "says nothing about what they would have reached.",
-        tables.markdown(unfinished),
+        markdown(unfinished),
     ]
     parts += ["## Runs that were cut short", *(cut if len(unfinished) > 1 else ["None."])]
     settings = {column.setting: column.task for table in paper.TABLES.values() for column in table.columns}
@@ -169,14 +170,14 @@ def section_text(section: Section, lines: Sequence[Line], drawn: bool, folder: s
         caption = f"{CAPTIONS[section.figure]} (the task of the paper's figure {section.figure})."
         parts += [f"![{CAPTIONS[section.figure]}]({folder}/{section.file})", f"{caption} {FIGURES}"]
     parts += [f"### Table {section.table} of the paper: {table.title}"]
-    parts += [tables.markdown(overview.paper_table(table, lines))]
+    parts += [markdown(overview.paper_table(table, lines))]
     in_paper = {column.setting for column in table.columns}
     for setting, members in summary.by_setting(lines_of(section, lines)).items():
         rows = tables.configurations(members)
         parts.append(f"### Our runs: {setting}")
         if setting not in in_paper:
             parts.append("A setting of our own, for which the paper has no numbers.")
-        parts += [tables.markdown(rows)] if rows else ["No run has finished."]
+        parts += [markdown(rows)] if rows else ["No run has finished."]
     return parts
 
 
@@ -184,7 +185,7 @@ def options_text(lines: Sequence[Line]) -> list[str]:
     """A table for each setting of the runs that compare options."""
     parts = []
     for setting, members in summary.by_setting(lines).items():
-        parts += [f"### Options: {setting}", tables.markdown(tables.configurations(members)), tables.common(members)]
+        parts += [f"### Options: {setting}", markdown(tables.configurations(members)), tables.common(members)]
     return parts or [f"No such runs: there are no lines in `results/{OPTION_RUNS}*.jsonl`."]
 
 
@@ -208,5 +209,5 @@ def every_run_text(lines: Sequence[Line]) -> list[str]:
     """A table of the runs of each setting, and the options that it need not repeat."""
     parts = []
     for setting, members in summary.by_setting(lines).items():
-        parts += [f"### {setting}", tables.markdown(tables.every_run(members)), tables.common(members)]
+        parts += [f"### {setting}", markdown(tables.every_run(members)), tables.common(members)]
     return parts

@@ -1,4 +1,4 @@
-"""Markdown tables of result lines."""
+"""Tables of result lines, as rows of text whose first is the header."""
 
 from __future__ import annotations
 
@@ -9,12 +9,6 @@ from experiments.reporting.lines import Line
 from experiments.reporting.measurements import Rows
 from experiments.reporting.summary import Group
 from experiments.tasks import TASKS
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose header is the first row."""
-    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
 
 
 def configurations(lines: Sequence[Line]) -> Rows:

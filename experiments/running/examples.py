@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.common.errors import UsageError
 from experiments.running.models import LastStepClassifier, SymbolLabeler
-from experiments.running.runs import UsageError
 
 
 @dataclasses.dataclass(frozen=True)

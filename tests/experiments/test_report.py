@@ -9,6 +9,7 @@ import pytest
 
 from experiments import report, sweep
 from experiments.common.figures import spread_out
+from experiments.common.tables import markdown
 from experiments.reporting import lines, overview, page, paper, result_figures, summary, tables
 from experiments.running.models import PRESETS, ModelOptions
 
@@ -332,7 +333,7 @@ def test_nothing_has_been_run(make, tmp_path):
     assert "- mnist permuted: every model at L=1, 3, 5\n" in text
     assert text.endswith("## Every run\n\nNone.\n")
     assert "![" not in text
-    assert not list((tmp_path / "docs" / "figures").iterdir())
+    assert not (tmp_path / "docs" / "figures").exists()
 
 
 def test_a_figure_without_data_is_removed(make, tmp_path):
@@ -551,7 +552,7 @@ def test_our_models_are_called_as_in_the_papers_tables():
             assert lines.tasks.find(column.task).name == column.task == line(column.setting).task
         assert all(len(row) == len(table.columns) for row in [*table.quoted.values(), *table.own.values()])
         assert {model for model, _ in table.own} <= {*summary.model_names()}
-        text = tables.markdown(overview.paper_table(table, []))
+        text = markdown(overview.paper_table(table, []))
         assert all(f"| {name} (quoted) |" in text for name in table.quoted)
         assert all(f"| {model} L={depth} |" in text for model, depth in table.own)
     assert sum(len(numbers) for table in paper.TABLES.values() for numbers in table.own.values()) == 9

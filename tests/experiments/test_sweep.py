@@ -31,7 +31,7 @@ def write_run(workdir, epochs=5, finished=True, **options):
     wd.write_lines(workdir / wd.METRICS, history)
     if finished:
         found = {"headline": "solved", "parameters": 7, "samples": 100 * epochs, "solved": True, "test_accuracy": 0.995}
-        wd.write_json(workdir / wd.SUMMARY, {"title": lines.title(workdir, json.loads(json.dumps(config))), **found})
+        wd.write_json(workdir / wd.SUMMARY, {"title": f"memorization n=5, {model.title}", **found})
     return workdir
 
 
@@ -71,8 +71,8 @@ def test_every_model_at_every_depth_first_of_one_seed():
 
 
 def test_the_papers_grid_is_the_default():
-    depths = {task: {run.depth for run in sweep.grid(sweep.Options(task=task), [])} for task in ("wikipedia", "mnist")}
-    assert depths == {"wikipedia": {1, 2, 3, 4}, "mnist": {1, 3, 5}}
+    depths = {task: {run.depth for run in sweep.grid(sweep.Options(task=task), [])} for task in ("language", "mnist")}
+    assert depths == {"language": {1, 2, 3, 4}, "mnist": {1, 3, 5}}
     assert len(sweep.grid(sweep.Options(task="addition"), [])) == 9 * 4 * 3
 
 
@@ -95,6 +95,7 @@ def test_a_workdir_is_named_for_everything_that_the_run_is_told():
         ([], "give a task to run, or --collect"),
         (["mnist", "--collect", "somewhere"], "give a task to run, or --collect"),
         (["mnist", "--depths", "0"], "depths must be at least 1, got 0"),
+        (["chess"], "task must be one of memorization, addition, mnist, language, got 'chess'"),
         (["mnist", "--seeds", "1", "-2"], "seeds must be at least 0, got -2"),
         (["mnist", "--jobs", "0"], "jobs must be at least 1, got 0"),
         (["mnist", "--seconds-per-run", "0"], "seconds_per_run must be a positive number, got 0"),
@@ -148,9 +149,15 @@ def test_a_run_cut_short_has_a_line_that_says_so(tmp_path):
         ({"task": "wikipedia", "data": "enwik8 prefix"}, "enwik8 prefix"),
     ],
 )
-def test_titles_before_there_is_a_summary(tmp_path, config, title):
+def test_what_a_configuration_says_before_there_is_a_summary(config, title):
     stack = {"model": "slstm", "num_layers": 3, "features": 10, "unknown": 1}
-    assert lines.title(tmp_path, {**config, **stack}) == f"{title}, sLSTM L=3 M=10"
+    described = lines.description({**config, **stack})
+    assert (described["setting"], described["model"], described["depth"], described["features"]) == (
+        title,
+        "sLSTM",
+        3,
+        10,
+    )
 
 
 def test_collected_by_hand_and_replaced_when_the_run_has_ended(tmp_path, capsys):
@@ -178,8 +185,8 @@ def test_collected_lines_go_to_the_file_of_their_task(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "contents", "message"),
     [
-        (wd.CONFIG, None, "is no run's workdir"),
-        (wd.CONFIG, "{}", "is no run's workdir"),
+        (wd.CONFIG, None, "is not the workdir of a run"),
+        (wd.CONFIG, "{}", "is not the workdir of a run"),
         (wd.CONFIG, '{"task": "memorization"}', "is not the configuration of a run (length is missing)"),
         (wd.CONFIG, '{"task": "chess"}', "is not the configuration of a run (task must be one of memorization"),
         (wd.SUMMARY, "{}", "summary.json is damaged"),
@@ -280,7 +287,7 @@ def test_stopped_it_stops_its_runs_and_starts_no_others(tmp_path, capsys, monkey
     arguments = of_scripts(monkeypatch, tmp_path / "runs", leaving(tmp_path, 0), stopping, "never")
     assert sweep.main(arguments) == 128 + signal.SIGINT
     shown = capsys.readouterr()
-    assert "stopped by SIGINT: run the same command again to go on" in shown.err
+    assert "stopped by SIGINT: run the same command again to resume" in shown.err
     assert "1 runs finished, 1 cut short, 0 failed" in shown.out
     assert "seed 2" not in shown.out
 
@@ -294,7 +301,7 @@ def test_real_runs(tmp_path, capfd):
     (line,) = lines_of(path)
     (workdir,) = (path for path in (tmp_path / "runs").iterdir() if path.is_dir())
     assert line["finished"]
-    assert lines.Line.of(line).title == lines.title(workdir, json.loads((workdir / wd.CONFIG).read_text()))
+    assert lines.Line.of(line) == lines.collect(workdir)
     assert (line["setting"], line["model"], line["depth"], line["features"]) == ("memorization n=1", "sLSTM", 1, 3)
     assert [record["samples"] for record in line["history"]] == [15, 30]
     assert "NOT solved after 30 training samples" in capfd.readouterr().out
