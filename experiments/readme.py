@@ -17,13 +17,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import tyro
-
-from experiments import report
-from experiments.reporting import gpu_tables, measurements, outcomes, tables
+from experiments.common import commandline
+from experiments.common.errors import UsageError
+from experiments.common.files import FileError, writing
+from experiments.common.tables import markdown
+from experiments.reporting import gpu_tables, measurements, tables
 from experiments.reporting.measurements import Rows
-from experiments.running import runs
-from experiments.running import workdir as wd
+from experiments.reporting.page import Results
 
 TABLE = re.compile(r"(<!-- table: (?P<name>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 MEASURED = measurements.TABLES | gpu_tables.TABLES
@@ -45,13 +45,12 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status."""
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments.readme")
-    return runs.exit_status(lambda: run(options))
+    """Runs the command line and returns the exit status."""
+    return commandline.exit_status(lambda: run(commandline.parse(Options, arguments, prog="experiments.readme")))
 
 
 def run(options: Options) -> int:
-    """Write the tables of all pages, or compare them."""
+    """Writes the tables of all pages, or compares them."""
     pages = options.pages or (Path("README.md"), *sorted(Path("docs").glob("*.md")))
     old = {page: read(page) for page in pages}
     new = {page: filled(page, text, options) for page, text in old.items()}
@@ -61,7 +60,7 @@ def run(options: Options) -> int:
             print(f"the tables in {page} are out of date: run python -m experiments.readme", file=sys.stderr)
         return int(bool(stale))
     for page in stale:
-        with wd.writing(page) as path:
+        with writing(page) as path:
             path.write_text(new[page])
     for page in pages:
         if names := [match["name"] for match in TABLE.finditer(new[page])]:
@@ -73,23 +72,23 @@ def read(page: Path) -> str:
     """The text of a page.
 
     Raises:
-        WorkdirError: it cannot be read.
+        FileError: it cannot be read.
     """
     try:
         return page.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise wd.WorkdirError(f"cannot read {page} ({error}): give --pages existing Markdown files") from error
+        raise FileError(f"cannot read {page} ({error}): give --pages existing Markdown files") from error
 
 
 def filled(page: Path, text: str, options: Options) -> str:
     """The text with every table written anew.
 
     Raises:
-        WorkdirError: the text asks for a table that does not exist, or a measurement is missing.
+        CommandError: the text asks for a table that does not exist, or a measurement is missing.
     """
 
     def table(match: re.Match[str]) -> str:
-        return f"{match[1]}{tables.markdown(rows(page, match['name'], options))}\n{match[3]}"
+        return f"{match[1]}{markdown(rows(page, match['name'], options))}\n{match[3]}"
 
     return TABLE.sub(table, text)
 
@@ -98,28 +97,13 @@ def rows(page: Path, name: str, options: Options) -> Rows:
     """The rows of the table with this name.
 
     Raises:
-        WorkdirError: there is no such table, or its measurements are missing.
+        CommandError: there is no such table, or its measurements are missing.
     """
     if name == "learnt":
-        return learnt(options.results)
+        return tables.learnt(Results.read(options.results).compared)
     if name in MEASURED:
         return MEASURED[name](options.benchmarks)
-    raise wd.WorkdirError(f"{page} asks for table {name!r}, expected one of learnt, {', '.join(MEASURED)}")
-
-
-def learnt(results: Path) -> Rows:
-    """The tLSTM with channel normalization and the stacked LSTM where both were run at the same depth."""
-    rows = [["task", "L", "tLSTM+CN", "sLSTM, equal parameters"]]
-    for setting, lines in outcomes.by_setting(report.read(report.sweeps(results))).items():
-        models = outcomes.grouped(lines, lambda line: outcomes.told(line, "model"))
-        for depth in sorted({*map(outcomes.depth, lines)}):
-            for name in ("2D tLSTM+CN", "3D tLSTM+CN"):
-                pair = [models.get(name, []), models.get("sLSTM", [])]
-                deep = [[line for line in members if outcomes.depth(line) == depth] for members in pair]
-                if all(deep):
-                    ours, theirs = (outcomes.came_of(members, [*pair[0], *pair[1]], apart="<br>") for members in deep)
-                    rows.append([setting, str(depth), f"{name.split()[0]}: {ours}", theirs])
-    return rows
+    raise UsageError(f"{page} asks for table {name!r}, expected one of learnt, {', '.join(MEASURED)}")
 
 
 if __name__ == "__main__":

@@ -85,6 +85,6 @@ def test_gpu_and_cpu_stand_side_by_side(tmp_path):
     assert gpu_tables.gpu_cpu(tmp_path) == [
         ["ms per timestep", "H200, L=1", "H200, L=10", "CPU, L=1", "CPU, L=10"],
         ["2D tLSTM+CN", "0.050", "", "", "12"],
-        ["cuDNN (unshared)", "", "0.27", "", ""],
+        ["cuDNN LSTM (unshared)", "", "0.27", "", ""],
         ["sLSTM (unshared), skewed", "", "", "0.30", ""],
     ]

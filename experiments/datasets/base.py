@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.common.errors import CommandError
 
-class DataError(ValueError):
+
+class DataError(CommandError):
     """Data that cannot be used; one line that says what was given, what was expected, and how to mend it."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.running import workdir as wd
+from experiments.common.files import FileError, read_json
 
 Rows = list[list[str]]
 """A table, the header first."""
@@ -18,7 +18,7 @@ TIMED_MODELS = {
     "stack-unshared": "sLSTM (unshared)",
     "wavefront-shared": "sLSTM, skewed",
     "wavefront-unshared": "sLSTM (unshared), skewed",
-    "cudnn": "cuDNN (unshared)",
+    "cudnn": "cuDNN LSTM (unshared)",
 }
 """The models that ``benchmarks.depth`` times, named as in the titles of runs."""
 
@@ -118,11 +118,11 @@ def read(path: Path) -> Any:
     """The contents of a file of measurements.
 
     Raises:
-        WorkdirError: the file does not exist or is not JSON.
+        FileError: the file does not exist or is not JSON.
     """
-    found = wd.read_json(path)
+    found = read_json(path)
     if found is None:
-        raise wd.WorkdirError(f"{path} does not exist: run this in a checkout, or give --benchmarks a folder")
+        raise FileError(f"{path} does not exist: run this in a checkout, or give --benchmarks a folder")
     return found
 
 

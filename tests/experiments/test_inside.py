@@ -1,6 +1,5 @@
 """`python -m experiments.inspect`: what is drawn is what the run's model does, for every task and kind of model."""
 
-import hashlib
 import shutil
 
 import jax
@@ -9,20 +8,18 @@ import numpy as np
 import pytest
 
 import tlstm_jax as tl
-from experiments import datasets, idea, inspect, memorization, mnist, wikipedia
+from experiments import datasets, idea, inspect, language, memorization, mnist
 from experiments.datasets import texts
-from experiments.running import runs, symbols
+from experiments.running import symbols
 from experiments.running import workdir as wd
 from experiments.running.checkpoints import Checkpoints
 from experiments.running.models import ModelOptions
-from experiments.running.options import EpochOptions
-from tests.experiments.small_runs import replace_digits, striped
+from tests.experiments.small_runs import TEXT, replace_digits, replace_texts, striped
 from tlstm_jax import stacked
 
 N, P = 2, 4
 SMALL = ["--length", str(N), "--num-symbols", "5", "--features", "8", "--tensor-shape", str(P)]
 SMALL += ["--learning-rate", "0.03", "--samples", "30000"]
-TEXT = np.frombuffer(b"the cat sat on the mat, and the dog on the log. " * 12, np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +38,13 @@ def copied(memorized, tmp_path):
 
 @pytest.fixture
 def corpus(monkeypatch):
-    small = texts.Corpus("small", TEXT, hashlib.sha256(TEXT).hexdigest())
-    monkeypatch.setattr(texts, "load", lambda *_, **__: small)
-    return small
+    return replace_texts(monkeypatch)
 
 
 def begun(workdir, experiment, options):
     """What a run has left before its first test."""
     workdir.mkdir()
-    wd.write_json(workdir / wd.CONFIG, runs.recorded(experiment, options))
+    wd.write_json(workdir / wd.CONFIG, experiment.recorded(options))
     with Checkpoints(workdir / wd.CHECKPOINTS) as checkpoints:
         checkpoints.save(1, {"best": experiment.params}, {"history": []})
     return workdir
@@ -70,7 +65,7 @@ def restored(workdir):
     """The best parameters, the model and the example."""
     config = wd.read_config(workdir)
     model = ModelOptions.recorded(config)
-    example = inspect.EXAMPLES[config["task"]](config, model, inspect.Options(workdir))
+    _, example = inspect.example_of(config, inspect.Options(workdir))
     return inspect.trained(workdir, example)[0], model, example
 
 
@@ -128,10 +123,8 @@ def test_a_trnn_of_permuted_pixels(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_an_slstm_of_text(corpus, tmp_path, capsys):
-    options = wikipedia.Options(
-        model=ModelOptions(model="slstm", num_layers=2, features=4), train=EpochOptions(batch_size=4)
-    )
-    run = begun(tmp_path / "run", wikipedia.experiment(options, corpus, options.model), options.train)
+    options = language.parse(["--model", "slstm", "--num-layers", "2", "--features", "4", "--batch-size", "4"])
+    run = begun(tmp_path / "run", language.build(options), options.train)
     data = looked(run)
     assert "eq. 9 does not concern an sLSTM" in capsys.readouterr().out
     part = np.searchsorted(corpus.vocabulary, corpus.test)  # of fewer than a hundred characters
@@ -147,13 +140,12 @@ def test_an_slstm_of_text(corpus, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(texts, "load", lambda *_, **__: replaced)
         assert inspect.main([str(run)]) == 2
-    assert "learnt from another text" in capsys.readouterr().err
+    assert "was trained on another text" in capsys.readouterr().err
 
 
 def test_an_example_of_addition(tmp_path):
-    config = {"task": "addition", "digits": 2, "seed": 3}
-    model = ModelOptions.recorded({"features": 4, "tensor_shape": [2], "digits": 2})
-    shown = inspect.EXAMPLES["addition"](config, model, inspect.Options(tmp_path, example=5)).shown
+    config = {"task": "addition", "digits": 2, "seed": 3, "features": 4, "tensor_shape": [2]}
+    shown = inspect.shown(inspect.example_of(config, inspect.Options(tmp_path, example=5))[1])
     first, second = "".join(shown.inputs)[1:3], "".join(shown.inputs)[4:6]
     assert shown.end == 6
     assert "".join(shown.targets).strip("-") == str(int(first) + int(second))
@@ -181,13 +173,13 @@ MEMORIZATION = {"task": "memorization", "length": 2, "num_symbols": 4, "seed": 0
 @pytest.mark.parametrize(
     ("config", "arguments", "message"),
     [
-        (None, [], "is no run's workdir: there is no config.json"),
-        ({"my": "project"}, [], "is no run's workdir"),
-        ({"task": "chess"}, [], "task must be one of memorization, addition, mnist, wikipedia, got 'chess'"),
+        (None, [], "is not the workdir of a run: there is no config.json"),
+        ({"my": "project"}, [], "is not the workdir of a run"),
+        ({"task": "chess"}, [], "task must be one of memorization, addition, mnist, language, got 'chess'"),
         ({"task": "memorization", "length": 2}, [], "lacks 'num_symbols'"),
         (MEMORIZATION, [], "holds no checkpoints yet: train first"),
         (MEMORIZATION, ["--example", "100"], "example must be in 0..99, got 100"),
-        (MEMORIZATION, ["--data-file", "x"], "data_file means nothing to memorization: leave it out"),
+        (MEMORIZATION, ["--data-file", "x"], "data_file does not belong to memorization: leave it out"),
         ({"task": "mnist", "data": "mnist", "permutation": None}, ["--data-dir", "nowhere"], "nowhere"),
     ],
 )
@@ -251,7 +243,7 @@ def test_symbols_move_through_the_memory_as_through_a_shift_register(memorized):
 
 
 def test_the_picture_of_the_idea_shows_one_step_a_timestep(tmp_path, capsys):
-    felt = idea.felt(tl.TLSTMConfig(features=4, tensor_shape=(3, 3)), 4)
+    felt = idea.influence(tl.TLSTMConfig(features=4, tensor_shape=(3, 3)), 4)
     for t, board in enumerate(felt):
         np.testing.assert_array_equal(board > 0, np.maximum(*np.indices((3, 3))) <= t)
     assert idea.main(["--size", "2", "--out", str(tmp_path / "idea.png")]) == 0

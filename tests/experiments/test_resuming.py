@@ -36,7 +36,7 @@ def test_a_corrupt_checkpoint_is_set_aside_for_the_one_before(whole, unbroken, c
     assert mnist.main([*TINY, "--workdir", str(whole)]) == 0
     error = capsys.readouterr().err
     assert f"the checkpoint {whole / wd.CHECKPOINTS / '15'} " in error
-    assert "set aside as 15.damaged, going on from step 10" in error
+    assert "renamed to 15.damaged, resuming from step 10" in error
     assert (whole / wd.CHECKPOINTS / "15.damaged").is_dir()
     assert_same_run(unbroken, whole)
 
@@ -63,7 +63,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, unbroken, capsys):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     error = capsys.readouterr().err
-    assert re.search("error: cannot write the checkpoint .*again to go on from step 10", error), error
+    assert re.search("error: cannot write the checkpoint .*again to resume from step 10", error), error
     assert mnist.main([*TINY, "--workdir", str(whole)]) == 0
     assert_same_run(unbroken, whole)
 
@@ -146,7 +146,7 @@ def real(tmp_path_factory):
     process = start(workdir)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
-    assert "going on from step" not in errors
+    assert "resuming from step" not in errors
     return workdir
 
 
@@ -171,12 +171,12 @@ def test_a_real_process_stopped_by_signals(real, tmp_path, signals):
         _, errors = process.communicate(timeout=120)
         assert process.returncode == (-signum if signum == signal.SIGKILL else 128 + signum), errors
         assert ("run the same command again" in errors) == (signum != signal.SIGKILL)
-        assert ("going on from step" in errors) == (n > 0)
+        assert ("resuming from step" in errors) == (n > 0)
         assert not (workdir / wd.SUMMARY).exists()
     process = start(workdir)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
-    assert "going on from step" in errors
+    assert "resuming from step" in errors
     assert_same_run(real, workdir)
 
 

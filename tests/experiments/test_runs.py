@@ -179,7 +179,7 @@ def test_as_many_steps_go_together_as_divide_an_epoch(steps, at_most, together):
 
 def test_a_batch_is_spread_over_all_devices():
     mesh = devices.data_mesh(0)
-    batch = devices.spread_batch(mnist.rows(striped(10, 0)), 10, mesh)
+    batch = devices.shard_batch(mnist.rows(striped(10, 0)), 10, mesh)
     assert batch["images"].shape == (12, 3, 2)
     assert batch["weights"].sum() == 10
     assert {len(batch["images"].sharding.device_set), mesh.size} == {4}

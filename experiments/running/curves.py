@@ -1,4 +1,4 @@
-"""Figures of runs."""
+"""The learning curves of a run."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from experiments.common.figures import STYLE
 from experiments.running import progress
 from experiments.running.training import Task
 
-STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-"""Of all figures."""
-
 
 def learning_curves(path: Path, result: dict[str, Any], task: Task, title: str) -> None:
-    """Draws the loss and what people look at against samples seen, and marks the parameters that were kept.
+    """Draws the loss and the task's metric against the training samples, and marks the parameters that were kept.
 
     Args:
         path: the PNG to write.
-        result: of :func:`experiments.running.training.fit`.
-        task: what was learnt.
-        title: what to call it.
+        result: the return value of :func:`experiments.running.training.fit`.
+        task: the task that was trained.
+        title: the title of the figure.
     """
     history = result["history"]
     watched = task.watched
