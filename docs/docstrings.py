@@ -11,7 +11,7 @@ import griffe
 
 ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):`~?([\w.]+)`")
 SPAN = re.compile(r"(``.+?``|`.+?`|:\w+:`.+?`)")
-EXAMPLE = re.compile(r"^(\s*)Example:", re.MULTILINE)
+EXAMPLE = re.compile(r"^( *)Example:(?: (\w)(.*))?$", re.MULTILINE)
 API = Path(__file__).parent / "api"
 
 
@@ -25,7 +25,7 @@ class MarkdownDocstrings(griffe.Extension):
     def on_object(self, *, obj, loader, **kwargs):
         """Called by Griffe for every module, class, function and attribute."""
         if obj.docstring is not None:
-            text = EXAMPLE.sub(r"\1Examples:", obj.docstring.value)
+            text = EXAMPLE.sub(examples, obj.docstring.value)
             obj.docstring.value = "\n".join(self.line(line, obj) for line in text.split("\n"))
 
     def line(self, line, obj):
@@ -43,6 +43,12 @@ class MarkdownDocstrings(griffe.Extension):
             if self.documented.intersection(owners):
                 return f"[`{name}`][{candidate}]"
         return f"`{name}`"
+
+
+def examples(found):
+    """The section that Griffe knows, ``Examples:``, with the title as its first sentence."""
+    indent, first, rest = found.groups()
+    return f"{indent}Examples:" + (f"\n{indent}    {first.upper()}{rest}" if first else "")
 
 
 def escape(text):
