@@ -35,7 +35,7 @@ from experiments.common.commandline import tyro
 from experiments.common.errors import CommandError, UsageError
 from experiments.common.files import FileError
 from experiments.common.tables import aligned
-from experiments.reporting import outcomes, results
+from experiments.reporting import lines, summary
 from experiments.running import workdir as wd
 from experiments.running.models import Preset
 from experiments.running.progress import asked_to_stop
@@ -126,7 +126,7 @@ class Ended(NamedTuple):
     """A run that has ended, with its result line; None if it failed or was stopped before it began."""
 
     run: Run
-    line: results.Line | None
+    line: lines.Line | None
     failed: bool
 
 
@@ -147,11 +147,11 @@ def run(arguments: list[str]) -> int:
 def collect(options: Options) -> int:
     """Adds result lines for runs that were started by hand."""
     options.check()
-    lines = [results.collect(workdir) for workdir in options.collect]
-    for line in lines:  # only once all could be read
-        path = options.results or default_path(line["task"])
-        results.add(path, [line])
-        print(f"{line['title']}, seed {outcomes.seed(line)}: {outcomes.headline(line)}; {path}")
+    collected = [lines.collect(workdir) for workdir in options.collect]
+    for line in collected:  # only once all could be read
+        path = options.results or default_path(line.task)
+        lines.add(path, [line])
+        print(f"{line.title}, seed {line.seed}: {summary.headline(line)}; {path}")
     return 0
 
 
@@ -165,7 +165,7 @@ def sweep(options: Options, rest: Sequence[str]) -> int:
     options.check()
     path = options.results or default_path(options.info.name)
     todo = grid(options, rest)
-    results.read(path)  # a damaged file must be reported now, not after the first run
+    lines.read(path)  # a damaged file must be reported now, not after the first run
     if options.dry_run:
         for run in todo:
             print(shlex.join(run.command) + ("  # finished" if (run.workdir / wd.SUMMARY).exists() else ""))
@@ -282,12 +282,12 @@ def settle(run: Run, status: int, path: Path, how: str = "") -> Ended:
         print(f"{run.name}: stopped before it began", flush=True)
         return Ended(run, None, failed=False)
     try:
-        line = results.collect(run.workdir)
+        line = lines.collect(run.workdir)
     except CommandError as error:
         print(f"{run.name}: FAILED: {error}", flush=True)
         return Ended(run, None, failed=True)
-    results.add(path, [line])
-    print(f"{run.name}: {outcomes.headline(line)}, {line['seconds']:,.0f} s{how}", flush=True)
+    lines.add(path, [line])
+    print(f"{run.name}: {summary.headline(line)}, {line.seconds:,.0f} s{how}", flush=True)
     return Ended(run, line, failed=False)
 
 
@@ -305,17 +305,22 @@ def print_table(ended: Sequence[Ended], options: Options, path: Path) -> None:
         cells = [[each for each in ended if (each.run.preset, each.run.depth) == (preset, depth)] for depth in depths]
         rows.append([preset, *map(cell, cells)])
     print(f"\n{aligned(rows)}")
-    finished = sum(each.line is not None and each.line["finished"] for each in ended)
+    finished = sum(each.line is not None and each.line.finished for each in ended)
     failed = sum(each.failed for each in ended)
     print(f"\n{finished} runs finished, {len(ended) - finished - failed} cut short, {failed} failed; {path}")
 
 
 def cell(ended: Sequence[Ended]) -> str:
     """The results of the runs of a preset at a depth."""
-    lines = [each.line for each in ended if each.line is not None]
-    text = outcomes.came_of(lines, lines, apart="; ")
+    found = [each.line for each in ended if each.line is not None]
+    texts = []
+    for group in summary.by_configuration(found):
+        label = summary.label(group.first, found)
+        unfinished = [f"{summary.cut_short(line)} (seed {line.seed})" for line in group.lines if not line.finished]
+        text = "; ".join(filter(None, (summary.outcome(group), *unfinished)))
+        texts.append(f"{text} ({label})" if label else text)
     failed = sum(each.failed for each in ended)
-    return "; ".join(filter(None, (text, f"{failed} failed" if failed else "")))
+    return "; ".join([*texts, *([f"{failed} failed"] if failed else [])])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.reporting.figures import STYLE
+from experiments.common.figures import STYLE
 
 NEAR = 0.01
 """Of the largest gradient; what is above it counts as reached."""

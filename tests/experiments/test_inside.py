@@ -243,7 +243,7 @@ def test_symbols_move_through_the_memory_as_through_a_shift_register(memorized):
 
 
 def test_the_picture_of_the_idea_shows_one_step_a_timestep(tmp_path, capsys):
-    felt = idea.felt(tl.TLSTMConfig(features=4, tensor_shape=(3, 3)), 4)
+    felt = idea.influence(tl.TLSTMConfig(features=4, tensor_shape=(3, 3)), 4)
     for t, board in enumerate(felt):
         np.testing.assert_array_equal(board > 0, np.maximum(*np.indices((3, 3))) <= t)
     assert idea.main(["--size", "2", "--out", str(tmp_path / "idea.png")]) == 0

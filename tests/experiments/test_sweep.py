@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from experiments import sweep
-from experiments.reporting import results
+from experiments.reporting import lines
 from experiments.running import workdir as wd
 from experiments.running.models import ModelOptions
 
@@ -31,7 +31,7 @@ def write_run(workdir, epochs=5, finished=True, **options):
     wd.write_lines(workdir / wd.METRICS, history)
     if finished:
         found = {"headline": "solved", "parameters": 7, "samples": 100 * epochs, "solved": True, "test_accuracy": 0.995}
-        wd.write_json(workdir / wd.SUMMARY, {"title": results.title(workdir, json.loads(json.dumps(config))), **found})
+        wd.write_json(workdir / wd.SUMMARY, {"title": f"memorization n=5, {model.title}", **found})
     return workdir
 
 
@@ -115,26 +115,29 @@ def test_bad_options_exit_with_2_and_one_line(tmp_path, capsys, monkeypatch, arg
 def test_a_line_tells_of_a_run_what_is_to_be_kept(tmp_path):
     permutation = list(range(784))
     workdir = write_run(tmp_path / "run", epochs=500, permutation=permutation)
-    line = results.collect(workdir)
-    assert line["title"] == "memorization n=5, 2D tLSTM+CN L=4 P=4 M=64"
-    assert (line["finished"], line["samples"], line["seconds"], line["parameters"]) == (True, 50_000, 750.0, 7)
-    assert line["config"]["tensor_shape"] == [4]
-    assert line["config"]["permutation"] == f"784 items, sha256 {results.checksum(permutation)}"
-    assert line["summary"] == json.loads((workdir / wd.SUMMARY).read_text())
-    epochs = [record["epoch"] for record in line["history"]]
+    line = lines.collect(workdir)
+    assert (line.task, line.setting, line.model) == ("memorization", "memorization n=5", "2D tLSTM+CN")
+    assert (line.depth, line.features, line.seed) == (4, 64, 0)
+    assert line.title == "memorization n=5, 2D tLSTM+CN L=4 P=4 M=64"
+    assert (line.finished, line.samples, line.seconds, line.parameters) == (True, 50_000, 750.0, 7)
+    assert line.options["tensor_shape"] == [4]
+    assert line.options["permutation"] == f"784 items, sha256 {lines.checksum(permutation)}"
+    assert line.summary == json.loads((workdir / wd.SUMMARY).read_text())
+    epochs = [record["epoch"] for record in line.history]
     assert (epochs[0], epochs[-1], len(epochs)) == (1, 500, 60)
     assert {b - a for a, b in itertools.pairwise(epochs)} == {8, 9}
-    assert line["history"][0]["test_accuracy"] == 0.1  # to five digits
-    assert len(json.dumps(line)) < 10_000
+    assert line.history[0]["test_accuracy"] == 0.1  # to five digits
+    assert len(json.dumps(line.json)) < 10_000
+    assert lines.Line.of(json.loads(json.dumps(line.json))) == line
     other = write_run(tmp_path / "other", epochs=500, permutation=permutation[::-1])
-    assert results.collect(other)["id"] != line["id"]
+    assert lines.collect(other).id != line.id
 
 
 def test_a_run_cut_short_has_a_line_that_says_so(tmp_path):
-    line = results.collect(write_run(tmp_path / "run", epochs=3, finished=False))
-    assert (line["finished"], line["summary"], line["samples"]) == (False, None, 300)
-    assert line["title"] == "memorization n=5, 2D tLSTM+CN L=4 P=4 M=64"
-    assert results.collect(write_run(tmp_path / "early", epochs=0, finished=False))["history"] == []
+    line = lines.collect(write_run(tmp_path / "run", epochs=3, finished=False))
+    assert (line.finished, line.summary, line.samples) == (False, None, 300)
+    assert line.title == "memorization n=5, 2D tLSTM+CN L=4 P=4 M=64"
+    assert lines.collect(write_run(tmp_path / "early", epochs=0, finished=False)).history == []
 
 
 @pytest.mark.parametrize(
@@ -146,9 +149,15 @@ def test_a_run_cut_short_has_a_line_that_says_so(tmp_path):
         ({"task": "wikipedia", "data": "enwik8 prefix"}, "enwik8 prefix"),
     ],
 )
-def test_titles_before_there_is_a_summary(tmp_path, config, title):
+def test_what_a_configuration_says_before_there_is_a_summary(config, title):
     stack = {"model": "slstm", "num_layers": 3, "features": 10, "unknown": 1}
-    assert results.title(tmp_path, {**config, **stack}) == f"{title}, sLSTM L=3 M=10"
+    described = lines.description({**config, **stack})
+    assert (described["setting"], described["model"], described["depth"], described["features"]) == (
+        title,
+        "sLSTM",
+        3,
+        10,
+    )
 
 
 def test_collected_by_hand_and_replaced_when_the_run_has_ended(tmp_path, capsys):
@@ -158,10 +167,10 @@ def test_collected_by_hand_and_replaced_when_the_run_has_ended(tmp_path, capsys)
     arguments = ["--results", str(path), "--collect"]
     assert sweep.main([*arguments, str(other), str(cut)]) == 0
     assert "20.0% after 200 samples, cut short" in capsys.readouterr().out
-    assert [(line["config"]["seed"], line["finished"]) for line in lines_of(path)] == [(0, False), (1, True)]
+    assert [(line["seed"], line["finished"]) for line in lines_of(path)] == [(0, False), (1, True)]
     before = path.read_text().splitlines()
     assert sweep.main([*arguments, str(write_run(tmp_path / "whole"))]) == 0
-    assert [(line["config"]["seed"], line["finished"]) for line in lines_of(path)] == [(0, True), (1, True)]
+    assert [(line["seed"], line["finished"]) for line in lines_of(path)] == [(0, True), (1, True)]
     assert path.read_text().splitlines()[1] == before[1]
     assert sweep.main([*arguments, str(cut)]) == 0  # which cannot undo it
     assert [line["finished"] for line in lines_of(path)] == [True, True]
@@ -178,7 +187,8 @@ def test_collected_lines_go_to_the_file_of_their_task(tmp_path, monkeypatch):
     [
         (wd.CONFIG, None, "is not the workdir of a run"),
         (wd.CONFIG, "{}", "is not the workdir of a run"),
-        (wd.CONFIG, '{"task": "memorization"}', "is not of a run"),
+        (wd.CONFIG, '{"task": "memorization"}', "is not the configuration of a run (length is missing)"),
+        (wd.CONFIG, '{"task": "chess"}', "is not the configuration of a run (task must be one of memorization"),
         (wd.SUMMARY, "{}", "summary.json is damaged"),
         (wd.METRICS, '{"epoch": 1}\n{"epo', "metrics.jsonl, line 2 is damaged"),
         (wd.METRICS, '{"epoch": 1}', "samples is null"),
@@ -201,7 +211,7 @@ def test_a_folder_that_is_no_run(tmp_path, capsys, name, contents, message):
 @pytest.mark.parametrize("damaged", ['{"task": "memor', "[]", '{"task": "memorization"}'])
 def test_a_damaged_line_is_named_before_anything_is_run(tmp_path, capsys, damaged):
     path = tmp_path / "lines.jsonl"
-    results.add(path, [results.collect(write_run(tmp_path / "run"))])
+    lines.add(path, [lines.collect(write_run(tmp_path / "run"))])
     path.write_text(f"{path.read_text()}{damaged}\n")
     before = path.read_text()
     assert sweep.main(["mnist", "--results", str(path), "--folder", str(tmp_path / "runs")]) == 2
@@ -291,8 +301,8 @@ def test_real_runs(tmp_path, capfd):
     (line,) = lines_of(path)
     (workdir,) = (path for path in (tmp_path / "runs").iterdir() if path.is_dir())
     assert line["finished"]
-    assert line["title"] == results.title(workdir, json.loads((workdir / wd.CONFIG).read_text()))
-    assert line["title"] == "memorization n=1, sLSTM L=1 M=3"
+    assert lines.Line.of(line) == lines.collect(workdir)
+    assert (line["setting"], line["model"], line["depth"], line["features"]) == ("memorization n=1", "sLSTM", 1, 3)
     assert [record["samples"] for record in line["history"]] == [15, 30]
     assert "NOT solved after 30 training samples" in capfd.readouterr().out
     before = path.read_text()
