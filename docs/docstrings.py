@@ -12,6 +12,9 @@ import griffe
 ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):`~?([\w.]+)`")
 SPAN = re.compile(r"(``.+?``|`.+?`|:\w+:`.+?`)")
 EXAMPLE = re.compile(r"^( *)Example:(?: (\w)(.*))?$", re.MULTILINE)
+RULE = r"^=+(?: +=+)+$"
+TABLE = re.compile(rf"{RULE}\n(.*)\n({RULE})\n((?:(?!=).*\n)+?){RULE}", re.MULTILINE)
+"""A simple table of reStructuredText: a rule, the header, a rule, the rows, a rule."""
 API = Path(__file__).parent / "api"
 
 
@@ -25,7 +28,7 @@ class MarkdownDocstrings(griffe.Extension):
     def on_object(self, *, obj, loader, **kwargs):
         """Called by Griffe for every module, class, function and attribute."""
         if obj.docstring is not None:
-            text = EXAMPLE.sub(examples, obj.docstring.value)
+            text = TABLE.sub(table, EXAMPLE.sub(examples, obj.docstring.value))
             obj.docstring.value = "\n".join(self.line(line, obj) for line in text.split("\n"))
 
     def line(self, line, obj):
@@ -49,6 +52,21 @@ def examples(found):
     """The section that Griffe knows, ``Examples:``, with the title as its first sentence."""
     indent, first, rest = found.groups()
     return f"{indent}Examples:" + (f"\n{indent}    {first.upper()}{rest}" if first else "")
+
+
+def table(found):
+    """The same table in Markdown; a line whose first cell is empty continues the row above it."""
+    columns = [slice(*column.span()) for column in re.finditer("=+", found[2])]
+    columns[-1] = slice(columns[-1].start, None)
+    rows = []
+    for line in [found[1], *found[3].splitlines()]:
+        cells = [line[column].strip() for column in columns]
+        if cells[0]:
+            rows.append(cells)
+        else:
+            rows[-1] = [f"{above} {cell}".strip() for above, cell in zip(rows[-1], cells, strict=True)]
+    lines = [f"| {' | '.join(cells)} |" for cells in rows]
+    return "\n".join([lines[0], "|---" * len(columns) + "|", *lines[1:]])
 
 
 def escape(text):
