@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from tlstm_jax.config import TLSTMConfig
 from tlstm_jax.convolution import hidden_convolution, memory_convolution
 from tlstm_jax.normalization import normalize
-from tlstm_jax.typing import Array, Float, Locations, MemoryKernels, Params, Preactivations, TLSTMState
+from tlstm_jax.typing import Array, Float, Locations, MemoryKernels, Params, Preactivations, PrecisionLike, TLSTMState
 
 
 def timestep(params: Params, state: TLSTMState, projected: Float[Array, "b m"], cfg: TLSTMConfig) -> TLSTMState:
@@ -78,10 +78,10 @@ def norm(params: Params | None, z: Locations, cfg: TLSTMConfig) -> Locations:
     return z if params is None else normalize(z, params["scale"], params["bias"], cfg)
 
 
-def project(params: Params, x: Float[Array, "*tb r"]) -> Float[Array, "*tb m"]:
+def project(params: Params, x: Float[Array, "*tb r"], precision: PrecisionLike = None) -> Float[Array, "*tb m"]:
     """x_t W^x + b^x (eq. 5), for any number of timesteps at once."""
     kernel, bias = params["input"]["kernel"], params["input"]["bias"]
-    y = jnp.dot(x.astype(kernel.dtype), kernel, preferred_element_type=bias.dtype) + bias
+    y = jnp.dot(x.astype(kernel.dtype), kernel, precision=precision, preferred_element_type=bias.dtype) + bias
     return y.astype(kernel.dtype)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import meta
 from numpy.typing import NDArray
 
 from tlstm_jax.typing import Array, Params, TLSTMState
@@ -23,7 +24,7 @@ C = TypeVar("C", bound="Recurrent")
 
 
 def check_config(name: str, cfg: Any, kind: type[C]) -> C:
-    """A configuration of the kind that this function or module runs."""
+    """``cfg``, which must be a configuration of this class."""
     if not isinstance(cfg, kind):
         raise ValueError(
             f"{name} must be a {kind.__name__}, got {type(cfg).__name__}: make one with {kind.__name__}(..)."
@@ -32,7 +33,7 @@ def check_config(name: str, cfg: Any, kind: type[C]) -> C:
 
 
 def check_key(key: Any) -> None:
-    """One PRNG key, new style (a scalar) or raw (uint32)."""
+    """``key`` must be a single PRNG key, typed or raw (uint32)."""
     dtype = getattr(key, "dtype", None)
     new_style = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and key.ndim == 0
     raw = dtype == jnp.uint32 and key.ndim == 1 and key.shape[0] in (2, 4)
@@ -42,13 +43,13 @@ def check_key(key: Any) -> None:
 
 
 def check_in_features(in_features: Any) -> None:
-    """R, a positive int."""
+    """``in_features``, R, must be a positive integer."""
     if isinstance(in_features, bool) or not isinstance(in_features, (int, np.integer)) or in_features < 1:
         raise ValueError(f"in_features must be a positive integer, got {in_features!r}.")
 
 
 def check_batch_shape(batch_shape: Any) -> tuple[int, ...]:
-    """Non-negative ints; one int stands for one batch dimension."""
+    """``batch_shape`` as a tuple of non-negative integers; an integer means one batch dimension."""
     try:
         sizes = tuple(operator.index(size) for size in np.atleast_1d(np.asarray(batch_shape, dtype=object)))
         if any(size < 0 for size in sizes):
@@ -59,21 +60,24 @@ def check_batch_shape(batch_shape: Any) -> tuple[int, ...]:
 
 
 def to_array(name: str, value: Any) -> Array | NDArray[Any]:
-    """A JAX array as it is; anything else through numpy, at its full width, so that what it holds can be looked at."""
+    """``value`` as an array of numbers: JAX arrays unchanged, anything else as a numpy array of full width.
+
+    Converting to JAX at once would truncate 64-bit integers before their values are checked.
+    """
     if isinstance(value, jax.Array):
         return value
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, OverflowError):
         array = np.asarray(None)
-    if array.dtype.kind not in "biufcV":  # V: bfloat16 and its like
+    if array.dtype.kind not in "biufcV":  # V: bfloat16 and the other types of ml_dtypes
         given = f"{array.dtype} array" if isinstance(value, np.ndarray) else type(value).__name__
         raise ValueError(f"{name} must be an array of numbers, got {given}: {reprlib.repr(value):.60}.")
     return array
 
 
 def check_array(name: str, value: Any) -> Array:
-    """A floating-point array; integers (token ids) and complex numbers are refused rather than cast."""
+    """``value`` as a floating-point array. Integers, which may be token ids, and complex numbers are not cast."""
     array = to_array(name, value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
@@ -84,14 +88,14 @@ def check_array(name: str, value: Any) -> Array:
 
 
 def last_axis(name: str, array: Array) -> int:
-    """R, the size of the last axis."""
+    """The size of the last axis, R."""
     if array.ndim == 0 or array.shape[-1] == 0:
         raise ValueError(f"{name} must have features along the last axis, got shape {array.shape}.")
     return int(array.shape[-1])
 
 
 def check_inputs(name: str, value: Any, params: Params, *, time_axes: int, time_major: bool = False) -> Array:
-    """Inputs of ``step`` (no time axis) or ``unroll`` (one)."""
+    """``value`` as inputs for these parameters, without a time axis (``step``) or with one (``unroll``)."""
     array = check_array(name, value)
     layout = "(*batch, R)" if time_axes == 0 else "(T, *batch, R)" if time_major else "(*batch, T, R)"
     if array.ndim < 1 + time_axes:
@@ -106,8 +110,9 @@ def check_inputs(name: str, value: Any, params: Params, *, time_axes: int, time_
     return array
 
 
-def check_params(params: Any, cfg: Recurrent) -> None:
-    """The tree, the shapes and the dtypes that ``cfg`` calls for."""
+def check_params(params: Any, cfg: Recurrent) -> Params:
+    """``params`` without Flax's metadata boxes; must have the tree and shapes of ``cfg`` and floating-point dtypes."""
+    params = meta.unbox(params)
     try:
         in_features = params["input"]["kernel"].shape[0]
     except (TypeError, KeyError, IndexError, AttributeError):
@@ -131,6 +136,7 @@ def check_params(params: Any, cfg: Recurrent) -> None:
             raise ValueError(
                 f"params must be floating point, but {name} is {jnp.result_type(leaf)}: cast it with .astype."
             )
+    return params
 
 
 def _by_name(tree: Any) -> dict[str, Any]:
@@ -139,7 +145,7 @@ def _by_name(tree: Any) -> dict[str, Any]:
 
 
 def check_state(name: str, state: Any, batch_shape: tuple[int, ...], cfg: Recurrent) -> TLSTMState:
-    """A state for this batch and model: ``(c, h)``, or ``(None, h)`` for the tRNN."""
+    """``state`` as a state of this model and batch shape: ``(c, h)``, or ``(None, h)`` for the tRNN."""
     if not isinstance(state, tuple) or len(state) != 2:
         raise ValueError(f"{name} must be a TLSTMState(c, h), such as init_state returns, got {type(state).__name__}.")
     c, h = state
@@ -163,7 +169,7 @@ def check_state(name: str, state: Any, batch_shape: tuple[int, ...], cfg: Recurr
 
 
 def check_sequences(seq_lengths: Any, reset: Any, layout: Layout) -> tuple[Array | None, Array | None]:
-    """``seq_lengths`` (*batch,) integers in 0..T and ``reset`` booleans, one for each input, where given."""
+    """``seq_lengths`` as integers in 0..T of shape ``(*batch,)``, and ``reset`` as one boolean for each input."""
     lengths = None if seq_lengths is None else _check_lengths(seq_lengths, layout)
     if reset is None:
         return lengths, None
@@ -187,8 +193,8 @@ def _check_lengths(seq_lengths: Any, layout: Layout) -> Array:
     known = isinstance(lengths, np.ndarray) or (
         not isinstance(lengths, jax.core.Tracer) and lengths.is_fully_addressable
     )
-    if known and lengths.size:  # inside jit the values are not known yet
-        values = np.asarray(lengths)  # numpy: under a trace, even known arrays give tracers
+    if known and lengths.size:  # the values of traced arrays are unknown
+        values = np.asarray(lengths)  # in a trace, jnp operations on concrete arrays return tracers
         shortest, longest = values.min(), values.max()
         if shortest < 0 or longest > layout.num_steps:
             raise ValueError(
@@ -199,7 +205,7 @@ def _check_lengths(seq_lengths: Any, layout: Layout) -> Array:
 
 
 def finite(name: str, value: Any) -> float:
-    """A finite number as a float."""
+    """``value`` as a float; must be a finite number."""
     try:
         if isinstance(value, bool) or not math.isfinite(value):
             raise TypeError
@@ -209,14 +215,14 @@ def finite(name: str, value: Any) -> float:
 
 
 def positive(name: str, value: Any) -> float:
-    """A positive, finite number as a float."""
+    """``value`` as a float; must be a positive, finite number."""
     if finite(name, value) <= 0:
         raise ValueError(f"{name} must be a positive number, got {value!r}.")
     return float(value)
 
 
 def positive_size(name: str, value: object, at_least: int = 1) -> int:
-    """An int of at least ``at_least``."""
+    """``value`` as an int; must be an integer of at least ``at_least``."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -230,7 +236,7 @@ def positive_size(name: str, value: object, at_least: int = 1) -> int:
 
 
 def sizes(name: str, value: object, ndim: int | None = None, at_least: int = 1) -> tuple[int, ...]:
-    """One size for each dimension; an int stands for all of them."""
+    """``value`` as a tuple with one size for each dimension; an integer is repeated for all of them."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if not isinstance(value, Sequence) or isinstance(value, str):
@@ -243,10 +249,17 @@ def sizes(name: str, value: object, ndim: int | None = None, at_least: int = 1) 
     return sizes
 
 
-def float_dtype(name: str, value: Any) -> Any:
-    """A floating-point dtype as its scalar type: equal ones hash alike, and None equals none of them.
+def flag(name: str, value: Any) -> bool:
+    """``value`` as a bool; must be True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be True or False, got {reprlib.repr(value)}.")
+    return bool(value)
 
-    (numpy holds ``np.dtype("float64") == None`` to be true, which would make two configurations equal.)
+
+def float_dtype(name: str, value: Any) -> Any:
+    """``value`` as the scalar type of a floating-point dtype: equal ones have equal hashes, and none equals None.
+
+    (``np.dtype("float64") == None`` is True, which would make two different configurations equal.)
     """
     try:
         dtype = jnp.dtype(value)
@@ -255,3 +268,20 @@ def float_dtype(name: str, value: Any) -> Any:
     if value is None or not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"{name} must be a floating-point dtype such as jnp.bfloat16, got {value!r}.")
     return dtype.type
+
+
+def matmul_precision(name: str, value: Any) -> Any:
+    """``value`` as None, a ``jax.lax.Precision`` or a pair of these; must be a precision that Flax's layers take."""
+    if value is None:
+        return None
+    parts = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    try:
+        if None in parts or len(parts) > 2 or (isinstance(value, (tuple, list)) and len(parts) != 2):
+            raise ValueError
+        precisions = tuple(jax.lax.Precision(part) for part in parts)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f'{name} must be None, a name such as "default", "high" or "highest", a jax.lax.Precision, or a pair of '
+            f"these, got {reprlib.repr(value)}."
+        ) from None
+    return precisions if len(parts) == 2 else precisions[0]

@@ -1,4 +1,4 @@
-"""What a tLSTM is: its sizes and options, and the geometry that follows from them."""
+"""The configuration of a tLSTM: its sizes and options, and the geometry that follows from them."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import abc
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import jax.numpy as jnp
 
-from tlstm_jax.checks import finite, float_dtype, positive, positive_size, sizes
-from tlstm_jax.typing import Array
+from tlstm_jax.checks import check_config, finite, flag, float_dtype, matmul_precision, positive, positive_size, sizes
+from tlstm_jax.typing import Array, PrecisionLike
 
 CELLS = ("lstm", "rnn")
 NORMS = ("channel", "layer", None)
 
 
 class Recurrent(abc.ABC):
-    """What every recurrent model here has: a state of ``(*tensor_shape, features)``, and how its dtypes follow.
+    """Base of the configurations of recurrent models with a state of shape ``(*tensor_shape, features)``.
 
-    Matrix products, hidden state and outputs have the computation dtype. The memory cell, which
-    sums over time, and what acts on it (gates, norm) have the memory dtype: the same, but float32
-    at least.
+    Matrix products, the hidden state and the outputs have the computation dtype. The memory cell, which
+    sums over time, and everything that acts on it (gates, norm) have the memory dtype, which is the
+    computation dtype promoted to at least float32.
     """
 
     features: int
@@ -30,55 +31,67 @@ class Recurrent(abc.ABC):
     cell: str
     dtype: Any
     param_dtype: Any
+    precision: PrecisionLike
+    learn_carry: bool
 
     @abc.abstractmethod
     def param_shapes(self, in_features: int) -> dict[str, Any]:
         """The shape of every parameter, as a nested dict."""
 
+    def carry_shapes(self) -> dict[str, Any]:
+        """The shapes of the parameter group ``carry``, in a dict of that one name; empty without a learned carry."""
+        shape = (*self.tensor_shape, self.features)
+        names = ("h",) if self.cell == "rnn" else ("c", "h")
+        return {"carry": dict.fromkeys(names, shape)} if self.learn_carry else {}
+
     def computation_dtype(self, inputs: Array) -> Any:
-        """``dtype``, or what inputs and parameters promote to."""
+        """``dtype``, or the dtype to which inputs and parameters promote."""
         return self.dtype if self.dtype is not None else jnp.promote_types(inputs.dtype, self.param_dtype)
 
     @property
     def hidden_dtype(self) -> Any:
-        """The dtype of a fresh hidden state, before any inputs are known."""
+        """The dtype of the initial hidden state when no inputs are at hand."""
         return self.param_dtype if self.dtype is None else self.dtype
 
     @staticmethod
     def memory_dtype(computation_dtype: Any) -> Any:
-        """The dtype of C, gates and norms."""
+        """The dtype of C, the gates and the norm."""
         return jnp.promote_types(computation_dtype, jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class TLSTMConfig(Recurrent):
-    """Sizes and options of a Tensorized LSTM; hashable, so that it can be a static argument.
+    """Sizes and options of a Tensorized LSTM. Hashable, so it can be a static argument of ``jax.jit``.
 
     Args:
-        features: M, channels at each location. Decides the number of parameters.
-        tensor_shape: ``(P_1, .., P_{D-1})``, locations along each tensorized dimension: ``(P,)``
-            is the paper's 2D tLSTM, ``(P, P)`` its 3D. Costs no kernel parameters. An int is ``(P,)``.
-        kernel_size: K, at least 2, an int or one for each dimension. 2 looks at a location and at
-            its neighbour towards the input; 3 and more have feedback connections as well.
-        cell: ``"lstm"`` (eqs. 14-19) or ``"rnn"``, the tRNN (eqs. 5-8), which has no memory cell.
-        memory_conv: the memory-cell convolution (eqs. 16-17); False is the paper's tLSTM-M
-            (eqs. 10-13). A tRNN has no memory and ignores it.
-        norm: ``"channel"`` (eqs. 20-21), ``"layer"`` or None. It acts on the output of the hidden
-            state only (eq. 31). ``"layer"`` takes its statistics over all locations at once, which
-            mixes later inputs into earlier outputs; only the other two are separable.
+        features: M, channels at each location. Determines the number of parameters.
+        tensor_shape: ``(P_1, .., P_{D-1})``, locations along each tensorized dimension: ``(P,)`` is
+            the paper's 2D tLSTM, ``(P, P)`` its 3D tLSTM. Adds no kernel parameters. An int means ``(P,)``.
+        kernel_size: K, at least 2, an int or one for each dimension. 2 reads a location and its
+            neighbor towards the input; 3 or more add feedback connections.
+        cell: ``"lstm"`` (eqs. 14-19), or ``"rnn"`` for the tRNN (eqs. 5-8), which has no memory cell.
+        memory_conv: whether to use the memory-cell convolution (eqs. 16-17); False is the paper's
+            tLSTM-M (eqs. 10-13). Ignored by the tRNN.
+        norm: ``"channel"`` (eqs. 20-21), ``"layer"`` or None. It acts only on the path to the hidden
+            state (eq. 31). ``"layer"`` computes statistics over all locations, so that earlier outputs
+            depend on later inputs; the other two keep outputs causal.
         norm_epsilon: added to the variance.
         kernel_scale: variance of the initial recurrent kernel times its fan-in, <K> M.
         forget_bias: initial bias of the forget gate.
-        conveyor_bias: initial bias of the memory kernel's logit (eq. 16) for the offset that leads farthest towards
-            the input: above 0, memory first travels from the input's corner to the output's, at the speed of eq. 9,
-            instead of spreading over all neighbours. Not in the paper.
+        conveyor_bias: initial bias of the memory kernel's logit (eq. 16) for the offset farthest towards
+            the input. A positive value makes memory first travel from the input's corner to the output's, at the
+            speed of eq. 9, instead of spreading over all neighbors. Not in the paper.
         dtype: dtype of the computation; None infers it from inputs and parameters. The memory cell,
-            the gates and the norm are kept in float32 at least.
+            the gates and the norm are kept in at least float32.
         param_dtype: dtype of the parameters.
+        precision: precision of the matrix products, as in ``jax.lax.dot``: None, ``"default"``, ``"high"``,
+            ``"highest"`` (or another name of a ``jax.lax.Precision``), a ``jax.lax.Precision``, or a pair of these.
+        learn_carry: whether the initial carry is a parameter, group ``carry`` of :func:`tlstm_jax.init_params`.
+            Sequences without a given initial state, and those after a reset, start from it instead of zeros.
 
     Raises:
-        ValueError: a size is not positive, a kernel size is below 2, the dimensions disagree about
-            the depth (eq. 9), or an option is not one of those above.
+        ValueError: a size is not positive, a kernel size is below 2, the dimensions give different
+            depths (eq. 9), or an option has an invalid value.
 
     Example:
         >>> import tlstm_jax as tl
@@ -104,6 +117,8 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
     conveyor_bias: float = 0.0
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    precision: PrecisionLike = None
+    learn_carry: bool = False
 
     def __post_init__(self) -> None:
         tensor_shape = sizes("tensor_shape", self.tensor_shape)
@@ -112,20 +127,21 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
             raise ValueError(f'cell must be "lstm" or "rnn" (the tRNN), got {self.cell!r}.')
         if not isinstance(self.norm, str | None) or self.norm not in NORMS:
             raise ValueError(f'norm must be "channel", "layer" or None, got {self.norm!r}.')
-        if not isinstance(self.memory_conv, bool):
-            raise ValueError(f"memory_conv must be True or False, got {self.memory_conv!r}.")
         normalized = {
             "features": positive_size("features", self.features),
             "tensor_shape": tensor_shape,
             "kernel_size": kernel_size,
+            "memory_conv": flag("memory_conv", self.memory_conv),
             "norm_epsilon": positive("norm_epsilon", self.norm_epsilon),
             "kernel_scale": positive("kernel_scale", self.kernel_scale),
             "forget_bias": finite("forget_bias", self.forget_bias),
             "conveyor_bias": finite("conveyor_bias", self.conveyor_bias),
             "dtype": None if self.dtype is None else float_dtype("dtype", self.dtype),
             "param_dtype": float_dtype("param_dtype", self.param_dtype),
+            "precision": matmul_precision("precision", self.precision),
+            "learn_carry": flag("learn_carry", self.learn_carry),
         }
-        for name, value in normalized.items():  # one canonical form, so that equal configs hash alike
+        for name, value in normalized.items():  # one canonical form, so that equal configurations have equal hashes
             object.__setattr__(self, name, value)
         depths = self._depths
         if len(set(depths)) > 1:
@@ -146,12 +162,12 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
 
     @property
     def depth(self) -> int:
-        """L (eq. 9): timesteps from an input to the output that answers it, both counted."""
+        """L (eq. 9): the number of timesteps from an input to the output that answers it, counting both."""
         return self._depths[0]
 
     @property
     def delay(self) -> int:
-        """L - 1: how many timesteps after its input an output leaves."""
+        """L - 1: the number of timesteps by which an output lags its input."""
         return self.depth - 1
 
     @property
@@ -161,7 +177,7 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
 
     @property
     def padding(self) -> tuple[tuple[int, int], ...]:
-        """Locations to pad below and above along each dimension so that the tensor keeps its size.
+        """Padding below and above along each dimension that keeps the size of the tensor.
 
         Offset k - floor(K/2), k = 0..K-1, reaches floor(K/2) below and K - 1 - floor(K/2) above.
         """
@@ -169,7 +185,7 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
 
     @property
     def input_location(self) -> tuple[int, ...]:
-        """Index of hcat location (1, .., 1), where the input goes, in the padded hidden state (eq. 5)."""
+        """Index in the padded hidden state of hcat location (1, .., 1), which holds the input (eq. 5)."""
         return tuple(below - 1 for below, _ in self.padding)
 
     @property
@@ -179,13 +195,13 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
 
     @property
     def windows(self) -> tuple[tuple[slice, ...], ...]:
-        """For each kernel offset, the slices that cut the shifted tensor out of the padded one."""
+        """For each kernel offset, the slices of the padded tensor that give the shifted one."""
         starts = ([step + below for step, (below, _) in zip(s, self.padding, strict=True)] for s in self.offsets)
         return tuple(tuple(slice(s, s + p) for s, p in zip(start, self.tensor_shape, strict=True)) for start in starts)
 
     @property
     def input_taps(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """Where the input is seen: (k, location) for each kernel offset that leads from a location to it."""
+        """The locations that read the input: (k, location) for each kernel offset that leads from a location to it."""
         taps = ((k, tuple(-1 - step for step in offset)) for k, offset in enumerate(self.offsets))
         return tuple(
             (k, location)
@@ -195,7 +211,7 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
 
     @property
     def has_memory_kernel(self) -> bool:
-        """Whether every location generates a memory kernel Q (eqs. 16-17)."""
+        """Whether every location computes a memory kernel Q (eqs. 16-17)."""
         return self.cell == "lstm" and self.memory_conv
 
     @property
@@ -208,10 +224,57 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
     def param_shapes(self, in_features: int) -> dict[str, Any]:
         """The shape of every parameter, as a nested dict (see :func:`tlstm_jax.init_params`)."""
         m, a = self.features, self.gate_features
-        shapes = {
+        shapes: dict[str, Any] = {
             "input": {"kernel": (in_features, m), "bias": (m,)},
             "hidden": {"kernel": (*self.kernel_shape, m, a), "bias": (a,)},
         }
         if self.norm is not None:
             shapes["norm"] = {"scale": (*self.tensor_shape, m), "bias": (*self.tensor_shape, m)}
-        return shapes
+        return shapes | self.carry_shapes()
+
+
+class Unset:
+    """Type of :data:`UNSET`, which stands in a layer's signature for a field of the configuration that is not given."""
+
+    def __repr__(self) -> str:
+        return "<unset>"
+
+    def __reduce__(self) -> str:
+        return "UNSET"  # copies and pickles are this very instance
+
+
+UNSET = Unset()
+"""Not given; the default of :class:`TLSTMConfig` holds. (None would not do: it is a value of ``norm``.)"""
+
+
+def given_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of :class:`TLSTMConfig` that were given among a layer's arguments."""
+    values = {field.name: arguments[field.name] for field in dataclasses.fields(TLSTMConfig)}
+    return {name: value for name, value in values.items() if value is not UNSET}
+
+
+def resolve_config(layer: str, config: TLSTMConfig | None, given: Mapping[str, Any]) -> TLSTMConfig:
+    """The configuration of a layer that takes either ``config`` or the fields of one.
+
+    Args:
+        layer: name of the layer, for messages.
+        config: the configuration, or None.
+        given: the fields that were given, as from :func:`given_fields`.
+
+    Raises:
+        ValueError: both were given, neither was given, or a value is invalid.
+    """
+    if config is None:
+        if missing := [name for name in ("features", "tensor_shape") if name not in given]:
+            raise ValueError(
+                f"{layer} needs features and tensor_shape, or config=TLSTMConfig(..), got neither config nor "
+                f"{' nor '.join(missing)}."
+            )
+        return TLSTMConfig(**given)
+    check_config("config", config, TLSTMConfig)
+    if given:
+        raise ValueError(
+            f"{layer} takes either config or the fields of one, got both config and {', '.join(given)}: "
+            "leave one of them out, or change the configuration with dataclasses.replace(config, ..)."
+        )
+    return config

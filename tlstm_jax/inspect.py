@@ -1,6 +1,6 @@
-"""Looking inside: what happens at every timestep, and how far inputs reach (section 3.4, appendix C of the paper).
+"""Analysis of a model: its state and gates at every timestep, and how outputs depend on inputs (appendix C).
 
-Pure functions, nothing is drawn here; `python -m experiments.inspect` draws.
+Pure functions that return arrays; ``python -m experiments.inspect`` plots them.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ __all__ = ["Moment", "channel_means", "diagonal", "receptive_field", "record", "
 
 
 class Moment(NamedTuple):
-    """Everything at one timestep of a tLSTM.
+    """State and gates of a tLSTM at one timestep.
 
     Attributes:
         c: memory cell C_t, ``(*batch, *tensor_shape, M)``; None for the tRNN.
         h: hidden state H_t, same shape.
-        g: new content G_t (eq. 15), same shape; None for the tRNN, like the gates and kernels that follow.
+        g: new content G_t (eq. 15), same shape. G, I, F, O and Q are None for the tRNN.
         i: input gate I_t, same shape.
         f: forget gate F_t, same shape.
         o: output gate O_t, same shape.
-        q: memory kernels Q_t, ``(*batch, *tensor_shape, <K>)``, each location's adding up to 1 over the offsets
-            :attr:`tlstm_jax.TLSTMConfig.offsets`; None without a memory-cell convolution.
+        q: memory kernels Q_t, ``(*batch, *tensor_shape, <K>)``, which sum to 1 over the offsets
+            :attr:`tlstm_jax.TLSTMConfig.offsets` at each location; None without a memory-cell convolution.
 
     Example:
-        Where memory comes from, at the location of the output:
+        The memory kernel at the location of the output:
 
         >>> import jax
         >>> import tlstm_jax as tl
@@ -65,24 +65,24 @@ def record(
     initial_state: TLSTMState | None = None,
     flush: bool = True,
 ) -> Any:
-    """Runs a tLSTM and keeps of every timestep what one asks for, and no more.
+    """Runs a tLSTM and records ``what(moment)`` at every timestep.
 
     Args:
         params: as from :func:`tlstm_jax.init_params`.
         xs: ``(*batch, T, R)``, floating point.
         cfg: the model.
-        what: of a :class:`Moment`, a pytree of arrays to keep: a location, a mean, a gate.
-        initial_state: the state before the first input; zeros by default.
-        flush: run L - 1 timesteps of zero inputs afterwards, in which the last answers leave, as
-            :func:`tlstm_jax.unroll` with ``aligned=True`` does.
+        what: function from a :class:`Moment` to the pytree of arrays to record, such as a gate or a mean.
+        initial_state: the state before the first input; zeros, or the learned carry, by default.
+        flush: run L - 1 more timesteps with zero inputs, in which the outputs for the last inputs arrive, as
+            :func:`tlstm_jax.unroll` does with ``aligned=True``.
 
     Returns:
-        What ``what`` returned, with time as the first axis: T timesteps, or T + L - 1 with ``flush``.
+        The results of ``what``, stacked along a new first axis: T timesteps, or T + L - 1 with ``flush``.
 
     Raises:
         ValueError: a shape or a dtype does not fit; the message names it.
 
-    Example: where the memory of a 2D tLSTM changes most, and how much its gates forget.
+    Example: the mean memory at each location of a 2D tLSTM, and the mean forget gate.
         >>> import jax, tlstm_jax as tl
         >>> cfg = tl.TLSTMConfig(features=8, tensor_shape=(3,))
         >>> params = tl.init_params(jax.random.key(0), 5, cfg)
@@ -91,14 +91,14 @@ def record(
         >>> kept["c"].shape, kept["f"].shape
         ((12, 2, 3), (12,))
     """
-    checks.check_params(params, checks.check_config("cfg", cfg, TLSTMConfig))
+    params = checks.check_params(params, checks.check_config("cfg", cfg, TLSTMConfig))
     xs = checks.check_inputs("xs", xs, params, time_axes=1, time_major=False)
     layout = Layout.of(xs.shape, time_major=False)
     batch_shape = layout.batch_shape
     if initial_state is not None:
         initial_state = checks.check_state("initial_state", initial_state, batch_shape, cfg)
+    state = to_locations_major(states.start_state(params, initial_state, xs, batch_shape, cfg), batch_shape)
     params = cast_params(params, xs, cfg)
-    state = to_locations_major(states.start_state(initial_state, xs, batch_shape, cfg), batch_shape)
     inputs = layout.flatten(xs)
     if flush:
         inputs = jnp.pad(inputs, ((0, cfg.delay), (0, 0), (0, 0)))
@@ -113,12 +113,12 @@ def record(
         shown: Any = (None,) * 5 if cfg.cell == "rnn" else map(outside, gates)
         return state, what(Moment(c, cast(Array, h), *shown))
 
-    _, kept = jax.lax.scan(step, state, cell.project(params, inputs))
+    _, kept = jax.lax.scan(step, state, cell.project(params, inputs, cfg.precision))
     return kept
 
 
 def channel_means(z: Float[Array, "*bp m"]) -> Float[Array, "*bp"]:
-    """The mean over the channels of each location: what figure 6 of the paper draws of C.
+    """The mean over the channels at each location, as figure 6 of the paper shows it for C.
 
     Example:
         >>> import jax.numpy as jnp, tlstm_jax as tl
@@ -129,10 +129,10 @@ def channel_means(z: Float[Array, "*bp m"]) -> Float[Array, "*bp"]:
 
 
 def diagonal(z: Float[Array, "*bp m"], cfg: TLSTMConfig) -> Float[Array, "*b l m"]:
-    """The L locations where an input's trace is first, one after another, from its corner to the output's.
+    """The L locations that an input reaches first, in order, from the input's corner to the output's.
 
-    With K = 2 or 3 that is the diagonal (1, .., 1), (2, .., 2), .. (P, .., P) of figure 6; a larger K goes floor(K/2)
-    locations a timestep.
+    With K = 2 or 3 these are the diagonal (1, .., 1), (2, .., 2), .. (P, .., P) of figure 6; with a larger K
+    information moves floor(K/2) locations a timestep.
 
     Args:
         z: ``(*batch, *tensor_shape, channels)``.
@@ -160,23 +160,23 @@ def diagonal(z: Float[Array, "*bp m"], cfg: TLSTMConfig) -> Float[Array, "*b l m
 
 
 def sensitivity(layer: Callable[[Array], Array], xs: Float[Array, "t r"], timestep: Any) -> Float[Array, "*n t"]:
-    """How much an output depends on each input: the Frobenius norm of its Jacobian, ||d y_timestep / d x_s|| for all s.
+    """The dependence of an output on each input: the Frobenius norm of the Jacobian d y_timestep / d x_s for all s.
 
-    Against the lag ``timestep - s`` it tells how far memory reaches (appendix C). An output of
-    ``unroll(.., aligned=True)`` depends on the inputs up to its own, one of ``aligned=False``, where the delay of eq. 9
-    is to be seen, on those that are L - 1 timesteps older; :func:`receptive_field` predicts which.
+    As a function of the lag ``timestep - s`` it shows how far memory reaches (appendix C). An output of
+    ``unroll(.., aligned=True)`` depends on the inputs up to its own timestep. With ``aligned=False`` it depends on
+    inputs that are L - 1 timesteps older, the delay of eq. 9. :func:`receptive_field` predicts which inputs these are.
 
     Args:
-        layer: from a sequence ``(T, R)`` to outputs ``(T, M)``, a tLSTM or any other.
+        layer: function from a sequence ``(T, R)`` to outputs ``(T, M)``; need not be a tLSTM.
         xs: the sequence.
-        timestep: of the output, from 0, or an array of several. One output is differentiated after the other, to
-            bound the memory, in a program that is compiled once.
+        timestep: of the output, from 0, or an array of them. Outputs are differentiated one at a time to
+            bound the memory, with one compilation.
 
     Returns:
-        ``(*timestep.shape, T)``; for one timestep ``(T,)``.
+        ``(*timestep.shape, T)``, so ``(T,)`` for a single timestep.
 
     Raises:
-        ValueError: ``xs`` is not a sequence, or has no such timestep.
+        ValueError: ``xs`` is not a single sequence, or ``timestep`` is out of range.
 
     Example:
         >>> import jax, numpy as np, tlstm_jax as tl
@@ -189,7 +189,7 @@ def sensitivity(layer: Callable[[Array], Array], xs: Float[Array, "t r"], timest
     """
     xs = checks.check_array("xs", xs)
     if xs.ndim != 2:
-        raise ValueError(f"xs must be one sequence, (T, R), got the shape {xs.shape}: take one row, or vmap.")
+        raise ValueError(f"xs must be one sequence, (T, R), got shape {xs.shape}: pass one row, or use jax.vmap.")
     timesteps = _check_timestep(timestep, len(xs))
 
     def norms(t: Array) -> Array:
@@ -200,24 +200,24 @@ def sensitivity(layer: Callable[[Array], Array], xs: Float[Array, "t r"], timest
 
 
 def receptive_field(cfg: TLSTMConfig, num_timesteps: int, timestep: Any, *, aligned: bool = True) -> Bool[Any, "*n t"]:
-    """Which inputs an output depends on, by eq. 9.
+    """Which inputs an output depends on, according to eq. 9.
 
-    It takes L timesteps from an input to an output, both counted. Layer normalization, whose statistics span all
-    locations, has no such delay: its outputs feel every input that has come.
+    Information takes L timesteps from the input's corner to the output's, counting both. With layer normalization,
+    whose statistics span all locations, outputs depend on every input so far.
 
     Args:
         cfg: the model.
         num_timesteps: T.
-        timestep: of the output, from 0, or an array of several.
-        aligned: as for :func:`tlstm_jax.unroll`.
+        timestep: of the output, from 0, or an array of them.
+        aligned: as in :func:`tlstm_jax.unroll`.
 
     Returns:
         ``(*timestep.shape, T)`` booleans, a numpy array.
 
     Raises:
-        ValueError: there is no such timestep.
+        ValueError: ``timestep`` is out of range.
 
-    Example: the output at timestep 6 of a stream answers input 4, three timesteps counting both.
+    Example: with a depth of 3, the unaligned output at timestep 6 answers input 4.
         >>> import numpy as np, tlstm_jax as tl
         >>> cfg = tl.TLSTMConfig(features=8, tensor_shape=(3,))
         >>> np.flatnonzero(tl.inspect.receptive_field(cfg, 10, 6, aligned=False)).tolist()
@@ -231,7 +231,7 @@ def receptive_field(cfg: TLSTMConfig, num_timesteps: int, timestep: Any, *, alig
 def _check_timestep(timestep: Any, num_timesteps: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     found = np.asarray(timestep)
     if not np.issubdtype(found.dtype, np.integer):
-        raise ValueError(f"timestep must be an integer, or an array of them, got {timestep!r}.")
+        raise ValueError(f"timestep must be an integer, or an array of integers, got {timestep!r}.")
     for number in found.ravel().tolist():
         if not 0 <= number < num_timesteps:
             raise ValueError(f"timestep must be in 0..{num_timesteps - 1}, got {number}.")

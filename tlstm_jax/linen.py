@@ -1,82 +1,170 @@
-"""The tLSTM and its baseline as Flax linen modules: thin faces over the pure functions.
+"""The tLSTM and its baseline as Flax linen modules.
 
     >>> import jax, jax.numpy as jnp, tlstm_jax as tl
-    >>> layer = tl.linen.TLSTM(tl.TLSTMConfig(features=100, tensor_shape=(3, 3)))
+    >>> layer = tl.linen.TLSTM(features=100, tensor_shape=(3, 3))
     >>> xs = jnp.ones((2, 10, 5))
     >>> variables = layer.init(jax.random.key(0), xs)
     >>> layer.apply(variables, xs).shape
     (2, 10, 100)
 
-``variables["params"]`` is the tree of :func:`tlstm_jax.init_params`: the same parameters drive the
+``variables["params"]`` is the tree of :func:`tlstm_jax.init_params`: the same parameters work with the
 pure functions, these modules and those of :mod:`tlstm_jax.nnx`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from tlstm_jax import checks, parameters, stacked, unrolling
-from tlstm_jax.config import TLSTMConfig
+from tlstm_jax import checks, layers, parameters, stacked, unrolling
+from tlstm_jax import state as states
+from tlstm_jax.config import UNSET, Recurrent, TLSTMConfig, Unset, given_fields, resolve_config
 from tlstm_jax.options import Implementation, Options
-from tlstm_jax.state import init_state
-from tlstm_jax.typing import Array, Params, TLSTMState
+from tlstm_jax.parameters import Initializer, Initializers
+from tlstm_jax.typing import Array, Params, PrecisionLike, TLSTMState
 
-__all__ = ["TLSTM", "StackedLSTM", "TLSTMCell"]
+__all__ = ["TLSTM", "RecurrentLayer", "StackedLSTM", "TLSTMCell"]
 
 
-class TLSTMCell(nn.RNNCellBase):
-    """One timestep of a tLSTM (:func:`tlstm_jax.step`) as a Flax cell, for ``nn.RNN`` and ``nn.Bidirectional``.
+class _Model(nn.Module, kw_only=True):
+    """The attributes that describe the model in :class:`TLSTMCell` and :class:`TLSTM`, which document them."""
 
-    ``nn.RNN`` knows no output delay: its k-th output answers input k - L + 1. :class:`TLSTM` is the
-    layer that handles it.
+    features: int | Unset = UNSET
+    tensor_shape: int | tuple[int, ...] | Unset = UNSET
+    kernel_size: int | tuple[int, ...] | Unset = UNSET
+    cell: Literal["lstm", "rnn"] | Unset = UNSET
+    memory_conv: bool | Unset = UNSET
+    norm: Literal["channel", "layer"] | Unset | None = UNSET
+    norm_epsilon: float | Unset = UNSET
+    kernel_scale: float | Unset = UNSET
+    forget_bias: float | Unset = UNSET
+    conveyor_bias: float | Unset = UNSET
+    dtype: Any = UNSET
+    param_dtype: Any = UNSET
+    precision: PrecisionLike | Unset = UNSET
+    learn_carry: bool | Unset = UNSET
+    kernel_init: Initializer | None = None
+    recurrent_kernel_init: Initializer | None = None
+    bias_init: Initializer | None = None
+    carry_init: Initializer | None = None
+
+    def __post_init__(self) -> None:
+        parameters.check_initializers(Initializers.of(self), self.cfg, given_fields(vars(self)))
+        super().__post_init__()
+
+    @property
+    def cfg(self) -> TLSTMConfig:
+        """The model's configuration, whether it was given as ``config`` or by its fields."""
+        arguments = vars(self)
+        return resolve_config(type(self).__name__, arguments["config"], given_fields(arguments))
+
+
+class TLSTMCell(_Model, nn.RNNCellBase):
+    """One timestep of a tLSTM (eqs. 14-19, :func:`tlstm_jax.step`) as a cell for ``nn.RNN`` and ``nn.Bidirectional``.
+
+    ``nn.RNN`` does not know the output delay (eq. 9): its k-th output answers input k - L + 1. :class:`TLSTM` is the
+    layer that handles the delay.
 
     Attributes:
-        config: the model.
+        config: the model. Either this or, as keywords, ``features``, ``tensor_shape`` and any of the other fields of
+            :class:`tlstm_jax.TLSTMConfig`, which documents them and their defaults.
+        kernel_init: initializer of the input kernel (default: Glorot uniform).
+        recurrent_kernel_init: initializer of the recurrent kernel, instead of ``kernel_scale``; for the default, see
+            :func:`tlstm_jax.init_params`.
+        bias_init: initializer of the recurrent bias, instead of ``forget_bias`` and ``conveyor_bias``; for the default,
+            see :func:`tlstm_jax.init_params`.
+        carry_init: initializer of the carry in :meth:`initialize_carry` (default: zeros). With ``learn_carry``,
+            initializer of the learned carry.
+
+    Raises:
+        ValueError: both ``config`` and fields of it were given, or neither; a value is invalid; or an initializer was
+            given together with a field that it replaces.
 
     Example:
         >>> import flax.linen as nn, jax, jax.numpy as jnp, tlstm_jax as tl
-        >>> rnn = nn.RNN(tl.linen.TLSTMCell(tl.TLSTMConfig(features=8, tensor_shape=(3,))))
+        >>> rnn = nn.RNN(tl.linen.TLSTMCell(features=8, tensor_shape=(3,)))
         >>> y, variables = rnn.init_with_output(jax.random.key(0), jnp.ones((2, 10, 5)))
         >>> y.shape
         (2, 10, 8)
     """
 
-    config: TLSTMConfig
+    config: TLSTMConfig | None = None
+
+    def setup(self) -> None:
+        """Makes the learned carry, which needs no inputs, so that :meth:`initialize_carry` finds it."""
+        groups = parameters.param_groups(self.cfg, Initializers.of(self))
+        self.carry = _params(self, {name: groups[name] for name in groups.keys() & {"carry"}}, 0).get("carry")
 
     @nn.compact
     def __call__(self, carry: TLSTMState, inputs: Array) -> tuple[TLSTMState, Array]:
-        """One timestep: carry and ``inputs`` (*batch, R) to the next carry and ``(*batch, M)``."""
-        config = checks.check_config("config", self.config, TLSTMConfig)
+        """Runs one timestep.
+
+        Args:
+            carry: c and h, each ``(*batch, *tensor_shape, M)``.
+            inputs: ``(*batch, R)``, floating point.
+
+        Returns:
+            The next carry and h at the output corner, ``(*batch, M)``.
+
+        Raises:
+            ValueError: as :func:`tlstm_jax.step`.
+        """
+        config = self.cfg
         inputs = checks.check_array("inputs", inputs)
-        params = _params(self, inputs, config, parameters.param_groups(config))
+        groups = parameters.param_groups(config, Initializers.of(self))
+        params = _params(self, groups, checks.last_axis("inputs", inputs))
         return unrolling.step_call(params, carry, inputs, config, ("inputs", "carry"))
 
     @nn.nowrap
     def initialize_carry(self, rng: Array, input_shape: tuple[int, ...]) -> TLSTMState:
-        """The zero state for inputs of ``input_shape``, (*batch, R); ``rng`` is not used."""
-        checks.check_config("config", self.config, TLSTMConfig)
-        return init_state(self.config, tuple(input_shape[:-1]))
+        """The initial carry.
+
+        Args:
+            rng: the key for ``carry_init``.
+            input_shape: shape of the inputs of one timestep, (*batch, R).
+
+        Returns:
+            c and h, each ``(*batch, *tensor_shape, M)``: zeros, or drawn by ``carry_init``. With ``learn_carry`` it is
+            the learned carry where the module is bound to its variables, as inside ``nn.RNN``. An unbound module has no
+            parameters, and returns the initial value of a learned carry.
+        """
+        config, batch_shape = self.cfg, tuple(input_shape[:-1])
+        zeros = states.zero_state(config, batch_shape)
+        if config.learn_carry and self.scope is not None and self.carry is not None:
+            learned = states.fresh_state({"carry": nn.unbox(self.carry)}, batch_shape, config)
+            return jax.tree.map(lambda leaf, zero: leaf.astype(zero.dtype), learned, zeros)
+        if self.carry_init is None:
+            return zeros
+        return states.drawn_state(self.carry_init, layers.key_sequence(rng), zeros)
 
     @property
     def num_feature_axes(self) -> int:
-        """Axes of the *input* that are features."""
+        """The number of feature axes of the inputs."""
         return 1
 
 
-class _Layer(nn.Module, kw_only=True):
-    """A recurrent layer that stands where ``nn.RNN`` stands; the attributes are the defaults of the call's arguments.
+class RecurrentLayer(nn.Module, kw_only=True):
+    """Base of the recurrent layers, which have the interface of ``nn.RNN``; not to be used by itself.
 
     Attributes:
-        time_major: time is the first axis of inputs and outputs.
-        return_carry: return ``(carry, outputs)`` instead of the outputs.
-        reverse: run from the last input to the first.
-        keep_order: with ``reverse``, outputs in the order of the inputs.
-        aligned: output t answers input t; see :func:`tlstm_jax.unroll`.
+        time_major: whether time is the first axis of inputs and outputs.
+        return_carry: whether to return ``(carry, outputs)`` instead of the outputs.
+        reverse: whether to run from the last input to the first.
+        keep_order: with ``reverse``, whether to return outputs in the order of the inputs.
+        aligned: whether output t answers input t; see :func:`tlstm_jax.unroll`.
         unroll: timesteps in one iteration of the scan.
         remat: rematerialization; see :func:`tlstm_jax.unroll`.
+
+    Raises:
+        ValueError: an option has an invalid value.
+
+    Example:
+        >>> import tlstm_jax as tl
+        >>> isinstance(tl.linen.TLSTM(features=8, tensor_shape=(3,)), tl.linen.RecurrentLayer)
+        True
     """
 
     time_major: bool = False
@@ -86,6 +174,11 @@ class _Layer(nn.Module, kw_only=True):
     aligned: bool = True
     unroll: int | bool = 1
     remat: int | bool = False
+
+    def __post_init__(self) -> None:
+        Options.of(self)
+        checks.flag("return_carry", self.return_carry)
+        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -106,50 +199,90 @@ class _Layer(nn.Module, kw_only=True):
 
         Args:
             inputs: ``(*batch, T, R)``, or ``(T, *batch, R)`` with ``time_major``; floating point.
-            initial_carry: the state before the first input; zeros by default.
-            init_key: accepted for the sake of ``nn.RNN``'s signature and not used.
+            initial_carry: the state before the first input. By default the learned carry with ``learn_carry``, drawn
+                by ``carry_init`` if there is one, and zeros otherwise.
+            init_key: the key for ``carry_init``; ``jax.random.key(0)`` by default, as in ``nn.RNN``.
             seq_lengths: ``(*batch,)`` integers, the length of each right-padded row.
-            reset: ``(*batch, T)`` booleans: the state is zero before that input.
-            return_carry: return ``(carry, outputs)`` instead of the outputs.
-            time_major: time is the first axis of inputs and outputs.
-            reverse: run from the last input to the first.
-            keep_order: with ``reverse``, outputs in the order of the inputs.
-            aligned: output t answers input t. These five override the layer's own where not None.
+            reset: ``(*batch, T)`` booleans; True resets the state to the initial one before that input.
+            return_carry: overrides the attribute, like all that follow.
+            time_major: whether time is the first axis of inputs, ``reset`` and outputs.
+            reverse: whether to run from the last input to the first.
+            keep_order: with ``reverse``, whether to return outputs in the order of the inputs.
+            aligned: whether output t answers input t.
 
         Returns:
-            Outputs ``(*batch, T, M)``, with ``return_carry`` preceded by the state after each row's
-            last input. Everything is as in :func:`tlstm_jax.unroll`.
+            Outputs ``(*batch, T, M)``, or ``(T, *batch, M)`` with ``time_major``. With ``return_carry``, the carry
+            after the last input of each row, then the outputs. See :func:`tlstm_jax.unroll`.
 
         Raises:
             ValueError: as :func:`tlstm_jax.unroll`.
         """
-        config, groups, call = self._model()
+        config, groups, unroll = self._model()
         inputs = checks.check_array("inputs", inputs)
-        params = _params(self, inputs, config, groups)
-        options = Options.of(self, time_major=time_major, aligned=aligned, reverse=reverse, keep_order=keep_order)
-        names = ("inputs", "initial_carry")
-        carry, outputs = call(params, inputs, config, initial_carry, seq_lengths, reset, options, names)
-        return_carry = self.return_carry if return_carry is None else return_carry
-        return (carry, outputs) if return_carry else outputs
+        return layers.run(
+            self,
+            unroll,
+            config,
+            _params(self, groups, checks.last_axis("inputs", inputs)),
+            inputs,
+            initial_carry,
+            layers.key_sequence(init_key),
+            seq_lengths,
+            reset,
+            return_carry,
+            time_major=time_major,
+            reverse=reverse,
+            keep_order=keep_order,
+            aligned=aligned,
+        )
 
     @nn.nowrap
-    def _model(self) -> tuple[Any, parameters.Groups, Any]:
+    def _model(self) -> tuple[Recurrent, parameters.Groups, Any]:
+        """The configuration, the initializers of its parameter groups and its function ``unroll``."""
         raise NotImplementedError
 
 
-class TLSTM(_Layer):
-    """A tLSTM layer with its output delay handled; stands where ``nn.RNN`` stands, inside ``nn.Bidirectional`` too.
+class TLSTM(RecurrentLayer, _Model):
+    """A tLSTM layer (eqs. 14-23) that handles the output delay, with the interface of ``nn.RNN``.
 
-    Better than ``nn.RNN`` at what the delay makes harder: ``seq_lengths`` with any number of batch
-    dimensions and rows of length 0, outputs on padding zero, no stacking of the state's history.
+    It can be used in ``nn.Bidirectional``. In contrast to ``nn.RNN``, ``seq_lengths`` may have any number of batch
+    dimensions and rows of length 0, outputs on padding are zero, and the carry after each row's last input is found
+    without stacking the carries of all timesteps.
 
     Attributes:
-        config: the model. Further attributes: ``time_major``, ``return_carry``, ``reverse``,
-            ``keep_order``, ``aligned``, ``unroll``, ``remat``, the defaults of the call's arguments.
+        config: the model. Either this or, as keywords, ``features``, ``tensor_shape`` and any of the other fields of
+            :class:`tlstm_jax.TLSTMConfig`, which documents them and their defaults.
         implementation: ``"auto"``, ``"reference"``, ``"fused"`` or ``Fused(..)``; see :func:`tlstm_jax.unroll`.
+        kernel_init: initializer of the input kernel (default: Glorot uniform).
+        recurrent_kernel_init: initializer of the recurrent kernel, instead of ``kernel_scale``; for the default, see
+            :func:`tlstm_jax.init_params`.
+        bias_init: initializer of the recurrent bias, instead of ``forget_bias`` and ``conveyor_bias``; for the default,
+            see :func:`tlstm_jax.init_params`.
+        carry_init: initializer of the initial carry (default: zeros). With ``learn_carry``, initializer of
+            the learned carry.
+        time_major: whether time is the first axis of inputs and outputs (default: False).
+        return_carry: whether to return ``(carry, outputs)`` instead of the outputs (default: False).
+        reverse: whether to run from the last input to the first (default: False).
+        keep_order: with ``reverse``, whether to return outputs in the order of the inputs (default: False).
+        aligned: whether output t answers input t (default: True); see :func:`tlstm_jax.unroll`.
+        unroll: timesteps in one iteration of the scan (default: 1).
+        remat: rematerialization (default: False); see :func:`tlstm_jax.unroll`.
+
+    Initializers may return boxed arrays, as those of ``nn.with_partitioning`` do.
+
+    Raises:
+        ValueError: both ``config`` and fields of it were given, or neither; a value is invalid; or an initializer was
+            given together with a field that it replaces.
 
     Example:
         >>> import flax.linen as nn, jax, jax.numpy as jnp, tlstm_jax as tl
+        >>> layer = tl.linen.TLSTM(features=8, tensor_shape=(3, 3), kernel_size=3, norm="channel")
+        >>> y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 10, 5)))
+        >>> y.shape
+        (2, 10, 8)
+
+        With a configuration, in both directions:
+
         >>> cfg = tl.TLSTMConfig(features=8, tensor_shape=(3,))
         >>> layer = nn.Bidirectional(tl.linen.TLSTM(cfg), tl.linen.TLSTM(cfg))
         >>> y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 10, 5)))
@@ -157,25 +290,34 @@ class TLSTM(_Layer):
         (2, 10, 16)
     """
 
-    config: TLSTMConfig
+    config: TLSTMConfig | None = None
     implementation: Implementation = "auto"
 
     @nn.nowrap
-    def _model(self) -> tuple[Any, parameters.Groups, Any]:
-        config = checks.check_config("config", self.config, TLSTMConfig)
-        return config, parameters.param_groups(config), unrolling.call
+    def _model(self) -> tuple[Recurrent, parameters.Groups, Any]:
+        config = self.cfg
+        return config, parameters.param_groups(config, Initializers.of(self)), unrolling.call
 
 
-class StackedLSTM(_Layer):
-    """The paper's sLSTM under the same interface: stacked LSTM layers of Flax's ``OptimizedLSTMCell``.
+class StackedLSTM(RecurrentLayer):
+    """The paper's baseline sLSTM with the same interface: a stack of LSTM layers of Flax's ``OptimizedLSTMCell``.
 
     Attributes:
-        features: M. The input is projected to M first.
+        features: M. The inputs are first projected to M features.
         num_layers: L.
-        shared: one parameter set for all layers, as in the paper, or one for each.
-        forget_bias: initial bias of the forget gate.
-        dtype: dtype of the computation; None infers it.
-        param_dtype: dtype of the parameters.
+        shared: whether all layers share one set of parameters, as in the paper, or each has its own (default: True).
+        forget_bias: initial bias of the forget gate (default: 1).
+        dtype: dtype of the computation (default: inferred from inputs and parameters).
+        param_dtype: dtype of the parameters (default: float32).
+        precision: precision of the matrix products, the same for both operands (default: None).
+        learn_carry: whether the initial carry is a parameter (default: False).
+        carry_init: initializer of the initial carry (default: zeros). With ``learn_carry``, initializer of
+            the learned carry.
+
+    The other attributes are those of :class:`TLSTM`, from ``time_major`` on.
+
+    Raises:
+        ValueError: a value is invalid.
 
     Example:
         >>> import jax, jax.numpy as jnp, tlstm_jax as tl
@@ -191,22 +333,40 @@ class StackedLSTM(_Layer):
     forget_bias: float = 1.0
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    precision: PrecisionLike = None
+    learn_carry: bool = False
+    carry_init: Initializer | None = None
+
+    def __post_init__(self) -> None:
+        self._model()
+        super().__post_init__()
 
     @nn.nowrap
-    def _model(self) -> tuple[Any, parameters.Groups, Any]:
+    def _model(self) -> tuple[Recurrent, parameters.Groups, Any]:
         config = stacked.StackedLSTMConfig(
-            self.features, self.num_layers, self.shared, self.forget_bias, self.dtype, self.param_dtype
+            self.features,
+            self.num_layers,
+            self.shared,
+            self.forget_bias,
+            self.dtype,
+            self.param_dtype,
+            self.precision,
+            self.learn_carry,
         )
-        return config, stacked.param_groups(config), stacked.call
+        return config, stacked.param_groups(config, Initializers(carry_init=self.carry_init)), stacked.call
 
 
-def _params(module: nn.Module, inputs: Array, config: Any, groups: parameters.Groups) -> Params:
-    """The module's parameters, made for the features of ``inputs`` while it initializes.
+def _params(module: nn.Module, groups: parameters.Groups, in_features: int) -> Params:
+    """The module's parameter groups, created where they do not exist and ``params`` is mutable.
 
-    Afterwards they are taken as they are, so that what does not fit is reported by the checks of the
-    pure functions, which name the array and the mend.
+    Groups that exist are returned as they are, maybe boxed, so that the checks of the pure functions report those
+    that do not fit, with messages that say what to do. Only the model's own groups are read, since the scope may
+    hold other parameters, as with ``nn.share_scope``.
     """
-    if not module.is_initializing():
-        return {name: module.get_variable("params", name) for name in module.variables.get("params", {})}
-    in_features = checks.last_axis("inputs", inputs)
-    return {name: module.param(name, init, in_features, config) for name, init in groups.items()}
+    params: Params = {}
+    for name, init in groups.items():
+        if module.has_variable("params", name):
+            params[name] = module.get_variable("params", name)
+        elif module.is_mutable_collection("params"):
+            params[name] = module.param(name, init, in_features)
+    return params

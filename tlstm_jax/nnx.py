@@ -1,110 +1,163 @@
-"""The tLSTM and its baseline as Flax nnx modules: thin faces over the pure functions.
+"""The tLSTM and its baseline as Flax nnx modules.
 
     >>> import jax.numpy as jnp, tlstm_jax as tl
     >>> from flax import nnx
-    >>> layer = tl.nnx.TLSTM(5, tl.TLSTMConfig(features=100, tensor_shape=(3, 3)), rngs=nnx.Rngs(0))
+    >>> layer = tl.nnx.TLSTM(5, features=100, tensor_shape=(3, 3), rngs=nnx.Rngs(0))
     >>> layer(jnp.ones((2, 10, 5))).shape
     (2, 10, 100)
 
 ``nnx.to_pure_dict(nnx.state(layer, nnx.Param))`` is the tree of :func:`tlstm_jax.init_params`: the same
-parameters drive the pure functions, these modules and those of :mod:`tlstm_jax.linen`.
+parameters work with the pure functions, these modules and those of :mod:`tlstm_jax.linen`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tlstm_jax import checks, parameters, stacked, unrolling
-from tlstm_jax.config import TLSTMConfig
+from tlstm_jax import checks, layers, parameters, stacked, unrolling
+from tlstm_jax import state as states
+from tlstm_jax.config import UNSET, Recurrent, TLSTMConfig, Unset, given_fields, resolve_config
 from tlstm_jax.options import Implementation, Options
-from tlstm_jax.state import init_state
-from tlstm_jax.typing import Array, Params, TLSTMState
+from tlstm_jax.parameters import Initializer, Initializers
+from tlstm_jax.typing import Array, Params, PrecisionLike, TLSTMState
 
-__all__ = ["TLSTM", "StackedLSTM", "TLSTMCell"]
+__all__ = ["TLSTM", "RecurrentLayer", "StackedLSTM", "TLSTMCell"]
 
 
 class TLSTMCell(nnx.RNNCellBase):
-    """One timestep of a tLSTM (:func:`tlstm_jax.step`) as a Flax cell, for ``nnx.RNN`` and ``nnx.Bidirectional``.
+    """One timestep of a tLSTM (eqs. 14-19, :func:`tlstm_jax.step`) as a cell for ``nnx.RNN`` and ``nnx.Bidirectional``.
 
-    ``nnx.RNN`` knows no output delay: its k-th output answers input k - L + 1. :class:`TLSTM` is the
-    layer that handles it.
+    ``nnx.RNN`` does not know the output delay (eq. 9): its k-th output answers input k - L + 1. :class:`TLSTM` is the
+    layer that handles the delay.
 
     Args:
         in_features: R.
-        config: the model.
+        features: M, channels at each location; or the model's configuration, a :class:`tlstm_jax.TLSTMConfig`.
+        config: the model. Either this or ``features``, ``tensor_shape`` and any of the other fields of
+            :class:`tlstm_jax.TLSTMConfig`, which documents them and their defaults.
+        kernel_init: initializer of the input kernel (default: Glorot uniform).
+        recurrent_kernel_init: initializer of the recurrent kernel, instead of ``kernel_scale``; for the default, see
+            :func:`tlstm_jax.init_params`.
+        bias_init: initializer of the recurrent bias, instead of ``forget_bias`` and ``conveyor_bias``; for the default,
+            see :func:`tlstm_jax.init_params`.
+        carry_init: initializer of the carry in :meth:`initialize_carry` (default: zeros). With ``learn_carry``,
+            initializer of the learned carry.
         rngs: its ``params`` stream initializes the parameters.
+
+    Raises:
+        ValueError: both ``config`` and fields of it were given, or neither; a value is invalid; or an initializer was
+            given together with a field that it replaces.
 
     Example:
         >>> import jax.numpy as jnp, tlstm_jax as tl
         >>> from flax import nnx
-        >>> cell = tl.nnx.TLSTMCell(5, tl.TLSTMConfig(features=8, tensor_shape=(3,)), rngs=nnx.Rngs(0))
+        >>> cell = tl.nnx.TLSTMCell(5, features=8, tensor_shape=(3,), rngs=nnx.Rngs(0))
         >>> nnx.RNN(cell)(jnp.ones((2, 10, 5))).shape
         (2, 10, 8)
     """
 
-    def __init__(self, in_features: int, config: TLSTMConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        features: int | TLSTMConfig | Unset = UNSET,
+        *,
+        config: TLSTMConfig | None = None,
+        tensor_shape: int | tuple[int, ...] | Unset = UNSET,
+        kernel_size: int | tuple[int, ...] | Unset = UNSET,
+        cell: Literal["lstm", "rnn"] | Unset = UNSET,
+        memory_conv: bool | Unset = UNSET,
+        norm: Literal["channel", "layer"] | Unset | None = UNSET,
+        norm_epsilon: float | Unset = UNSET,
+        kernel_scale: float | Unset = UNSET,
+        forget_bias: float | Unset = UNSET,
+        conveyor_bias: float | Unset = UNSET,
+        dtype: Any = UNSET,
+        param_dtype: Any = UNSET,
+        precision: PrecisionLike | Unset = UNSET,
+        learn_carry: bool | Unset = UNSET,
+        kernel_init: Initializer | None = None,
+        recurrent_kernel_init: Initializer | None = None,
+        bias_init: Initializer | None = None,
+        carry_init: Initializer | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.config, groups = _resolve("TLSTMCell", locals())
         self.in_features = in_features
-        self.config = checks.check_config("config", config, TLSTMConfig)
-        _create_params(self, in_features, config, parameters.param_groups(config), rngs)
+        self.carry_init = carry_init
+        _create_params(self, in_features, groups, rngs)
 
     def __call__(self, carry: TLSTMState, inputs: Array) -> tuple[TLSTMState, Array]:
-        """One timestep: carry and ``inputs`` (*batch, R) to the next carry and ``(*batch, M)``."""
-        params = _params(self, parameters.param_groups(self.config))
-        return unrolling.step_call(params, carry, inputs, self.config, ("inputs", "carry"))
+        """Runs one timestep.
+
+        Args:
+            carry: c and h, each ``(*batch, *tensor_shape, M)``.
+            inputs: ``(*batch, R)``, floating point.
+
+        Returns:
+            The next carry and h at the output corner, ``(*batch, M)``.
+
+        Raises:
+            ValueError: as :func:`tlstm_jax.step`.
+        """
+        return unrolling.step_call(_params(self), carry, inputs, self.config, ("inputs", "carry"))
 
     def initialize_carry(
         self,
         input_shape: tuple[int, ...],
         rngs: nnx.Rngs | nnx.RngStream | None = None,
-        carry_init: Callable[..., Array] | None = None,
+        carry_init: Initializer | None = None,
     ) -> TLSTMState:
-        """The state for inputs of shape (*batch, R): zeros, or ``carry_init(key, shape, dtype)`` for c and h."""
-        zeros = init_state(self.config, tuple(input_shape[:-1]))
+        """The initial carry.
+
+        Args:
+            input_shape: shape of the inputs of one timestep, (*batch, R).
+            rngs: its ``carry`` stream, or itself if it is a stream, gives the keys for ``carry_init``.
+            carry_init: initializer of c and h; by default that of the constructor.
+
+        Returns:
+            c and h, each ``(*batch, *tensor_shape, M)``: drawn by ``carry_init`` if there is one, and zeros otherwise.
+            With ``learn_carry`` it is the learned carry, unless ``carry_init`` is given here.
+
+        Raises:
+            ValueError: there is a ``carry_init``, but no ``rngs``.
+        """
+        batch_shape = tuple(input_shape[:-1])
+        zeros = states.zero_state(self.config, batch_shape)
+        if self.config.learn_carry and carry_init is None:
+            learned = states.fresh_state(_params(self), batch_shape, self.config)
+            return jax.tree.map(lambda leaf, zero: leaf.astype(zero.dtype), learned, zeros)
+        carry_init = carry_init or self.carry_init
         if carry_init is None:
             return zeros
         if rngs is None:
             raise ValueError("initialize_carry with carry_init needs rngs, such as rngs=nnx.Rngs(0), got None.")
-        key = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
-        return jax.tree.map(lambda zero: carry_init(key(), zero.shape, zero.dtype), zeros)
+        return states.drawn_state(carry_init, _carry_keys(rngs), zeros)
 
     @property
     def num_feature_axes(self) -> int:
-        """Axes of the *input* that are features."""
+        """The number of feature axes of the inputs."""
         return 1
 
 
-class _Layer(nnx.Module):
-    """A recurrent layer that stands where ``nnx.RNN`` stands."""
+class RecurrentLayer(nnx.Module):
+    """Base of the recurrent layers, which have the interface of ``nnx.RNN``; not to be used by itself.
 
-    def _create(
-        self,
-        in_features: int,
-        config: Any,
-        rngs: nnx.Rngs,
-        *,
-        time_major: bool = False,
-        return_carry: bool = False,
-        reverse: bool = False,
-        keep_order: bool = False,
-        aligned: bool = True,
-        unroll: int | bool = 1,
-        remat: int | bool = False,
-    ) -> None:
-        self.in_features = in_features
-        self.config = config
-        self.time_major = time_major
-        self.return_carry = return_carry
-        self.reverse = reverse
-        self.keep_order = keep_order
-        self.aligned = aligned
-        self.unroll = unroll
-        self.remat = remat
-        _create_params(self, in_features, config, self._groups(), rngs)
+    Example:
+        >>> import tlstm_jax as tl
+        >>> issubclass(tl.nnx.TLSTM, tl.nnx.RecurrentLayer)
+        True
+    """
+
+    in_features: int
+    config: Recurrent
+    carry_init: Initializer | None
+    _unroll: Callable[..., tuple[TLSTMState, Array]]
 
     def __call__(
         self,
@@ -124,89 +177,172 @@ class _Layer(nnx.Module):
 
         Args:
             inputs: ``(*batch, T, R)``, or ``(T, *batch, R)`` with ``time_major``; floating point.
-            initial_carry: the state before the first input; zeros by default.
+            initial_carry: the state before the first input. By default the learned carry with ``learn_carry``, drawn
+                by ``carry_init`` if there is one, and zeros otherwise.
             seq_lengths: ``(*batch,)`` integers, the length of each right-padded row.
-            reset: ``(*batch, T)`` booleans: the state is zero before that input.
-            return_carry: return ``(carry, outputs)`` instead of the outputs.
-            time_major: time is the first axis of inputs and outputs.
-            reverse: run from the last input to the first.
-            keep_order: with ``reverse``, outputs in the order of the inputs.
-            aligned: output t answers input t. These five override the layer's own where not None.
-            rngs: accepted for the sake of ``nnx.RNN``'s signature and not used.
+            reset: ``(*batch, T)`` booleans; True resets the state to the initial one before that input.
+            return_carry: overrides the attribute, like all that follow but ``rngs``.
+            time_major: whether time is the first axis of inputs, ``reset`` and outputs.
+            reverse: whether to run from the last input to the first.
+            keep_order: with ``reverse``, whether to return outputs in the order of the inputs.
+            aligned: whether output t answers input t.
+            rngs: its ``carry`` stream, or itself if it is a stream, gives the keys for ``carry_init``;
+                ``jax.random.key(0)`` by default.
 
         Returns:
-            Outputs ``(*batch, T, M)``, with ``return_carry`` preceded by the state after each row's
-            last input. Everything is as in :func:`tlstm_jax.unroll`.
+            Outputs ``(*batch, T, M)``, or ``(T, *batch, M)`` with ``time_major``. With ``return_carry``, the carry
+            after the last input of each row, then the outputs. See :func:`tlstm_jax.unroll`.
 
         Raises:
             ValueError: as :func:`tlstm_jax.unroll`.
         """
-        params = _params(self, self._groups())
-        options = Options.of(self, time_major=time_major, aligned=aligned, reverse=reverse, keep_order=keep_order)
-        names = ("inputs", "initial_carry")
-        carry, outputs = self._call(params, inputs, self.config, initial_carry, seq_lengths, reset, options, names)
-        return_carry = self.return_carry if return_carry is None else return_carry
-        return (carry, outputs) if return_carry else outputs
+        return layers.run(
+            self,
+            type(self)._unroll,
+            self.config,
+            _params(self),
+            inputs,
+            initial_carry,
+            layers.key_sequence(None) if rngs is None else _carry_keys(rngs),
+            seq_lengths,
+            reset,
+            return_carry,
+            time_major=time_major,
+            reverse=reverse,
+            keep_order=keep_order,
+            aligned=aligned,
+        )
 
-    _call: Any
+    def _set_options(self, arguments: Mapping[str, Any]) -> None:
+        """Takes the options and ``return_carry`` among the constructor's arguments as attributes, after a check."""
+        options = Options(**{f.name: arguments[f.name] for f in dataclasses.fields(Options) if f.name in arguments})
+        for name in vars(options).keys() & arguments.keys():
+            setattr(self, name, getattr(options, name))
+        self.return_carry = checks.flag("return_carry", arguments["return_carry"])
 
-    def _groups(self) -> parameters.Groups:
-        raise NotImplementedError
 
+class TLSTM(RecurrentLayer):
+    """A tLSTM layer (eqs. 14-23) that handles the output delay, with the interface of ``nnx.RNN``.
 
-class TLSTM(_Layer):
-    """A tLSTM layer with its output delay handled; stands where ``nnx.RNN`` stands, inside ``nnx.Bidirectional`` too.
+    It can be used in ``nnx.Bidirectional``. In contrast to ``nnx.RNN``, ``seq_lengths`` may have any number of batch
+    dimensions and rows of length 0, outputs on padding are zero, and the carry after each row's last input is found
+    without stacking the carries of all timesteps.
 
     Args:
         in_features: R.
-        config: the model.
+        features: M, channels at each location; or the model's configuration, a :class:`tlstm_jax.TLSTMConfig`.
+        config: the model. Either this or ``features``, ``tensor_shape`` and any of the other fields of
+            :class:`tlstm_jax.TLSTMConfig`, which documents them and their defaults.
+        kernel_init: initializer of the input kernel (default: Glorot uniform).
+        recurrent_kernel_init: initializer of the recurrent kernel, instead of ``kernel_scale``; for the default, see
+            :func:`tlstm_jax.init_params`.
+        bias_init: initializer of the recurrent bias, instead of ``forget_bias`` and ``conveyor_bias``; for the default,
+            see :func:`tlstm_jax.init_params`.
+        carry_init: initializer of the initial carry (default: zeros). With ``learn_carry``, initializer of
+            the learned carry.
         implementation: ``"auto"``, ``"reference"``, ``"fused"`` or ``Fused(..)``; see :func:`tlstm_jax.unroll`.
+        time_major: whether time is the first axis of inputs and outputs.
+        return_carry: whether to return ``(carry, outputs)`` instead of the outputs.
+        reverse: whether to run from the last input to the first.
+        keep_order: with ``reverse``, whether to return outputs in the order of the inputs.
+        aligned: whether output t answers input t; see :func:`tlstm_jax.unroll`.
+        unroll: timesteps in one iteration of the scan.
+        remat: rematerialization; see :func:`tlstm_jax.unroll`.
         rngs: its ``params`` stream initializes the parameters.
-        **options: defaults of the call's arguments: ``time_major``, ``return_carry``, ``reverse``,
-            ``keep_order`` (False), ``aligned`` (True), and ``unroll`` (1) and ``remat`` (False)
-            of :func:`tlstm_jax.unroll`.
+
+    Initializers may carry metadata, as those of ``nnx.with_partitioning`` do; the parameters then have it.
+
+    Attributes:
+        config: the model's configuration, however it was given.
+
+    Raises:
+        ValueError: both ``config`` and fields of it were given, or neither; a value is invalid; or an initializer was
+            given together with a field that it replaces.
 
     Example:
         >>> import jax.numpy as jnp, tlstm_jax as tl
         >>> from flax import nnx
+        >>> layer = tl.nnx.TLSTM(5, features=8, tensor_shape=(3, 3), norm="channel", rngs=nnx.Rngs(0))
+        >>> layer(jnp.ones((2, 10, 5))).shape
+        (2, 10, 8)
+
+        With a configuration, in both directions:
+
         >>> cfg, rngs = tl.TLSTMConfig(features=8, tensor_shape=(3,)), nnx.Rngs(0)
         >>> layer = nnx.Bidirectional(tl.nnx.TLSTM(5, cfg, rngs=rngs), tl.nnx.TLSTM(5, cfg, rngs=rngs))
         >>> layer(jnp.ones((2, 10, 5))).shape
         (2, 10, 16)
     """
 
-    _call = staticmethod(unrolling.call)
+    _unroll = staticmethod(unrolling.call)
 
     def __init__(
         self,
         in_features: int,
-        config: TLSTMConfig,
+        features: int | TLSTMConfig | Unset = UNSET,
         *,
+        config: TLSTMConfig | None = None,
+        tensor_shape: int | tuple[int, ...] | Unset = UNSET,
+        kernel_size: int | tuple[int, ...] | Unset = UNSET,
+        cell: Literal["lstm", "rnn"] | Unset = UNSET,
+        memory_conv: bool | Unset = UNSET,
+        norm: Literal["channel", "layer"] | Unset | None = UNSET,
+        norm_epsilon: float | Unset = UNSET,
+        kernel_scale: float | Unset = UNSET,
+        forget_bias: float | Unset = UNSET,
+        conveyor_bias: float | Unset = UNSET,
+        dtype: Any = UNSET,
+        param_dtype: Any = UNSET,
+        precision: PrecisionLike | Unset = UNSET,
+        learn_carry: bool | Unset = UNSET,
+        kernel_init: Initializer | None = None,
+        recurrent_kernel_init: Initializer | None = None,
+        bias_init: Initializer | None = None,
+        carry_init: Initializer | None = None,
         implementation: Implementation = "auto",
+        time_major: bool = False,
+        return_carry: bool = False,
+        reverse: bool = False,
+        keep_order: bool = False,
+        aligned: bool = True,
+        unroll: int | bool = 1,
+        remat: int | bool = False,
         rngs: nnx.Rngs,
-        **options: Any,
     ) -> None:
-        checks.check_config("config", config, TLSTMConfig)
-        self.implementation = implementation
-        self._create(in_features, config, rngs, **options)
+        arguments = locals()
+        self.config, groups = _resolve("TLSTM", arguments)
+        self.in_features = in_features
+        self.carry_init = carry_init
+        self._set_options(arguments)
+        _create_params(self, in_features, groups, rngs)
 
-    def _groups(self) -> parameters.Groups:
-        return parameters.param_groups(self.config)
 
-
-class StackedLSTM(_Layer):
-    """The paper's sLSTM under the same interface: stacked LSTM layers of Flax's ``OptimizedLSTMCell``.
+class StackedLSTM(RecurrentLayer):
+    """The paper's baseline sLSTM with the same interface: a stack of LSTM layers of Flax's ``OptimizedLSTMCell``.
 
     Args:
         in_features: R.
-        features: M. The input is projected to M first.
+        features: M. The inputs are first projected to M features.
         num_layers: L.
-        shared: one parameter set for all layers, as in the paper, or one for each.
+        shared: whether all layers share one set of parameters, as in the paper, or each has its own.
         forget_bias: initial bias of the forget gate.
-        dtype: dtype of the computation; None infers it.
+        dtype: dtype of the computation; None infers it from inputs and parameters.
         param_dtype: dtype of the parameters.
+        precision: precision of the matrix products, the same for both operands.
+        learn_carry: whether the initial carry is a parameter.
+        carry_init: initializer of the initial carry (default: zeros). With ``learn_carry``, initializer of
+            the learned carry.
+        time_major: this and the following are as in :class:`TLSTM`.
+        return_carry: see above.
+        reverse: see above.
+        keep_order: see above.
+        aligned: see above; a stack has no output delay.
+        unroll: see above.
+        remat: see above.
         rngs: its ``params`` stream initializes the parameters.
-        **options: as in :class:`TLSTM`.
+
+    Raises:
+        ValueError: a value is invalid.
 
     Example:
         >>> import jax.numpy as jnp, tlstm_jax as tl
@@ -216,7 +352,7 @@ class StackedLSTM(_Layer):
         (2, 10, 8)
     """
 
-    _call = staticmethod(stacked.call)
+    _unroll = staticmethod(stacked.call)
 
     def __init__(
         self,
@@ -228,34 +364,72 @@ class StackedLSTM(_Layer):
         forget_bias: float = 1.0,
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
+        precision: PrecisionLike = None,
+        learn_carry: bool = False,
+        carry_init: Initializer | None = None,
+        time_major: bool = False,
+        return_carry: bool = False,
+        reverse: bool = False,
+        keep_order: bool = False,
+        aligned: bool = True,
+        unroll: int | bool = 1,
+        remat: int | bool = False,
         rngs: nnx.Rngs,
-        **options: Any,
     ) -> None:
-        config = stacked.StackedLSTMConfig(features, num_layers, shared, forget_bias, dtype, param_dtype)
-        self._create(in_features, config, rngs, **options)
+        arguments = locals()
+        self.config = stacked.StackedLSTMConfig(
+            features, num_layers, shared, forget_bias, dtype, param_dtype, precision, learn_carry
+        )
+        self.in_features = in_features
+        self.carry_init = carry_init
+        self._set_options(arguments)
+        groups = stacked.param_groups(self.config, Initializers(carry_init=carry_init))
+        _create_params(self, in_features, groups, rngs)
 
-    def _groups(self) -> parameters.Groups:
-        return stacked.param_groups(self.config)
+
+def _resolve(layer: str, arguments: Mapping[str, Any]) -> tuple[TLSTMConfig, parameters.Groups]:
+    """The configuration and the initializers of its parameter groups from a constructor's arguments.
+
+    A configuration may stand in the place of ``features``.
+    """
+    features, config = arguments["features"], arguments["config"]
+    if config is None and (features is None or isinstance(features, (Mapping, Recurrent))):
+        config, arguments = checks.check_config("config", features, TLSTMConfig), {**arguments, "features": UNSET}
+    given = given_fields(arguments)
+    config = resolve_config(layer, config, given)
+    names = [field.name for field in dataclasses.fields(Initializers)]
+    initializers = Initializers(**{name: arguments[name] for name in names})
+    parameters.check_initializers(initializers, config, given)
+    return config, parameters.param_groups(config, initializers)
 
 
-def _create_params(
-    module: nnx.Module, in_features: int, config: Any, groups: parameters.Groups, rngs: nnx.Rngs
-) -> None:
+def _create_params(module: nnx.Module, in_features: int, groups: parameters.Groups, rngs: nnx.Rngs) -> None:
     checks.check_in_features(in_features)
     if not isinstance(rngs, nnx.Rngs):
         raise ValueError(f"rngs must be nnx.Rngs, such as nnx.Rngs(0), got {type(rngs).__name__}.")
     for name, init in groups.items():
-        setattr(module, name, _to_module(init(rngs.params(), in_features, config)))
+        setattr(module, name, _to_module(init(rngs.params(), in_features)))
 
 
 def _to_module(tree: Any) -> Any:
     return nnx.Dict({k: _to_module(v) for k, v in tree.items()}) if isinstance(tree, Mapping) else nnx.Param(tree)
 
 
-def _params(module: nnx.Module, groups: Iterable[str]) -> Params:
-    """The module's parameters as the plain nested dict of the pure functions."""
-    return {name: _to_dict(getattr(module, name)) for name in groups}
+def _params(module: TLSTMCell | RecurrentLayer) -> Params:
+    """The module's parameters as the plain nested dict of the pure functions.
+
+    The names come from the configuration: iterating over an ``nnx.Dict`` would call its methods, which
+    ``nnx.tabulate`` replaces by ones that record submodules, without end here.
+    """
+    return _read(module, module.config.param_shapes(module.in_features))
 
 
-def _to_dict(tree: Any) -> Any:
-    return {k: _to_dict(v) for k, v in tree.items()} if isinstance(tree, nnx.Dict) else tree[...]
+def _read(node: Any, shapes: dict[str, Any]) -> Params:
+    return {
+        name: _read(getattr(node, name), shape) if isinstance(shape, dict) else getattr(node, name)[...]
+        for name, shape in shapes.items()
+    }
+
+
+def _carry_keys(rngs: nnx.Rngs | nnx.RngStream) -> Callable[[], Array]:
+    return rngs.carry if isinstance(rngs, nnx.Rngs) else rngs

@@ -1,4 +1,4 @@
-"""How a model runs over sequences: options that check themselves, built by ``unroll`` and by the Flax layers."""
+"""How a model runs over sequences: options that validate themselves, shared by ``unroll`` and the Flax layers."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tlstm_jax.checks import positive_size
+from tlstm_jax.checks import flag, positive_size
 
 
 @dataclasses.dataclass(frozen=True)
 class Fused:
-    """How the fused implementation of :func:`tlstm_jax.unroll` differentiates; None chooses by platform.
+    """How the fused implementation of :func:`tlstm_jax.unroll` computes gradients; None is chosen by platform.
 
     Args:
-        save: what the forward loop keeps for the backward loop besides inputs: ``"gates"`` (H, C, G, I, F, O, Q:
-            nothing is computed twice; the fastest on a CPU) or ``"states"`` (H and C; the gates of many timesteps are
-            then recomputed in one matrix product; the fewest kernels on a GPU, where each write inside a loop is one).
-        gather: for how many timesteps at a time the backward pass recomputes gates and gathers weight gradients, in
-            one matrix product each (a few with patches kept). 1 keeps everything in a CPU's caches; more are fewer
-            kernels on a GPU.
-        align: channels of matrix products are padded with zeros, outside of the loops, to a multiple of this.
-        patches: ``"built"`` (what the kernel sees at each location is put together anew at every timestep, and
-            multiplied with it in one product; the fewest kernels on a GPU) or ``"kept"`` (by the loops of a
-            derivative, from one timestep to the next, so that padding is not written again; with two or more
-            dimensions of locations, a share of it is not multiplied either; the fastest on a CPU). See
-            :mod:`tlstm_jax.products`.
+        save: the residuals that the forward loop saves besides the inputs. ``"gates"`` saves H, C and the gates, so
+            that nothing is computed twice; the fastest on a CPU. ``"states"`` saves H and C only and recomputes the
+            gates of many timesteps in one matrix product; it launches the fewest kernels on a GPU, where each write
+            inside a loop is a kernel.
+        gather: the number of timesteps for which the backward pass recomputes gates and accumulates weight gradients
+            at once, in one matrix product each (a few with ``patches="kept"``). 1 keeps everything in a CPU's caches;
+            more timesteps need fewer kernels on a GPU.
+        align: matrix products are padded with zeros, outside of the loops, to a multiple of this many channels.
+        patches: ``"built"`` assembles the patches (the receptive field of each location) anew at every timestep, for a
+            single matrix product; it launches the fewest kernels on a GPU. ``"kept"`` carries them from one timestep
+            to the next, so that the padding is not written again and, with two or more tensorized dimensions, part
+            of it is not multiplied either; the fastest on a CPU.
 
-    A CPU gets ``Fused("gates", 1, 1, "kept")``. Everything else gets ``Fused("states", n, 16, "built")``, n being the
-    timesteps whose patches (see :func:`tlstm_jax.convolution.patches`) fill 1 GiB.
+    A CPU gets ``Fused("gates", 1, 1, "kept")``. Other platforms get ``Fused("states", n, 16, "built")``, where n is the
+    number of timesteps whose patches fill 1 GiB.
 
     Raises:
-        ValueError: an option is not one of those above.
+        ValueError: an option has an invalid value.
 
     Example:
         Less memory on a CPU, for more work:
@@ -60,23 +60,23 @@ class Fused:
     def or_else(
         self, save: Literal["gates", "states"], gather: int, align: int, patches: Literal["kept", "built"]
     ) -> Fused:
-        """These options, the arguments where they are None."""
+        """These options, with the arguments in place of those that are None."""
         return Fused(self.save or save, self.gather or gather, self.align or align, self.patches or patches)
 
 
 Implementation = Literal["auto", "reference", "fused"] | Fused
-"""What ``implementation=`` takes: see :func:`tlstm_jax.unroll`."""
+"""A value of ``implementation``; see :func:`tlstm_jax.unroll`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The options of :func:`tlstm_jax.unroll`, which says what each means; hashable, a static argument of ``jit``.
+    """The options of :func:`tlstm_jax.unroll`, where they are documented. Hashable, a static argument of ``jax.jit``.
 
-    A new option is a field here, with its check. ``unroll`` and the Flax layers list it in their signatures, which a
-    test compares with these fields.
+    A new option is a field here, with its check in ``__post_init__``. ``unroll`` and the Flax layers repeat it in
+    their signatures, which the tests compare with these fields.
 
     Raises:
-        ValueError: an option has a value that it cannot have; the message names it.
+        ValueError: an option has an invalid value; the message names the option.
     """
 
     time_major: bool = False
@@ -89,10 +89,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("time_major", "aligned", "reverse", "keep_order"):
-            value = getattr(self, name)
-            if not isinstance(value, (bool, np.bool_)):
-                raise ValueError(f"{name} must be True or False, got {reprlib.repr(value)}.")
-            object.__setattr__(self, name, bool(value))
+            object.__setattr__(self, name, flag(name, getattr(self, name)))
         for name in ("unroll", "remat"):
             value = getattr(self, name)
             if not isinstance(value, (bool, int, np.integer)) or (not isinstance(value, bool) and value < 1):
@@ -105,14 +102,17 @@ class Options:
 
     @property
     def fused(self) -> Fused | None:
-        """How to differentiate with the fused implementation; None for the reference."""
+        """The options of the fused implementation; None for the reference implementation."""
         if self.implementation == "reference":
             return None
         return self.implementation if isinstance(self.implementation, Fused) else Fused()
 
     @classmethod
-    def of(cls, layer: Any, **overrides: Any) -> Options:
-        """The options that a Flax layer has as attributes, replaced by the overrides that are not None."""
-        names = [field.name for field in dataclasses.fields(cls) if hasattr(layer, field.name)]
-        chosen = {name: getattr(layer, name) for name in names}
+    def of(cls, source: Any, **overrides: Any) -> Options:
+        """The options among the attributes of an object, replaced by the overrides that are not None.
+
+        A model whose only implementation is a plain scan has no attribute ``implementation``.
+        """
+        names = [field.name for field in dataclasses.fields(cls) if hasattr(source, field.name)]
+        chosen = {name: getattr(source, name) for name in names}
         return cls(**chosen | {name: value for name, value in overrides.items() if value is not None})

@@ -2,23 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import functools
+import reprlib
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import glorot_uniform, variance_scaling
+from jax.nn.initializers import glorot_uniform, variance_scaling, zeros
 
 from tlstm_jax import checks
 from tlstm_jax.config import Recurrent, TLSTMConfig
 from tlstm_jax.typing import Array, Params
 
-Groups = dict[str, Callable[[Array, int, Any], Params]]
-"""For each parameter group, ``init(key, in_features, cfg)``."""
+Initializer = Callable[..., Any]
+"""``init(key, shape, dtype)``, as in ``jax.nn.initializers`` and ``flax.linen.initializers``."""
+
+Groups = dict[str, Callable[[Array, int], Params]]
+"""For each parameter group, ``init(key, in_features)``."""
 
 
-def init_params(key: Array, in_features: int, cfg: TLSTMConfig) -> Params:
-    """Initial parameters, a plain nested dict.
+@dataclasses.dataclass(frozen=True)
+class Initializers:
+    """The initializers of a recurrent model, named as those of Flax's cells; None is the model's own.
+
+    Each is called as ``init(key, shape, dtype)`` and may return a boxed array, as those of
+    ``flax.linen.with_partitioning`` do.
+
+    Raises:
+        ValueError: an initializer is not callable.
+    """
+
+    kernel_init: Initializer | None = None
+    recurrent_kernel_init: Initializer | None = None
+    bias_init: Initializer | None = None
+    carry_init: Initializer | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not callable(value):
+                raise ValueError(
+                    f"{name} must be an initializer, init(key, shape, dtype), such as jax.nn.initializers.zeros, "
+                    f"got {reprlib.repr(value)}."
+                )
+
+    @classmethod
+    def of(cls, layer: Any) -> Initializers:
+        """The initializers that a Flax layer has as attributes."""
+        return cls(**{field.name: getattr(layer, field.name) for field in dataclasses.fields(cls)})
+
+
+REPLACED = {"recurrent_kernel_init": ("kernel_scale",), "bias_init": ("forget_bias", "conveyor_bias")}
+"""For each initializer, the fields of :class:`tlstm_jax.TLSTMConfig` that its default reads."""
+
+
+def check_initializers(initializers: Initializers, cfg: TLSTMConfig, given: Collection[str] = ()) -> Initializers:
+    """``initializers``; none of them may come with a field of ``cfg`` that it would leave without effect.
+
+    Args:
+        initializers: as given.
+        cfg: the model.
+        given: fields of ``cfg`` known to be given; others count as given where they differ from their default.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(TLSTMConfig)}
+    for init, knobs in REPLACED.items():
+        for knob in knobs if getattr(initializers, init) is not None else ():
+            if knob in given or getattr(cfg, knob) != defaults[knob]:
+                raise ValueError(
+                    f"{init} replaces {knob}, got both {init} and {knob}={getattr(cfg, knob)!r}: leave {knob} unset, "
+                    f"or leave out {init}."
+                )
+    return initializers
+
+
+def check_carry_init(initializers: Initializers, cfg: Recurrent) -> Initializers:
+    """``initializers``, whose ``carry_init`` must have a learned carry to initialize."""
+    if initializers.carry_init is not None and not cfg.learn_carry:
+        raise ValueError(
+            "carry_init initializes a learned carry, got a configuration with learn_carry=False: use "
+            "dataclasses.replace(cfg, learn_carry=True), or pass an initial state to unroll."
+        )
+    return initializers
+
+
+def init_params(
+    key: Array,
+    in_features: int,
+    cfg: TLSTMConfig,
+    *,
+    kernel_init: Initializer | None = None,
+    recurrent_kernel_init: Initializer | None = None,
+    bias_init: Initializer | None = None,
+    carry_init: Initializer | None = None,
+) -> Params:
+    """Initializes parameters as a plain nested dict.
 
     ==========  =================================  ==================================================
     group       arrays                             meaning
@@ -27,26 +105,38 @@ def init_params(key: Array, in_features: int, cfg: TLSTMConfig) -> Params:
     ``hidden``  kernel (*K, M, A), bias (A,)       W^h, b^h (eqs. 6, 14); A = 4M + <K>, in the order
                                                    g, i, f, o, q, with q row-major over the offsets
     ``norm``    scale, bias (*tensor_shape, M)     gain and bias of eq. 20; absent without a norm
+    ``carry``   c, h (*tensor_shape, M)            C_0, H_0; only with ``cfg.learn_carry``
     ==========  =================================  ==================================================
 
-    Without the memory-cell convolution there is no q (A = 4M); the tRNN has A = M.
+    Without the memory-cell convolution there is no q (A = 4M); the tRNN has A = M and no c.
 
-    The kernels are uniform; that of ``hidden`` has variance ``cfg.kernel_scale`` / fan-in, where fan-in is <K> M.
-    With the default of 1 that is Glorot's initialization taken gate by gate, each of them being a <K> M -> <K> M
-    map by Glorot's count; Glorot over all the gates at once, about 0.4 for an LSTM's, counts outputs that no gate
-    has. The forget gate's bias is ``cfg.forget_bias``, that of q's first offset,
-    which reaches farthest towards the input, ``cfg.conveyor_bias``. That of g (of A for
-    the tRNN) is uniform within 1 / sqrt(fan-in), and not 0: with zero biases a location's memory is exactly
-    zero until the first input arrives, where the derivative of the norm is 1 / sqrt(epsilon) at every
-    timestep, and the gradient of b^h explodes as P grows. All other biases are 0, gains 1.
+    The kernels are uniform. The variance of the recurrent kernel is ``cfg.kernel_scale`` / fan-in, where the
+    fan-in is <K> M. The default of 1 is Glorot's initialization of each gate by itself, a map from <K> M to <K> M
+    values by Glorot's count; Glorot's initialization of all gates at once (about 0.4 for an LSTM) would count outputs
+    that no single gate has. The initial bias of the forget gate is ``cfg.forget_bias``, and that of q's first offset,
+    the one farthest towards the input, is ``cfg.conveyor_bias``. The bias of g (of A for the tRNN) is uniform
+    within 1 / sqrt(fan-in) rather than 0: with zero biases, the memory of a location is exactly zero until the first
+    input arrives, where the derivative of the norm is 1 / sqrt(epsilon) at every timestep, so that the gradient of b^h
+    explodes as P grows. All other biases are 0 and gains 1.
 
     Args:
         key: a JAX PRNG key.
         in_features: R.
         cfg: the model.
+        kernel_init: initializer of the input kernel, called with shape (R, M); Glorot uniform by default.
+        recurrent_kernel_init: initializer of the recurrent kernel, called with shape (*K, M, A); see above for the
+            default. Replaces ``cfg.kernel_scale``.
+        bias_init: initializer of b^h, called with shape (A,); :func:`default_bias_init` by default. Replaces
+            ``cfg.forget_bias`` and ``cfg.conveyor_bias``. (b^x is 0.)
+        carry_init: initializer of the learned carry, called with shape (*tensor_shape, M) for c and for h; zeros by
+            default. Needs ``cfg.learn_carry``.
+
+    Returns:
+        The parameters, each of dtype ``cfg.param_dtype``, or whatever an initializer returned.
 
     Raises:
-        ValueError: ``in_features`` is not a positive integer, or ``key`` is not a key.
+        ValueError: ``in_features`` is not a positive integer, ``key`` is not a key, or an initializer is not callable
+            or conflicts with ``cfg``.
 
     Example:
         >>> import jax, tlstm_jax as tl
@@ -54,54 +144,98 @@ def init_params(key: Array, in_features: int, cfg: TLSTMConfig) -> Params:
         >>> params = tl.init_params(jax.random.key(0), 5, cfg)
         >>> params["hidden"]["kernel"].shape
         (3, 3, 100, 409)
+
+        Another initialization of the recurrent kernel:
+
+        >>> orthogonal = jax.nn.initializers.orthogonal()
+        >>> params = tl.init_params(jax.random.key(0), 5, cfg, recurrent_kernel_init=orthogonal)
     """
-    return init_groups(key, in_features, cfg, param_groups(checks.check_config("cfg", cfg, TLSTMConfig)))
+    checks.check_config("cfg", cfg, TLSTMConfig)
+    initializers = Initializers(kernel_init, recurrent_kernel_init, bias_init, carry_init)
+    check_carry_init(check_initializers(initializers, cfg), cfg)
+    return init_groups(key, in_features, param_groups(cfg, initializers))
 
 
-def param_groups(cfg: TLSTMConfig) -> Groups:
+def param_groups(cfg: TLSTMConfig, initializers: Initializers) -> Groups:
     """The initializer of each parameter group that ``cfg`` has."""
-    groups: Groups = {"input": init_input, "hidden": init_hidden}
-    return groups if cfg.norm is None else {**groups, "norm": init_norm}
+    groups: dict[str, Callable[..., Params]] = {"input": init_input, "hidden": init_hidden}
+    if cfg.norm is not None:
+        groups["norm"] = init_norm
+    if cfg.learn_carry:
+        groups["carry"] = init_carry
+    return bind_groups(groups, cfg, initializers)
 
 
-def init_groups(key: Array, in_features: int, cfg: Recurrent, groups: Groups) -> Params:
-    """Every parameter group, each from a key of its own."""
+def bind_groups(groups: dict[str, Callable[..., Params]], cfg: Recurrent, initializers: Initializers) -> Groups:
+    """From ``init(key, in_features, cfg, initializers)`` for each group to ``init(key, in_features)``."""
+    return {name: functools.partial(init, cfg=cfg, initializers=initializers) for name, init in groups.items()}
+
+
+def init_groups(key: Array, in_features: int, groups: Groups) -> Params:
+    """Initializes every parameter group with a key of its own."""
     checks.check_key(key)
     checks.check_in_features(in_features)
     keys = jax.random.split(key, len(groups))
-    return {name: init(k, in_features, cfg) for k, (name, init) in zip(keys, groups.items(), strict=True)}
+    return {name: init(k, in_features) for k, (name, init) in zip(keys, groups.items(), strict=True)}
 
 
-def init_input(key: Array, in_features: int, cfg: Recurrent) -> Params:
+def init_input(key: Array, in_features: int, cfg: Recurrent, initializers: Initializers) -> Params:
     """W^x and b^x of eq. 5."""
     shapes = cfg.param_shapes(in_features)["input"]
-    kernel = glorot_uniform()(key, shapes["kernel"], cfg.param_dtype)
-    return {"kernel": kernel, "bias": jnp.zeros(shapes["bias"], cfg.param_dtype)}
+    kernel_init = initializers.kernel_init or glorot_uniform()
+    return {
+        "kernel": kernel_init(key, shapes["kernel"], cfg.param_dtype),
+        "bias": jnp.zeros(shapes["bias"], cfg.param_dtype),
+    }
 
 
-def init_hidden(key: Array, in_features: int, cfg: TLSTMConfig) -> Params:
+def init_hidden(key: Array, in_features: int, cfg: TLSTMConfig, initializers: Initializers) -> Params:
     """W^h and b^h of eqs. 6 and 14; see :func:`init_params`."""
     shapes = cfg.param_shapes(in_features)["hidden"]
     key_kernel, key_bias = jax.random.split(key)
-    kernel = variance_scaling(cfg.kernel_scale, "fan_in", "uniform")(key_kernel, shapes["kernel"], cfg.param_dtype)
-    m, bound = cfg.features, (cfg.num_offsets * cfg.features) ** -0.5
-    bias = jnp.zeros(shapes["bias"], cfg.param_dtype)
-    bias = bias.at[:m].set(jax.random.uniform(key_bias, (m,), cfg.param_dtype, -bound, bound))
-    if cfg.cell == "lstm":
-        bias = bias.at[2 * m : 3 * m].set(cfg.forget_bias)
-    if cfg.has_memory_kernel:
-        bias = bias.at[4 * m].set(cfg.conveyor_bias)  # q's first offset, -floor(K/2) in every dimension
-    return {"kernel": kernel, "bias": bias}
+    kernel_init = initializers.recurrent_kernel_init or variance_scaling(cfg.kernel_scale, "fan_in", "uniform")
+    bias_init = initializers.bias_init or default_bias_init(cfg)
+    return {
+        "kernel": kernel_init(key_kernel, shapes["kernel"], cfg.param_dtype),
+        "bias": bias_init(key_bias, shapes["bias"], cfg.param_dtype),
+    }
 
 
-def init_norm(key: Array, in_features: int, cfg: TLSTMConfig) -> Params:
+def default_bias_init(cfg: TLSTMConfig) -> Initializer:
+    """The default initializer of b^h: uniform for g, ``forget_bias`` for f, ``conveyor_bias`` for q's first offset.
+
+    See :func:`init_params`. To be wrapped, in ``flax.linen.with_partitioning`` for example.
+    """
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = cfg.param_dtype) -> Array:
+        m, bound = cfg.features, (cfg.num_offsets * cfg.features) ** -0.5
+        bias = jnp.zeros(shape, dtype)
+        bias = bias.at[:m].set(jax.random.uniform(key, (m,), dtype, -bound, bound))
+        if cfg.cell == "lstm":
+            bias = bias.at[2 * m : 3 * m].set(cfg.forget_bias)
+        if cfg.has_memory_kernel:
+            bias = bias.at[4 * m].set(cfg.conveyor_bias)  # q's first offset, -floor(K/2) in every dimension
+        return bias
+
+    return init
+
+
+def init_norm(key: Array, in_features: int, cfg: TLSTMConfig, initializers: Initializers) -> Params:
     """Gain 1 and bias 0 at every location and channel (eq. 20)."""
     shapes = cfg.param_shapes(in_features)["norm"]
     return {"scale": jnp.ones(shapes["scale"], cfg.param_dtype), "bias": jnp.zeros(shapes["bias"], cfg.param_dtype)}
 
 
+def init_carry(key: Array, in_features: int, cfg: Recurrent, initializers: Initializers) -> Params:
+    """C_0 and H_0 of a learned initial carry, for one row; no C_0 for the tRNN."""
+    shapes = cfg.carry_shapes()["carry"]
+    init = initializers.carry_init or zeros
+    keys = jax.random.split(key, len(shapes))
+    return {name: init(k, shape, cfg.param_dtype) for k, (name, shape) in zip(keys, shapes.items(), strict=True)}
+
+
 def cast_params(params: Params, x: Array, cfg: Recurrent) -> Params:
-    """Kernels in the computation dtype, biases and gains in the memory cell's: once, outside any loop."""
+    """Kernels in the computation dtype, everything else in the memory cell's: cast once, outside of the loops."""
     dtype = cfg.computation_dtype(x)
     other = cfg.memory_dtype(dtype)
     return {

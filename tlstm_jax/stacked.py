@@ -1,16 +1,17 @@
-"""The paper's baseline, sLSTM: stacked LSTM layers, built from Flax's own cell.
+"""The paper's baseline, sLSTM: a stack of LSTM layers, built from Flax's cell.
 
-The input is projected to M first, so that all layers are alike and may share one parameter set. The
-state is that of a 2D tLSTM with one location for each layer.
+The input is first projected to M features, so that all layers have the same shapes and can share parameters.
+The state has the layout of a 2D tLSTM's, with one location for each layer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
 import operator
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -18,12 +19,12 @@ import jax.numpy as jnp
 
 from tlstm_jax import cell, checks, layout, parameters
 from tlstm_jax import state as states
-from tlstm_jax.checks import finite, float_dtype, positive_size
+from tlstm_jax.checks import finite, flag, float_dtype, matmul_precision, positive_size
 from tlstm_jax.config import Recurrent
 from tlstm_jax.layout import Layout
 from tlstm_jax.options import Options
 from tlstm_jax.scan import run, scan_span
-from tlstm_jax.typing import Array, Bool, Float, Lengths, Params, TLSTMState
+from tlstm_jax.typing import Array, Bool, Float, Lengths, Params, PrecisionLike, TLSTMState
 from tlstm_jax.unrolling import check_arguments
 
 __all__ = ["StackedLSTMConfig", "init_params", "unroll"]
@@ -31,18 +32,21 @@ __all__ = ["StackedLSTMConfig", "init_params", "unroll"]
 
 @dataclasses.dataclass(frozen=True)
 class StackedLSTMConfig(Recurrent):
-    """Sizes and options of a stack of LSTM layers.
+    """Sizes and options of a stack of LSTM layers. Hashable, so it can be a static argument of ``jax.jit``.
 
     Args:
         features: M, units in each layer.
         num_layers: L.
-        shared: one parameter set for all layers (the paper's sLSTM), or one for each.
+        shared: whether all layers share one set of parameters (the paper's sLSTM) or each has its own.
         forget_bias: initial bias of the forget gate.
         dtype: as in :class:`tlstm_jax.TLSTMConfig`.
         param_dtype: dtype of the parameters.
+        precision: precision of the matrix products, as in :class:`tlstm_jax.TLSTMConfig` but not a pair of two
+            different ones, which Flax's cell does not take.
+        learn_carry: whether the initial carry is a parameter, as in :class:`tlstm_jax.TLSTMConfig`.
 
     Raises:
-        ValueError: a size is not positive, or an option has the wrong type.
+        ValueError: a size is not positive, or an option has an invalid value.
 
     Example:
         >>> from tlstm_jax import stacked
@@ -57,13 +61,21 @@ class StackedLSTMConfig(Recurrent):
     forget_bias: float = 1.0
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    precision: PrecisionLike = None
+    learn_carry: bool = False
 
     cell = "lstm"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.shared, bool):
-            raise ValueError(f"shared must be True or False, got {self.shared!r}.")
+        precision = matmul_precision("precision", self.precision)
+        if isinstance(precision, tuple):
+            if precision[0] != precision[1]:
+                raise ValueError(f"precision must be the same for both operands of a product, got {self.precision!r}.")
+            precision = precision[0]
         normalized = {
+            "shared": flag("shared", self.shared),
+            "precision": precision,
+            "learn_carry": flag("learn_carry", self.learn_carry),
             "features": positive_size("features", self.features),
             "num_layers": positive_size("num_layers", self.num_layers),
             "forget_bias": finite("forget_bias", self.forget_bias),
@@ -80,7 +92,7 @@ class StackedLSTMConfig(Recurrent):
 
     @property
     def layer_names(self) -> tuple[str, ...]:
-        """The parameter set of each layer."""
+        """The name of each layer's set of parameters."""
         return tuple(f"layer_{0 if self.shared else i}" for i in range(self.num_layers))
 
     @property
@@ -88,18 +100,35 @@ class StackedLSTMConfig(Recurrent):
         """The cell of one layer."""
         return nn.OptimizedLSTMCell(self.features, dtype=self.dtype, param_dtype=self.param_dtype, parent=None)
 
+    @property
+    def matmul_precision(self) -> contextlib.AbstractContextManager[Any]:
+        """The context in which Flax's cell, which has no ``precision``, uses that of this configuration."""
+        if self.precision is None:
+            return contextlib.nullcontext()
+        return jax.default_matmul_precision(cast(jax.lax.Precision, self.precision).name.lower())
+
     def param_shapes(self, in_features: int) -> dict[str, Any]:
         """The shape of every parameter, as a nested dict."""
         return copy.deepcopy(_param_shapes(in_features, self))
 
 
-def init_params(key: Array, in_features: int, cfg: StackedLSTMConfig) -> Params:
-    """Initial parameters: ``{"input": {"kernel", "bias"}, "layers": {"layer_0": ..}}``, a layer as Flax initializes it.
+def init_params(
+    key: Array, in_features: int, cfg: StackedLSTMConfig, *, carry_init: parameters.Initializer | None = None
+) -> Params:
+    """Initializes parameters: ``{"input": {"kernel", "bias"}, "layers": {"layer_0": ..}}``.
 
-    Only the forget gate's bias differs from Flax's, ``cfg.forget_bias`` instead of 0.
+    Layers are initialized as Flax's cell, except that the bias of the forget gate is ``cfg.forget_bias`` instead of 0.
+    With ``cfg.learn_carry`` there is a group ``carry``, with ``c`` and ``h`` of shape (L, M).
+
+    Args:
+        key: a JAX PRNG key.
+        in_features: R.
+        cfg: the model.
+        carry_init: initializer of the learned carry; zeros by default. Needs ``cfg.learn_carry``.
 
     Raises:
-        ValueError: ``in_features`` is not a positive integer, or ``key`` is not a key.
+        ValueError: ``in_features`` is not a positive integer, ``key`` is not a key, or ``carry_init`` is not an
+            initializer or has no learned carry to initialize.
 
     Example:
         >>> import jax
@@ -109,16 +138,22 @@ def init_params(key: Array, in_features: int, cfg: StackedLSTMConfig) -> Params:
         (['input', 'layers'], ['layer_0'])
     """
     checks.check_config("cfg", cfg, StackedLSTMConfig)
-    return parameters.init_groups(key, in_features, cfg, param_groups(cfg))
+    initializers = parameters.Initializers(carry_init=carry_init)
+    return parameters.init_groups(key, in_features, param_groups(cfg, parameters.check_carry_init(initializers, cfg)))
 
 
-def param_groups(cfg: StackedLSTMConfig) -> parameters.Groups:
-    """The initializer of each parameter group."""
-    return {"input": parameters.init_input, "layers": init_layers}
+def param_groups(cfg: StackedLSTMConfig, initializers: parameters.Initializers) -> parameters.Groups:
+    """The initializer of each parameter group that ``cfg`` has."""
+    groups: dict[str, Any] = {"input": parameters.init_input, "layers": init_layers}
+    if cfg.learn_carry:
+        groups["carry"] = parameters.init_carry
+    return parameters.bind_groups(groups, cfg, initializers)
 
 
-def init_layers(key: Array, in_features: int, cfg: StackedLSTMConfig) -> Params:
-    """One parameter set of Flax's cell for each distinct layer."""
+def init_layers(
+    key: Array, in_features: int, cfg: StackedLSTMConfig, initializers: parameters.Initializers | None = None
+) -> Params:
+    """The parameters of Flax's cell for each distinct layer."""
     names = tuple(dict.fromkeys(cfg.layer_names))
     x = jnp.zeros((1, cfg.features), cfg.param_dtype)
     layers = {}
@@ -133,7 +168,7 @@ def init_layers(key: Array, in_features: int, cfg: StackedLSTMConfig) -> Params:
 def _param_shapes(in_features: int, cfg: StackedLSTMConfig) -> dict[str, Any]:
     layers = jax.eval_shape(lambda key: init_layers(key, in_features, cfg), jax.random.key(0))
     group = {"kernel": (in_features, cfg.features), "bias": (cfg.features,)}
-    return {"input": group, "layers": jax.tree.map(lambda leaf: leaf.shape, layers)}
+    return {"input": group, "layers": jax.tree.map(lambda leaf: leaf.shape, layers)} | cfg.carry_shapes()
 
 
 def unroll(
@@ -153,8 +188,8 @@ def unroll(
 ) -> tuple[TLSTMState, Float[Array, "*bt m"]]:
     """Runs the stack over sequences; arguments, results and errors as in :func:`tlstm_jax.unroll`.
 
-    A stack answers an input at once, so ``aligned`` makes no difference and no answer is ever lost
-    to a reset. Layer l of the state is at location l: ``(*batch, num_layers, features)``.
+    A stack has no output delay, so ``aligned`` has no effect and no output is lost to a
+    reset. The state of layer l is at location l: ``(*batch, num_layers, features)``.
 
     Example:
         >>> import jax
@@ -182,7 +217,7 @@ def call(
     """:func:`unroll` behind its options; see :func:`tlstm_jax.unrolling.call`."""
     checks.check_config("cfg", cfg, StackedLSTMConfig)
     arguments = check_arguments(params, xs, cfg, initial_state, seq_lengths, reset, options, names)
-    return _unroll(params, *arguments, cfg=cfg, options=options)
+    return _unroll(*arguments, cfg=cfg, options=options)
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "options"))
@@ -197,19 +232,21 @@ def _unroll(
     options: Options,
 ) -> tuple[TLSTMState, Array]:
     batch_shape = Layout.of(xs.shape, options.time_major).batch_shape
-    whole = layout.to_locations_major(states.start_state(initial_state, xs, batch_shape, cfg), batch_shape)
+    whole = layout.to_locations_major(states.start_state(params, initial_state, xs, batch_shape, cfg), batch_shape)
     state = tuple(jax.tree.map(operator.itemgetter(i), whole) for i in range(cfg.num_layers))
     dtype = whole.h.dtype
 
     def step(state: tuple[TLSTMState, ...], x: Array) -> tuple[tuple[TLSTMState, ...], Array]:
         layers = []
         for name, layer in zip(cfg.layer_names, state, strict=True):
-            (c, h), _ = cfg.flax_cell.apply({"params": params["layers"][name]}, layer, x)
+            with cfg.matmul_precision:
+                (c, h), _ = cfg.flax_cell.apply({"params": params["layers"][name]}, layer, x)
             x = h.astype(dtype)
             layers.append(TLSTMState(c, x))
         return tuple(layers), x
 
-    project = functools.partial(cell.project, parameters.cast_params({"input": params["input"]}, xs, cfg))
+    projection = parameters.cast_params({"input": params["input"]}, xs, cfg)
+    project = functools.partial(cell.project, projection, precision=cfg.precision)
     span = functools.partial(scan_span, step, options.unroll)
     state, ys = run(project, span, state, xs, seq_lengths, reset, options)
     whole = jax.tree.map(lambda *layers: jnp.stack(layers), *state)

@@ -45,6 +45,9 @@ else:
 
 Array = jax.Array
 
+PrecisionLike = None | str | jax.lax.Precision | tuple[str, str] | tuple[jax.lax.Precision, jax.lax.Precision]
+"""The precision of a matrix product, as Flax's layers take it."""
+
 Params = dict[str, Any]
 """A plain nested dict of arrays, as :func:`tlstm_jax.init_params` returns it."""
 
@@ -96,5 +99,6 @@ __all__ = [
     "Outputs",
     "Params",
     "Preactivations",
+    "PrecisionLike",
     "TLSTMState",
 ]

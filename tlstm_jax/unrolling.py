@@ -112,7 +112,7 @@ def call(
     """:func:`unroll` behind its options; ``names`` are what the caller calls ``xs`` and ``initial_state``."""
     checks.check_config("cfg", cfg, TLSTMConfig)
     arguments = check_arguments(params, xs, cfg, initial_state, seq_lengths, reset, options, names)
-    return _unroll(params, *arguments, cfg=cfg, options=options)
+    return _unroll(*arguments, cfg=cfg, options=options)
 
 
 def check_arguments(
@@ -124,15 +124,15 @@ def check_arguments(
     reset: Any,
     options: Options,
     names: tuple[str, str],
-) -> tuple[Array, TLSTMState | None, Array | None, Array | None]:
-    """``xs``, ``initial_state``, ``seq_lengths`` and ``reset``, each as it should be; all but ``xs`` may be None."""
-    checks.check_params(params, cfg)
+) -> tuple[Params, Array, TLSTMState | None, Array | None, Array | None]:
+    """``params``, ``xs``, ``initial_state``, ``seq_lengths`` and ``reset``, checked; the last three may be None."""
+    params = checks.check_params(params, cfg)
     xs = checks.check_inputs(names[0], xs, params, time_axes=1, time_major=options.time_major)
     sizes = Layout.of(xs.shape, options.time_major)
     seq_lengths, reset = checks.check_sequences(seq_lengths, reset, sizes)
     if initial_state is not None:
         initial_state = checks.check_state(names[1], initial_state, sizes.batch_shape, cfg)
-    return xs, initial_state, seq_lengths, reset
+    return params, xs, initial_state, seq_lengths, reset
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "options"))
@@ -147,7 +147,7 @@ def _unroll(
     options: Options,
 ) -> tuple[TLSTMState, Array]:
     batch_shape = Layout.of(xs.shape, options.time_major).batch_shape
-    state = layout.to_locations_major(states.start_state(initial_state, xs, batch_shape, cfg), batch_shape)
+    state = layout.to_locations_major(states.start_state(params, initial_state, xs, batch_shape, cfg), batch_shape)
     cast = parameters.cast_params(params, xs, cfg)
 
     def step(state: TLSTMState, projected: Array) -> tuple[TLSTMState, Array]:
@@ -159,7 +159,14 @@ def _unroll(
     else:
         span = fused_span(params, cfg, options.fused, options.unroll)
     state, ys = run(
-        functools.partial(cell.project, cast), span, state, xs, seq_lengths, reset, options, delay=cfg.delay
+        functools.partial(cell.project, cast, precision=cfg.precision),
+        span,
+        state,
+        xs,
+        seq_lengths,
+        reset,
+        options,
+        delay=cfg.delay,
     )
     return states.keep_dtypes(layout.to_batch_major(state, batch_shape), initial_state), ys
 
@@ -203,7 +210,7 @@ def step_call(
     params: Params, state: Any, x: Any, cfg: TLSTMConfig, names: tuple[str, str] = ("x", "state")
 ) -> tuple[TLSTMState, Array]:
     """:func:`step`; ``names`` are what the caller calls ``x`` and ``state``."""
-    checks.check_params(params, checks.check_config("cfg", cfg, TLSTMConfig))
+    params = checks.check_params(params, checks.check_config("cfg", cfg, TLSTMConfig))
     x = checks.check_inputs(names[0], x, params, time_axes=0)
     state = checks.check_state(names[1], state, x.shape[:-1], cfg)
     return _step(params, state, x, cfg)
@@ -213,8 +220,8 @@ def step_call(
 def _step(params: Params, state: TLSTMState, x: Array, cfg: TLSTMConfig) -> tuple[TLSTMState, Array]:
     batch_shape = x.shape[:-1]
     params = parameters.cast_params(params, x, cfg)
-    projected = cell.project(params, x.reshape(math.prod(batch_shape), x.shape[-1]))
-    inner = layout.to_locations_major(states.start_state(state, x, batch_shape, cfg), batch_shape)
+    projected = cell.project(params, x.reshape(math.prod(batch_shape), x.shape[-1]), cfg.precision)
+    inner = layout.to_locations_major(states.start_state(params, state, x, batch_shape, cfg), batch_shape)
     inner = cell.timestep(params, inner, projected, cfg)
     y = cell.output(inner, cfg).reshape(*batch_shape, cfg.features)
     return states.keep_dtypes(layout.to_batch_major(inner, batch_shape), state), y
