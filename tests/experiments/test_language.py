@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import language, wikipedia
+from experiments.common.files import write_json
 from experiments.running import generation, runs
 from experiments.running import workdir as wd
 from experiments.running.models import ModelOptions, SymbolLabeler
@@ -200,7 +201,7 @@ def test_a_workdir_of_the_former_task_name_is_this_runs(trained, tmp_path, capsy
     shutil.copytree(trained, workdir)
     config = wd.read_config(workdir)
     assert config["task"] == "language"
-    wd.write_json(workdir / wd.CONFIG, {**config, "task": "wikipedia"})
+    write_json(workdir / wd.CONFIG, {**config, "task": "wikipedia"})
     assert language.main([*TINY, "--workdir", str(workdir)]) == 0
     assert "finished; --overwrite runs it again" in capsys.readouterr().out
     assert language.main([*TINY, "--workdir", str(workdir), "--generate", "3", "--prompt", "the"]) == 0
