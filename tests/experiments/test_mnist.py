@@ -93,7 +93,7 @@ def test_bad_options_exit_with_2_and_one_line(tiny, tmp_path, capsys, arguments,
 
 
 def test_bad_options_without_a_workdir(tiny, tmp_path, capsys, monkeypatch):
-    """The default folder is named for the model, so there is none for a model that cannot be."""
+    """Because the default workdir is named for the model, which does not exist."""
     monkeypatch.chdir(tmp_path)
     assert mnist.main([*TINY, "--kernel-size", "1"]) == 2
     assert "kernel_size" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`python -m experiments.memorization` and `addition`: the data to the letter, the paper's measure, exact resuming."""
+"""`python -m experiments.memorization` and `addition`: the data, the paper's measure, exact resuming."""
 
 import json
 import re
@@ -67,7 +67,7 @@ def test_the_example_of_the_paper():
 
 def test_accuracy_counts_the_answers_symbols_and_nothing_else():
     targets = np.array([[0, 0, 1, 2], [0, 0, 3, 0], [0, 0, 1, 1]])
-    guesses = np.array([[3, 0, 1, 1], [1, 1, 3, 2], [0, 0, 1, 1]])  # one of two, one of one, and a row that counts not
+    guesses = np.array([[3, 0, 1, 1], [1, 1, 3, 2], [0, 0, 1, 1]])  # 1 of 2 correct, 1 of 1, and a padding row
 
     class Labeler:
         def apply(self, variables, inputs):
