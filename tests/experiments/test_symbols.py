@@ -132,7 +132,7 @@ def test_addition_gives_up_at_the_cap(tmp_path, capsys):
         (memorization, ["--num-symbols", "2"], "num_symbols must be at least 3"),
         (memorization, ["--samples", "0"], "samples must be at least 1, got 0"),
         (memorization, ["--check-every", "-1"], "check_every must be at least 1, got -1"),
-        (memorization, ["--model", "slstm", "--tensor-shape", "3"], "tensor_shape means nothing to slstm"),
+        (memorization, ["--model", "slstm", "--tensor-shape", "3"], "tensor_shape does not apply to slstm"),
         (addition, ["--digits", "19"], "digits must be in 1..18, got 19"),
     ],
 )
