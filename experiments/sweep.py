@@ -293,8 +293,8 @@ def settle(run: Run, status: int, path: Path, how: str = "") -> Ended:
 
 def last_words(log: Path) -> str:
     """The last line that a failed run printed, without the box that tyro draws around errors."""
-    lines = [line.strip(" │╭╮╰╯─") for line in re.split(r"[\r\n]+", log.read_text(errors="replace"))]
-    return next((line for line in reversed(lines) if line and not line.startswith("For full helptext")), "no message")
+    printed = [line.strip(" │╭╮╰╯─") for line in re.split(r"[\r\n]+", log.read_text(errors="replace"))]
+    return next((line for line in reversed(printed) if line and not line.startswith("For full helptext")), "no message")
 
 
 def print_table(ended: Sequence[Ended], options: Options, path: Path) -> None:

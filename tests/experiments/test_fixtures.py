@@ -41,23 +41,24 @@ def test_a_run_of_an_earlier_version_resumes(stopped, task, command, capsys):
     begun = metrics(workdir)
     expected = json.loads((FIXTURES / f"{task}.json").read_text())
     assert 0 < len(begun) < len(expected["metrics"])
+    (step,) = (path.name for path in (workdir / wd.CHECKPOINTS).iterdir())
     assert importlib.import_module(f"experiments.{command}").main(arguments) == 0
-    assert f"resuming from step {next(iter(checkpoint_steps(task)))} in {workdir}" in capsys.readouterr().err
+    assert f"resuming from step {step} in {workdir}" in capsys.readouterr().err
     assert (workdir / wd.CONFIG).read_text() == config
     assert metrics(workdir)[: len(begun)] == begun
-    exactly = jax.__version__ == "0.10.2"
-    for found, wanted in zip(metrics(workdir), expected["metrics"], strict=True):
-        assert found == (wanted if exactly else pytest.approx(wanted, rel=1e-3))
-    summary = wd.read_summary(workdir)
-    for name, value in expected["summary"].items():
-        assert summary[name] == (value if exactly or isinstance(value, str | bool) else pytest.approx(value, rel=1e-3))
+    for record, wanted in zip(metrics(workdir), expected["metrics"], strict=True):
+        assert_close(record, wanted)
+    assert_close(wd.read_summary(workdir), expected["summary"])
 
 
-def checkpoint_steps(task):
-    import tarfile
-
-    with tarfile.open(FIXTURES / f"{task}.tar.xz") as archive:
-        return {name.split("/")[2] for name in archive.getnames() if name.count("/") == 2 and "/checkpoints/" in name}
+def assert_close(found, wanted):
+    """Compares metrics, up to the rounding of another CPU or of another version of jax than the fixtures' own."""
+    tolerance = 1e-5 if jax.__version__ == "0.10.2" else 1e-3
+    for name, value in wanted.items():
+        if not isinstance(value, float):
+            assert found[name] == value or name == "headline"  # which contains rounded metrics
+        else:
+            assert found[name] == pytest.approx(value, rel=tolerance, abs=0.02 if "accuracy" in name else 0)
 
 
 @pytest.mark.parametrize("task", list(make.RUNS))

@@ -11,6 +11,7 @@ import pytest
 import tlstm_jax as tl
 from experiments import datasets, language, mnist
 from experiments.common.errors import UsageError
+from experiments.common.files import write_json
 from experiments.running import pretrained, training
 from experiments.running import workdir as wd
 from experiments.running.checkpoints import Checkpoints
@@ -38,7 +39,7 @@ def run_in(folder, *arguments, classes=3, **config):
     params["head"] = {name: z[..., :classes] for name, z in params["head"].items()}
     record = {"epoch": 1, "samples": 45, "validation_accuracy": 0.5, "validation_loss": 1.0}
     folder.mkdir()
-    wd.write_json(folder / wd.CONFIG, {**experiment.recorded(options), **config})
+    write_json(folder / wd.CONFIG, {**experiment.recorded(options), **config})
     with Checkpoints(folder / wd.CHECKPOINTS) as checkpoints:
         checkpoints.save(5, {"best": params}, {"history": [record]})
     return params

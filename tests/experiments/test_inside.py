@@ -9,6 +9,7 @@ import pytest
 
 import tlstm_jax as tl
 from experiments import datasets, idea, inspect, language, memorization, mnist
+from experiments.common.files import write_json
 from experiments.datasets import texts
 from experiments.running import symbols
 from experiments.running import workdir as wd
@@ -44,7 +45,7 @@ def corpus(monkeypatch):
 def begun(workdir, experiment, options):
     """What a run has left before its first test."""
     workdir.mkdir()
-    wd.write_json(workdir / wd.CONFIG, experiment.recorded(options))
+    write_json(workdir / wd.CONFIG, experiment.recorded(options))
     with Checkpoints(workdir / wd.CHECKPOINTS) as checkpoints:
         checkpoints.save(1, {"best": experiment.params}, {"history": []})
     return workdir
@@ -162,7 +163,7 @@ def test_a_run_that_is_not_finished(copied, tmp_path, capsys):
 
 def test_overwrite_removes_what_was_drawn(tmp_path):
     (tmp_path / wd.INSIDE).mkdir()
-    wd.write_json(tmp_path / wd.CONFIG, {"task": "any"})
+    write_json(tmp_path / wd.CONFIG, {"task": "any"})
     with wd.claimed(tmp_path, {"task": "other"}, overwrite=True):
         assert not (tmp_path / wd.INSIDE).exists()
 
@@ -185,7 +186,7 @@ MEMORIZATION = {"task": "memorization", "length": 2, "num_symbols": 4, "seed": 0
 )
 def test_bad_requests_exit_with_2_and_one_line(tmp_path, capsys, config, arguments, message):
     if config is not None:
-        wd.write_json(tmp_path / wd.CONFIG, config)
+        write_json(tmp_path / wd.CONFIG, config)
     assert inspect.main([str(tmp_path), *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from experiments import language, wikipedia
-from experiments.running import generation
+from experiments.common.files import write_json
+from experiments.running import generation, runs
 from experiments.running import workdir as wd
 from experiments.running.models import ModelOptions, SymbolLabeler
 from experiments.running.options import EpochOptions
@@ -178,15 +179,20 @@ def test_text_from_another_configurations_run_is_refused(trained, capsys):
     assert "features 4 there and 5 here" in capsys.readouterr().err
 
 
-def test_the_alias_trains_on_enwik8_by_default(trained, monkeypatch, capsys):
+def test_the_alias_trains_on_enwik8_by_default(monkeypatch):
     parsed, parse = [], language.parse
     monkeypatch.setattr(language, "parse", lambda arguments: parsed.append(parse(arguments)) or parsed[-1])
-    for main, arguments in ((wikipedia.main, []), (wikipedia.main, ["--data", "stdlib"]), (language.main, [])):
-        assert main([*TINY, *arguments, "--workdir", str(trained)]) == 0
-    assert [options.data for options in parsed] == ["enwik8", "stdlib", "stdlib"]
-    assert capsys.readouterr().out.count("finished; --overwrite runs it again") == 3
-    wikipedia.main(["--paper", "--steps", "1"])
-    assert (parsed[-1].train, parsed[-1].model) == (language.PAPER.train, language.PAPER.model)
+    monkeypatch.setattr(runs, "run", lambda build, options: 0)
+    for main, arguments in (
+        (wikipedia.main, []),
+        (wikipedia.main, ["--data", "stdlib"]),
+        (language.main, []),
+        (wikipedia.main, ["--paper"]),
+    ):
+        assert main(arguments) == 0
+    assert [options.data for options in parsed] == ["enwik8", "stdlib", "stdlib", "enwik8"]
+    assert [options.train.epochs for options in parsed] == [50, 3, 3, 50]
+    assert parsed[-1] == language.PAPER
 
 
 def test_a_workdir_of_the_former_task_name_is_this_runs(trained, tmp_path, capsys):
@@ -195,7 +201,7 @@ def test_a_workdir_of_the_former_task_name_is_this_runs(trained, tmp_path, capsy
     shutil.copytree(trained, workdir)
     config = wd.read_config(workdir)
     assert config["task"] == "language"
-    wd.write_json(workdir / wd.CONFIG, {**config, "task": "wikipedia"})
+    write_json(workdir / wd.CONFIG, {**config, "task": "wikipedia"})
     assert language.main([*TINY, "--workdir", str(workdir)]) == 0
     assert "finished; --overwrite runs it again" in capsys.readouterr().out
     assert language.main([*TINY, "--workdir", str(workdir), "--generate", "3", "--prompt", "the"]) == 0

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from experiments import sweep
+from experiments.common.files import write_json, write_lines
 from experiments.reporting import lines
 from experiments.running import workdir as wd
 from experiments.running.models import ModelOptions
@@ -27,11 +28,11 @@ def write_run(workdir, epochs=5, finished=True, **options):
         for n in range(1, epochs + 1)
     ]
     workdir.mkdir(parents=True)
-    wd.write_json(workdir / wd.CONFIG, config)
-    wd.write_lines(workdir / wd.METRICS, history)
+    write_json(workdir / wd.CONFIG, config)
+    write_lines(workdir / wd.METRICS, history)
     if finished:
         found = {"headline": "solved", "parameters": 7, "samples": 100 * epochs, "solved": True, "test_accuracy": 0.995}
-        wd.write_json(workdir / wd.SUMMARY, {"title": f"memorization n=5, {model.title}", **found})
+        write_json(workdir / wd.SUMMARY, {"title": f"memorization n=5, {model.title}", **found})
     return workdir
 
 
@@ -74,6 +75,15 @@ def test_the_papers_grid_is_the_default():
     depths = {task: {run.depth for run in sweep.grid(sweep.Options(task=task), [])} for task in ("language", "mnist")}
     assert depths == {"language": {1, 2, 3, 4}, "mnist": {1, 3, 5}}
     assert len(sweep.grid(sweep.Options(task="addition"), [])) == 9 * 4 * 3
+
+
+def test_the_former_name_of_a_task_is_its_alias():
+    """With the workdirs that it had, and the result lines of the task."""
+    options = sweep.Options(task="wikipedia", presets=("2d",), depths=(1,), seeds=(0,))
+    (run,) = sweep.grid(options, [])
+    assert run.command[:3] == [sys.executable, "-m", "experiments.wikipedia"]
+    assert run.workdir.name == "wikipedia-2d-L1-seed0"
+    assert sweep.default_path("wikipedia").name == "language.jsonl"
 
 
 def test_a_workdir_is_named_for_everything_that_the_run_is_told():
