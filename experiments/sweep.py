@@ -293,8 +293,8 @@ def settle(run: Run, status: int, path: Path, how: str = "") -> Ended:
 
 def last_words(log: Path) -> str:
     """The last line that a failed run printed, without the box that tyro draws around errors."""
-    lines = [line.strip(" │╭╮╰╯─") for line in re.split(r"[\r\n]+", log.read_text(errors="replace"))]
-    return next((line for line in reversed(lines) if line and not line.startswith("For full helptext")), "no message")
+    printed = [line.strip(" │╭╮╰╯─") for line in re.split(r"[\r\n]+", log.read_text(errors="replace"))]
+    return next((line for line in reversed(printed) if line and not line.startswith("For full helptext")), "no message")
 
 
 def print_table(ended: Sequence[Ended], options: Options, path: Path) -> None:
@@ -304,7 +304,7 @@ def print_table(ended: Sequence[Ended], options: Options, path: Path) -> None:
     for preset in dict.fromkeys(options.presets):
         cells = [[each for each in ended if (each.run.preset, each.run.depth) == (preset, depth)] for depth in depths]
         rows.append([preset, *map(cell, cells)])
-    print(f"\n{aligned(rows)}")
+    print(f"\n{options.info.title}\n{aligned(rows)}")
     finished = sum(each.line is not None and each.line.finished for each in ended)
     failed = sum(each.failed for each in ended)
     print(f"\n{finished} runs finished, {len(ended) - finished - failed} cut short, {failed} failed; {path}")

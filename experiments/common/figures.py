@@ -11,6 +11,13 @@ STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.
 """Settings for ``matplotlib.rc_context``."""
 
 
+def plain_log_scale(axis: Any) -> None:
+    """Labels a logarithmic axis at 1, 2 and 5 times powers of 10, without exponents."""
+    axis.set_minor_locator(mpl.ticker.LogLocator(subs=(2, 5)))
+    axis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    axis.set_minor_formatter(mpl.ticker.FormatStrFormatter("%g"))
+
+
 class End(NamedTuple):
     """The right end of a line, and its label."""
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from experiments.common.figures import STYLE, End, label_ends
+from experiments.common.figures import STYLE, End, label_ends, plain_log_scale
 from experiments.reporting import summary
 from experiments.reporting.lines import Line
 from experiments.reporting.measurements import TIMED_MODELS
@@ -240,6 +240,5 @@ def runtime(axes: Any, run: Mapping[str, Any]) -> list[End]:
         ends.append(End(*points[-1], name, style["color"]))
     axes.set(title=run["environment"]["device_kind"], xlabel="depth L", yscale="log")
     axes.set(ylabel="µs per timestep and example", xticks=sorted({row["depth"] for row in rows}))
-    axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-    axes.yaxis.set_minor_formatter(mpl.ticker.LogFormatter(minor_thresholds=(1, 0.4)))
+    plain_log_scale(axes.yaxis)
     return ends

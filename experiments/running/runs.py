@@ -9,8 +9,7 @@ from typing import Any
 
 import jax
 
-from experiments.common.commandline import exit_status as exit_status
-from experiments.common.errors import UsageError as UsageError
+from experiments.common.errors import UsageError
 from experiments.common.files import write_json, writing
 from experiments.running import devices, training
 from experiments.running import workdir as wd

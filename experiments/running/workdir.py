@@ -12,10 +12,7 @@ from typing import Any
 import filelock
 
 from experiments.common.errors import CommandError
-from experiments.common.files import NEW, write_json
-from experiments.common.files import read_json as read_json
-from experiments.common.files import write_lines as write_lines
-from experiments.common.files import writing as writing
+from experiments.common.files import NEW, read_json, write_json
 from experiments.running.models import LATER
 
 CONFIG, METRICS, SUMMARY, CURVES = "config.json", "metrics.jsonl", "summary.json", "learning_curves.png"
