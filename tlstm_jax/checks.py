@@ -111,8 +111,8 @@ def check_inputs(name: str, value: Any, params: Params, *, time_axes: int, time_
 
 
 def check_params(params: Any, cfg: Recurrent) -> Params:
-    """``params`` without Flax's metadata boxes; must have the tree and shapes of ``cfg`` and floating-point dtypes."""
-    params = meta.unbox(params)
+    """``params`` as plain dicts of arrays; must have the tree and shapes of ``cfg`` and floating-point dtypes."""
+    params = _plain(params)
     try:
         in_features = params["input"]["kernel"].shape[0]
     except (TypeError, KeyError, IndexError, AttributeError):
@@ -137,6 +137,13 @@ def check_params(params: Any, cfg: Recurrent) -> Params:
                 f"params must be floating point, but {name} is {jnp.result_type(leaf)}: cast it with .astype."
             )
     return params
+
+
+def _plain(tree: Any) -> Any:
+    """Dicts for Flax's FrozenDicts, and arrays for its boxes with metadata."""
+    if isinstance(tree, Mapping):
+        return {name: _plain(node) for name, node in tree.items()}
+    return meta.unbox(tree) if isinstance(tree, meta.AxisMetadata) else tree
 
 
 def _by_name(tree: Any) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class TLSTMCell(_Model, nn.RNNCellBase):
     def setup(self) -> None:
         """Makes the learned carry, which needs no inputs, so that :meth:`initialize_carry` finds it."""
         groups = parameters.param_groups(self.cfg, Initializers.of(self))
-        self.carry = _params(self, {name: groups[name] for name in groups.keys() & {"carry"}}, 0).get("carry")
+        self.carry = _params(self, {name: groups[name] for name in groups.keys() & {"carry"}}).get("carry")
 
     @nn.compact
     def __call__(self, carry: TLSTMState, inputs: Array) -> tuple[TLSTMState, Array]:
@@ -115,7 +115,7 @@ class TLSTMCell(_Model, nn.RNNCellBase):
         config = self.cfg
         inputs = checks.check_array("inputs", inputs)
         groups = parameters.param_groups(config, Initializers.of(self))
-        params = _params(self, groups, checks.last_axis("inputs", inputs))
+        params = _params(self, groups, inputs)
         return unrolling.step_call(params, carry, inputs, config, ("inputs", "carry"))
 
     @nn.nowrap
@@ -223,7 +223,7 @@ class RecurrentLayer(nn.Module, kw_only=True):
             self,
             unroll,
             config,
-            _params(self, groups, checks.last_axis("inputs", inputs)),
+            _params(self, groups, inputs),
             inputs,
             initial_carry,
             layers.key_sequence(init_key),
@@ -356,17 +356,18 @@ class StackedLSTM(RecurrentLayer):
         return config, stacked.param_groups(config, Initializers(carry_init=self.carry_init)), stacked.call
 
 
-def _params(module: nn.Module, groups: parameters.Groups, in_features: int) -> Params:
+def _params(module: nn.Module, groups: parameters.Groups, inputs: Array | None = None) -> Params:
     """The module's parameter groups, created where they do not exist and ``params`` is mutable.
 
     Groups that exist are returned as they are, maybe boxed, so that the checks of the pure functions report those
     that do not fit, with messages that say what to do. Only the model's own groups are read, since the scope may
-    hold other parameters, as with ``nn.share_scope``.
+    hold other parameters, as with ``nn.share_scope``. The learned carry does not depend on the inputs.
     """
     params: Params = {}
     for name, init in groups.items():
         if module.has_variable("params", name):
             params[name] = module.get_variable("params", name)
         elif module.is_mutable_collection("params"):
+            in_features = 0 if inputs is None else checks.last_axis("inputs", inputs)
             params[name] = module.param(name, init, in_features)
     return params

@@ -1,4 +1,4 @@
-"""One checkpoint, three faces: pure functions, linen and nnx give the same numbers, bit for bit."""
+"""The same parameters in the pure functions, linen and nnx give the same numbers, bit for bit."""
 
 import inspect
 
@@ -9,6 +9,7 @@ import pytest
 from flax import nnx, serialization
 
 import tlstm_jax as tl
+from tests.core.variants import load, pure_dict, same, signature
 from tlstm_jax import stacked
 
 R, M, T = 2, 3, 4
@@ -37,7 +38,7 @@ def slstm(**options):
     )
 
 
-FACES = {
+APIS = {
     "2D": tlstm((3,)),
     "2D-M": tlstm((3,), memory_conv=False, norm=None),
     "2D-F": tlstm((2,), kernel_size=2, norm=None),
@@ -51,9 +52,9 @@ FACES = {
 }
 
 
-@pytest.fixture(params=FACES)
-def faces(request):
-    return FACES[request.param]
+@pytest.fixture(params=APIS)
+def apis(request):
+    return APIS[request.param]
 
 
 def checkpointed(params, seed=0):
@@ -63,37 +64,20 @@ def checkpointed(params, seed=0):
     return serialization.msgpack_restore(serialization.msgpack_serialize(lively))
 
 
-def same(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        np.testing.assert_array_equal(x, y)
-
-
-def signature(tree):
-    return jax.tree.map(lambda p: (p.shape, jnp.dtype(p.dtype).name), tree)
-
-
-def pure_dict(module):
-    return nnx.to_pure_dict(nnx.state(module, nnx.Param))
-
-
-def test_one_tree(faces):
-    init, _, linen, make_nnx = faces
+def test_one_tree(apis):
+    init, _, linen, make_nnx = apis
     expected = signature(init(jax.random.key(0)))
     assert type(expected) is dict
     assert signature(linen.init(jax.random.key(1), XS)["params"]) == expected
     assert signature(pure_dict(make_nnx(nnx.Rngs(2)))) == expected
 
 
-def test_one_checkpoint_serves_all(faces):
-    init, unroll, linen, make_nnx = faces
+def test_one_checkpoint_serves_all(apis):
+    init, unroll, linen, make_nnx = apis
     params = checkpointed(init(jax.random.key(0)))
     layer = make_nnx(nnx.Rngs(5))
     untouched = layer(XS)[1]
-    state = nnx.state(layer, nnx.Param)
-    nnx.replace_by_pure_dict(state, params)
-    nnx.update(layer, state)
+    load(layer, params)
     params = jax.tree.map(jnp.asarray, params)
     arguments = {"seq_lengths": LENGTHS, "reset": RESET}
 
@@ -109,12 +93,10 @@ def test_one_checkpoint_serves_all(faces):
 
 @pytest.mark.parametrize("name", ["2D", "tRNN-CN", "sLSTM-unshared"])
 def test_gradients_agree(name):
-    init, unroll, linen, make_nnx = FACES[name]
+    init, unroll, linen, make_nnx = APIS[name]
     params = jax.tree.map(jnp.asarray, checkpointed(init(jax.random.key(0))))
     layer = make_nnx(nnx.Rngs(5))
-    state = nnx.state(layer, nnx.Param)
-    nnx.replace_by_pure_dict(state, params)
-    nnx.update(layer, state)
+    load(layer, params)
 
     def loss(result):
         return (result[1] ** 2).sum() + result[0].h.sum()
@@ -130,9 +112,7 @@ def test_cells_agree():
     params = jax.tree.map(jnp.asarray, checkpointed(tl.init_params(jax.random.key(0), R, cfg)))
     cell = tl.nnx.TLSTMCell(R, cfg, rngs=nnx.Rngs(0))
     assert signature(pure_dict(cell)) == signature(params)
-    state = nnx.state(cell)
-    nnx.replace_by_pure_dict(state, params)
-    nnx.update(cell, state)
+    load(cell, params)
     carry = tl.unroll(params, XS, cfg)[0]
     pure = tl.step(params, carry, XS[:, 0], cfg)
     same(tl.linen.TLSTMCell(cfg).apply({"params": params}, carry, XS[:, 0]), pure)
@@ -140,8 +120,8 @@ def test_cells_agree():
 
 
 def test_a_carry_passes_between_faces():
-    """A state made by one face continues in another."""
-    _, unroll, linen, make_nnx = FACES["2D"]
+    """A state made by one api continues in another."""
+    _, unroll, linen, make_nnx = APIS["2D"]
     layer = make_nnx(nnx.Rngs(5))
     params = pure_dict(layer)
     carry, _ = layer(XS)

@@ -1,4 +1,4 @@
-"""The linen face, against the layer's promises: rows run one at a time, by hand, are the oracle."""
+"""The linen modules, compared with rows run one at a time; Flax's drivers and transformations around them."""
 
 import functools
 
@@ -9,127 +9,26 @@ import numpy as np
 import pytest
 
 import tlstm_jax as tl
-
-R, M, T = 2, 3, 6
-CFG = tl.TLSTMConfig(features=M, tensor_shape=(3,))  # depth 3
-SQUARE = tl.TLSTMConfig(features=M, tensor_shape=(2, 2))  # depth 2
-RNN = tl.TLSTMConfig(features=M, tensor_shape=(3,), kernel_size=2, cell="rnn", norm=None)
-BATCH = (2, 2)
-LENGTHS = jnp.array([[6, 0], [4, 1]])
-RESET = jnp.array(
-    [
-        [[0, 0, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0]],
-        [[1, 0, 0, 1, 1, 0], [0, 0, 1, 0, 0, 0]],  # [1, 0, 4] and all of [1, 1] are on padding
-    ],
-    dtype=bool,
+from tests.core.rows import (
+    BATCH,
+    CALLS,
+    CFG,
+    LENGTHS,
+    RESET,
+    RNN,
+    SQUARE,
+    XS,
+    M,
+    R,
+    T,
+    by_hand,
+    random_state,
 )
+from tests.core.variants import lively, nearly, normal, same
 
-
-def normal(seed, shape, scale=1.0):
-    return jnp.asarray(np.random.RandomState(seed).normal(size=shape) * scale, jnp.float32)
-
-
-def lively(params, seed=0, scale=0.7):
-    """The same tree with every leaf random, so that no gate, gain or bias can hide."""
-    leaves, treedef = jax.tree.flatten(params)
-    return treedef.unflatten([normal(seed + i, leaf.shape, scale) for i, leaf in enumerate(leaves)])
-
-
-def random_state(cfg, batch, seed=50):
-    zeros = tl.init_state(cfg, batch)
-    return jax.tree.map(lambda leaf: normal(seed + leaf.size, leaf.shape), zeros)
-
-
-def same(a, b):
-    """Bit for bit: structure, dtypes and values."""
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        np.testing.assert_array_equal(x, y)
-
-
-def close(a, b, atol=2e-6):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=atol), a, b)
-
-
-def row_by_hand(params, row, length, reset, initial, cfg, *, reverse, keep_order, aligned):
-    """One unpadded row through ``tl.step``, sequence by sequence, a flush after each: no scan, no mask, no batch."""
-    starts = [t for t in range(length) if reset[t]]
-    pieces = np.split(np.arange(length), starts)
-    if reverse:
-        pieces = [piece[::-1] for piece in reversed(pieces) if piece.size]
-    final, answers, order = initial, [], []
-    for i, piece in enumerate(pieces):
-        state, corners = (initial if i == 0 else tl.init_state(cfg)), []
-        for t in piece:
-            state, y = tl.step(params, state, row[t], cfg)
-            corners.append(y)
-        final = state
-        if aligned:
-            for _ in range(cfg.depth - 1):
-                state, y = tl.step(params, state, jnp.zeros_like(row[0]), cfg)
-                corners.append(y)
-            corners = corners[cfg.depth - 1 :]
-            if i < len(pieces) - 1:  # a reset came before the last answers were out
-                lost = max(0, len(corners) - (cfg.depth - 1))
-                corners[lost:] = [jnp.zeros_like(y) for y in corners[lost:]]
-        answers += corners
-        order += list(piece)
-    ys = np.zeros((len(row), cfg.features), np.float32)  # padding, too
-    for place, (t, y) in enumerate(zip(order, answers, strict=True)):
-        ys[t if keep_order else place] = y
-    return final, ys
-
-
-def by_hand(params, xs, cfg, *, lengths=None, reset=None, initial=None, reverse=False, keep_order=False, aligned=True):
-    """``(carry, ys)`` for batch-major ``xs`` with any number of batch dimensions."""
-    batch = xs.shape[:-2]
-    lengths = np.full(batch, xs.shape[-2]) if lengths is None else lengths
-    reset = np.zeros(xs.shape[:-1], bool) if reset is None else reset
-    initial = tl.init_state(cfg, batch) if initial is None else initial
-    options = {"reverse": reverse, "keep_order": reverse and keep_order, "aligned": aligned}
-    rows = [
-        row_by_hand(
-            params,
-            xs[i],
-            int(lengths[i]),
-            np.asarray(reset[i]),
-            jax.tree.map(lambda s, i=i: s[i], initial),
-            cfg,
-            **options,
-        )
-        for i in np.ndindex(*batch)
-    ]
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-    return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), stacked)
-
-
-XS = normal(1, (*BATCH, T, R))
 PARAMS = lively(tl.init_params(jax.random.key(0), R, CFG))
 VARIABLES = {"params": PARAMS}
 LAYER = tl.linen.TLSTM(CFG)
-
-
-CALLS = {
-    "plain": {},
-    "lengths": {"lengths": LENGTHS},
-    "reset": {"reset": RESET},
-    "reverse": {"reverse": True},
-    "initial": {"initial": True},
-    "corner": {"aligned": False, "reset": RESET, "lengths": LENGTHS, "initial": True},
-    "everything": {"lengths": LENGTHS, "reset": RESET, "initial": True},
-    "reverse_lengths": {"reverse": True, "lengths": LENGTHS, "initial": True},
-    "reverse_kept_everything": {
-        "reverse": True,
-        "keep_order": True,
-        "lengths": LENGTHS,
-        "reset": RESET,
-        "initial": True,
-    },
-    "reverse_corner_reset": {"reverse": True, "keep_order": True, "reset": RESET, "aligned": False},
-    "keep_order_alone": {"keep_order": True},
-}
 
 
 def test_the_oracle_sees_a_difference_in_every_call():
@@ -168,8 +67,8 @@ def test_every_argument_against_rows_run_alone(name, time_major):
         time_major=time_major,
         **call,
     )
-    close(ys, time_first(jnp.asarray(expected)))
-    close(carry, jax.tree.map(jnp.asarray, expected_carry))
+    nearly(ys, time_first(jnp.asarray(expected)))
+    nearly(carry, jax.tree.map(jnp.asarray, expected_carry))
     if lengths is not None:
         padding = np.arange(T) >= lengths[..., None]
         assert (time_first(np.broadcast_to(padding[..., None], (*padding.shape, M))) <= (np.asarray(ys) == 0)).all()
@@ -254,7 +153,7 @@ def test_remat_and_unroll_change_nothing(options):
     def loss(params, layer):
         return (layer.apply({"params": params}, XS, seq_lengths=LENGTHS, reset=RESET) ** 2).sum()
 
-    close(
+    nearly(
         jax.value_and_grad(loss)(PARAMS, tl.linen.TLSTM(CFG, **options)),
         jax.value_and_grad(loss)(PARAMS, LAYER),
         atol=1e-5,
@@ -271,7 +170,7 @@ def test_cell_in_rnn(cfg):
     params = lively(variables["params"]["cell"])
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, tl.init_params(jax.random.key(0), R, cfg))
     carry, ys = rnn.apply({"params": {"cell": params}}, XS, return_carry=True)
-    close((carry, ys), jax.tree.map(jnp.asarray, by_hand(params, XS, cfg, aligned=False)))
+    nearly((carry, ys), jax.tree.map(jnp.asarray, by_hand(params, XS, cfg, aligned=False)))
     initial = random_state(cfg, BATCH)
     xs = jnp.moveaxis(XS, 2, 0)
     carry, ys = rnn.apply(
@@ -284,7 +183,7 @@ def test_cell_in_rnn(cfg):
         keep_order=True,
     )
     expected, by_row = by_hand(params, XS, cfg, aligned=False, initial=initial, reverse=True, keep_order=True)
-    close((carry, jnp.moveaxis(ys, 0, 2)), jax.tree.map(jnp.asarray, (expected, by_row)))
+    nearly((carry, jnp.moveaxis(ys, 0, 2)), jax.tree.map(jnp.asarray, (expected, by_row)))
 
 
 def test_cell_in_rnn_with_lengths():
@@ -294,7 +193,7 @@ def test_cell_in_rnn_with_lengths():
         {"params": {"cell": PARAMS}}, XS[0], seq_lengths=lengths, return_carry=True
     )
     expected_carry, expected = by_hand(PARAMS, XS[0], CFG, lengths=lengths, aligned=False)
-    close(carry, jax.tree.map(jnp.asarray, expected_carry))
+    nearly(carry, jax.tree.map(jnp.asarray, expected_carry))
     np.testing.assert_allclose(ys[1, :2], expected[1, :2], atol=2e-6)
     np.testing.assert_allclose(ys[0], expected[0], atol=2e-6)
 
@@ -342,11 +241,11 @@ def test_layer_in_bidirectional(time_major):
     if time_major:
         forward, backward = jnp.moveaxis(forward, 0, 2), jnp.moveaxis(backward, 0, 2)
     expected = by_hand(BIDIRECTIONAL["forward_rnn"], XS, CFG, lengths=LENGTHS, initial=initial[0])
-    close((left, forward), jax.tree.map(jnp.asarray, expected))
+    nearly((left, forward), jax.tree.map(jnp.asarray, expected))
     expected = by_hand(
         BIDIRECTIONAL["backward_rnn"], XS, CFG, lengths=LENGTHS, initial=initial[1], reverse=True, keep_order=True
     )
-    close((right, backward), jax.tree.map(jnp.asarray, expected))
+    nearly((right, backward), jax.tree.map(jnp.asarray, expected))
 
 
 def test_bidirectional_answers_see_their_own_side_only():
@@ -410,7 +309,7 @@ def test_wrong_feature_size(module, path, jitted):
 
 def test_init_under_jit_and_eval_shape():
     eager = LAYER.init(jax.random.key(0), XS)
-    close(jax.jit(LAYER.init)(jax.random.key(0), XS), eager)
+    nearly(jax.jit(LAYER.init)(jax.random.key(0), XS), eager)
     abstract = jax.eval_shape(LAYER.init, jax.random.key(0), jax.ShapeDtypeStruct(XS.shape, XS.dtype))
     assert jax.tree.map(lambda p: (p.shape, p.dtype), abstract) == jax.tree.map(lambda p: (p.shape, p.dtype), eager)
     ys = jax.eval_shape(
@@ -434,7 +333,7 @@ def test_lifted_scan_over_stacked_layers():
     ys = xs
     for i in range(2):
         ys = tl.unroll(jax.tree.map(lambda p, i=i: p[i], variables["params"]["layer"]), ys, SQUARE)[1]
-    close(stack.apply(variables, xs, None)[0], ys)
+    nearly(stack.apply(variables, xs, None)[0], ys)
 
 
 def test_lifted_scan_over_chunks_of_time():
@@ -454,7 +353,7 @@ def test_lifted_scan_over_chunks_of_time():
 
     xs = jnp.moveaxis(XS.reshape(*BATCH, 3, 2, R), 2, 0)
     carry, ys = Chunks().apply({"params": {"layer": PARAMS}}, xs)
-    close((carry, jnp.moveaxis(ys, 0, 2).reshape(*BATCH, T, M)), tl.unroll(PARAMS, XS, CFG, aligned=False))
+    nearly((carry, jnp.moveaxis(ys, 0, 2).reshape(*BATCH, T, M)), tl.unroll(PARAMS, XS, CFG, aligned=False))
     assert jax.tree.map(jnp.shape, Chunks().init(jax.random.key(0), xs)["params"]["layer"]) == jax.tree.map(
         jnp.shape, PARAMS
     )
@@ -466,7 +365,7 @@ def test_lifted_remat():
     def loss(params, layer):
         return (layer.apply({"params": params}, XS, seq_lengths=LENGTHS) ** 2).sum()
 
-    close(jax.grad(loss)(PARAMS, remat), jax.grad(loss)(PARAMS, LAYER), atol=1e-5)
+    nearly(jax.grad(loss)(PARAMS, remat), jax.grad(loss)(PARAMS, LAYER), atol=1e-5)
 
 
 def test_lifted_vmap_is_an_ensemble():
@@ -477,14 +376,14 @@ def test_lifted_vmap_is_an_ensemble():
     members = [jax.tree.map(lambda p, i=i: p[i], variables["params"]) for i in range(2)]
     assert (members[0]["hidden"]["kernel"] != members[1]["hidden"]["kernel"]).all()
     ys = ensemble.apply(variables, XS)
-    close(ys, jnp.stack([tl.unroll(params, XS, CFG)[1] for params in members]))
+    nearly(ys, jnp.stack([tl.unroll(params, XS, CFG)[1] for params in members]))
 
 
 def test_jax_vmap_over_ragged_rows():
     """Lengths and resets are then traced, one for each row."""
     run = functools.partial(LAYER.apply, VARIABLES, return_carry=True)
     mapped = jax.vmap(lambda xs, lengths, reset: run(xs, seq_lengths=lengths, reset=reset))
-    close(
+    nearly(
         mapped(XS[1], LENGTHS[1], RESET[1]),
         run(XS[1], seq_lengths=LENGTHS[1], reset=RESET[1]),
     )
@@ -520,12 +419,6 @@ def test_a_larger_model_learns():
     assert train(params)[1] < before
 
 
-def test_layers_summary():
-    table = LAYER.tabulate(jax.random.key(0), XS, console_kwargs={"width": 200})
-    count = sum(p.size for p in jax.tree.leaves(PARAMS))
-    assert f"Total Parameters: {count}" in table
-
-
 def test_batch_of_no_rows_and_sequence_of_no_steps():
     for options in ({}, {"remat": 2}):
         layer = tl.linen.TLSTM(CFG, return_carry=True, **options)
@@ -538,4 +431,4 @@ def test_batch_of_no_rows_and_sequence_of_no_steps():
 
 
 def test_sequence_shorter_than_the_delay():
-    close(LAYER.apply(VARIABLES, XS[:, :, :1]), jnp.asarray(by_hand(PARAMS, XS[:, :, :1], CFG)[1]))
+    nearly(LAYER.apply(VARIABLES, XS[:, :, :1]), jnp.asarray(by_hand(PARAMS, XS[:, :, :1], CFG)[1]))

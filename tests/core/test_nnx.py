@@ -1,4 +1,4 @@
-"""The nnx face: Flax's drivers and transformations over it, and every argument against rows run alone."""
+"""The nnx modules, compared with rows run one at a time; Flax's drivers and transformations around them."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import tlstm_jax as tl
-from tests.core.test_linen import (
+from tests.core.rows import (
     BATCH,
     CALLS,
     CFG,
@@ -20,26 +20,12 @@ from tests.core.test_linen import (
     R,
     T,
     by_hand,
-    close,
-    lively,
-    normal,
     random_state,
-    same,
 )
+from tests.core.variants import lively, load, nearly, normal, pure_dict, same
 
 FRESH = {cfg: tl.init_params(jax.random.key(0), R, cfg) for cfg in (CFG, SQUARE, RNN)}
 PARAMS = {cfg: lively(params) for cfg, params in FRESH.items()}
-
-
-def pure_dict(module):
-    return nnx.to_pure_dict(nnx.state(module, nnx.Param))
-
-
-def load(module, params):
-    state = nnx.state(module, nnx.Param)
-    nnx.replace_by_pure_dict(state, params)
-    nnx.update(module, state)
-    return module
 
 
 def make(cfg=CFG, **options):
@@ -64,12 +50,12 @@ def test_every_argument_against_rows_run_alone(name):
     call = {renamed.get(key, key): value for key, value in call.items()}
     layer = make()
     carry, ys = layer(XS, return_carry=True, rngs=nnx.Rngs(0), **call)
-    close((carry, ys), expected)
+    nearly((carry, ys), expected)
     same(layer(XS, **call), ys)
     reset = call.pop("reset", None)
     major = {"reset": None if reset is None else jnp.moveaxis(reset, 2, 0), "time_major": True}
     carry, ys = layer(jnp.moveaxis(XS, 2, 0), return_carry=True, **major, **call)
-    close((carry, jnp.moveaxis(ys, 0, 2)), expected)
+    nearly((carry, jnp.moveaxis(ys, 0, 2)), expected)
 
 
 @pytest.mark.parametrize("cfg", [CFG, SQUARE, RNN], ids=["vector", "square", "rnn"])
@@ -105,7 +91,7 @@ def test_attributes_are_the_defaults_of_the_arguments():
     same(make(**options)(XS, **{name: not value for name, value in options.items()}), plain(XS))
     for name, value in options.items():
         same(make(**{name: value})(XS), plain(XS, **{name: value}))
-    close(make(remat=4, unroll=2)(XS), plain(XS))
+    nearly(make(remat=4, unroll=2)(XS), plain(XS))
     with pytest.raises(TypeError, match="no_such_option"):
         make(no_such_option=1)
 
@@ -116,11 +102,11 @@ def test_attributes_are_the_defaults_of_the_arguments():
 @pytest.mark.parametrize("cfg", [CFG, SQUARE, RNN], ids=["vector", "square", "rnn"])
 def test_cell_in_rnn(cfg):
     rnn = nnx.RNN(make_cell(cfg), return_carry=True)
-    close(rnn(XS), arrays(by_hand(PARAMS[cfg], XS, cfg, aligned=False)))
+    nearly(rnn(XS), arrays(by_hand(PARAMS[cfg], XS, cfg, aligned=False)))
     initial = random_state(cfg, BATCH)
     carry, ys = rnn(jnp.moveaxis(XS, 2, 0), initial_carry=initial, time_major=True, reverse=True, keep_order=True)
     expected = by_hand(PARAMS[cfg], XS, cfg, initial=initial, reverse=True, keep_order=True, aligned=False)
-    close((carry, jnp.moveaxis(ys, 0, 2)), arrays(expected))
+    nearly((carry, jnp.moveaxis(ys, 0, 2)), arrays(expected))
 
 
 def test_cells_in_bidirectional():
@@ -138,11 +124,11 @@ def test_layer_in_bidirectional(time_major):
     xs = jnp.moveaxis(XS, 2, 0) if time_major else XS
     (left, right), ys = layer(xs, initial_carry=initial, seq_lengths=LENGTHS, rngs=nnx.Rngs(0))
     forward, backward = jnp.split(jnp.moveaxis(ys, 0, 2) if time_major else ys, 2, axis=-1)
-    close((left, forward), arrays(by_hand(PARAMS[CFG], XS, CFG, lengths=LENGTHS, initial=initial[0])))
+    nearly((left, forward), arrays(by_hand(PARAMS[CFG], XS, CFG, lengths=LENGTHS, initial=initial[0])))
     expected = by_hand(
         lively(FRESH[CFG], 40), XS, CFG, lengths=LENGTHS, initial=initial[1], reverse=True, keep_order=True
     )
-    close((right, backward), arrays(expected))
+    nearly((right, backward), arrays(expected))
 
 
 @pytest.mark.parametrize("cfg", [SQUARE, RNN], ids=["square", "rnn"])
@@ -199,8 +185,8 @@ def test_split_and_merge():
     hash(graphdef)
     expected = layer(XS)
     same(nnx.merge(graphdef, state)(XS), expected)
-    close(jax.jit(lambda state, xs: nnx.merge(graphdef, state)(xs))(state, XS), expected)
-    close(nnx.jit(lambda layer, xs: layer(xs))(layer, XS), expected)
+    nearly(jax.jit(lambda state, xs: nnx.merge(graphdef, state)(xs))(state, XS), expected)
+    nearly(nnx.jit(lambda layer, xs: layer(xs))(layer, XS), expected)
     same(nnx.clone(layer)(XS), expected)
     doubled = nnx.merge(graphdef, jax.tree.map(lambda p: 2 * p, state))
     same(doubled(XS), tl.unroll(jax.tree.map(lambda p: 2 * p, PARAMS[SQUARE]), XS, SQUARE))
@@ -222,10 +208,10 @@ def test_gradient_is_that_of_the_pure_function():
     expected = jax.value_and_grad(lambda params: loss(tl.unroll(params, XS, CFG, seq_lengths=LENGTHS, reset=RESET)[1]))(
         PARAMS[CFG]
     )
-    close((value, nnx.to_pure_dict(grads)), expected, atol=1e-5)
+    nearly((value, nnx.to_pure_dict(grads)), expected, atol=1e-5)
     remat = nnx.grad(lambda layer: loss(nnx.remat(lambda m, xs: m(xs))(layer, XS)))(make())
     plain = nnx.grad(lambda layer: loss(layer(XS)))(make())
-    close(nnx.to_pure_dict(remat), nnx.to_pure_dict(plain), atol=1e-5)
+    nearly(nnx.to_pure_dict(remat), nnx.to_pure_dict(plain), atol=1e-5)
 
 
 def test_vmap_is_an_ensemble():
@@ -240,7 +226,7 @@ def test_vmap_is_an_ensemble():
     assert (params["hidden"]["kernel"][0] != params["hidden"]["kernel"][1]).all()
     ys = nnx.vmap(lambda layer, xs: layer(xs), in_axes=(0, None))(ensemble, XS)
     members = [jax.tree.map(lambda p, i=i: p[i], params) for i in range(2)]
-    close(ys, jnp.stack([tl.unroll(member, XS, SQUARE)[1] for member in members]))
+    nearly(ys, jnp.stack([tl.unroll(member, XS, SQUARE)[1] for member in members]))
 
 
 def test_scan_over_stacked_layers():
@@ -254,7 +240,7 @@ def test_scan_over_stacked_layers():
     expected = xs
     for i in range(2):
         expected = tl.unroll(jax.tree.map(lambda p, i=i: p[i], pure_dict(layers)), expected, SQUARE)[1]
-    close(ys, expected)
+    nearly(ys, expected)
 
 
 def test_a_larger_model_learns():

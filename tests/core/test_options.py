@@ -178,12 +178,12 @@ def test_step_inside_a_scan_keeps_dtypes():
 
 def test_the_cell_is_compiled_once():
     cfg, params, xs, state = setup("3d+CN")
-    from tlstm_jax import cell
+    from tlstm_jax import unrolling
 
-    cell._step.clear_cache()
+    unrolling._step.clear_cache()
     for _ in range(3):
         state, _ = tl.step(params, state, xs[:, 0], cfg)
-    assert cell._step._cache_size() == 1
+    assert unrolling._step._cache_size() == 1
 
 
 def test_forward_mode_and_second_order():

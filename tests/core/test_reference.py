@@ -10,6 +10,7 @@ import pytest
 
 import tlstm_jax as tl
 from tests.core import reference
+from tests.core.variants import close_in_scale
 
 # (tensor_shape, kernel_size): D = 2, 3, 4; K = 2, 3, 4, 5 and mixed; even and uneven 2P / (K - K mod 2)
 GEOMETRIES = [
@@ -49,11 +50,6 @@ def complex_step_gradients(function, arrays, rng):
         perturbed.append(z)
     derivatives = function(*perturbed).imag / 1e-30
     return [(block, derivatives[end - len(block) : end]) for block, end in zip(blocks, ends, strict=True)]
-
-
-def close(actual, expected):
-    scale = max(np.abs(expected).max(initial=0), 1e-3)
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-10 * scale)
 
 
 def matrix():
@@ -106,10 +102,10 @@ def test_outputs_states_and_gradients(x64, tensor_shape, kernel_size, cell, memo
     expected = complex_step_gradients(slow, arrays, rng)
     for i, at in enumerate(np.ndindex(batch_shape)):
         slow_ys, c, h = slow.outputs[i]
-        close(ys[at], slow_ys[0].real)
-        close(final.h[at], h[0].real)
+        close_in_scale(ys[at], slow_ys[0].real)
+        close_in_scale(final.h[at], h[0].real)
         if c is not None:
-            close(final.c[at], c[0].real)
+            close_in_scale(final.c[at], c[0].real)
     for gradient, (block, derivatives) in zip(gradients, expected, strict=True):
-        close(np.tensordot(block, gradient, axes=gradient.ndim), derivatives)
+        close_in_scale(np.tensordot(block, gradient, axes=gradient.ndim), derivatives)
     assert all(np.abs(gradient).max() > 0 for gradient in gradients)

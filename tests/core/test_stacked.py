@@ -1,5 +1,7 @@
 """The sLSTM baseline against Flax's own ``nn.RNN(OptimizedLSTMCell)``, one layer after another, in float64."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,8 @@ import pytest
 from flax import nnx
 
 import tlstm_jax as tl
+from tests.core import variants
+from tests.core.variants import close_in_scale, lively
 from tlstm_jax import stacked
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -21,13 +25,7 @@ def cfg(request):
     return stacked.StackedLSTMConfig(M, L, shared=request.param, param_dtype=jnp.float64)
 
 
-def normal(seed, *shape):
-    return jnp.asarray(np.random.RandomState(seed).normal(size=shape))
-
-
-def lively(params):
-    leaves, treedef = jax.tree.flatten(params)
-    return treedef.unflatten([0.7 * normal(i, *leaf.shape) for i, leaf in enumerate(leaves)])
+normal = functools.partial(variants.normal, dtype=jnp.float64)
 
 
 def make(cfg):
@@ -48,20 +46,13 @@ def flax_stack(params, xs, state=None, shared=True):
     return tl.TLSTMState(jnp.stack(cs, -2), jnp.stack(hs, -2)), ys
 
 
-def close(a, b, rtol=1e-10):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype == jnp.float64
-        np.testing.assert_allclose(x, y, rtol=0, atol=rtol * max(np.abs(y).max(), 1e-3))
-
-
 def weigh(state, ys):
-    return (ys * normal(30, *ys.shape)).sum() + (state.c * normal(31, *state.c.shape)).sum() + (state.h**2).sum()
+    return (ys * normal(30, ys.shape)).sum() + (state.c * normal(31, state.c.shape)).sum() + (state.h**2).sum()
 
 
 def test_outputs_state_and_gradients_are_those_of_flax(cfg):
-    params, xs = make(cfg), normal(20, 2, T, R)
-    initial = tl.TLSTMState(normal(21, 2, L, M), normal(22, 2, L, M))
+    params, xs = make(cfg), normal(20, (2, T, R))
+    initial = tl.TLSTMState(normal(21, (2, L, M)), normal(22, (2, L, M)))
 
     def ours(params, xs, initial):
         result = stacked.unroll(params, xs, cfg, initial_state=initial)
@@ -73,8 +64,8 @@ def test_outputs_state_and_gradients_are_those_of_flax(cfg):
 
     gradients, result = jax.grad(ours, (0, 1, 2), has_aux=True)(params, xs, initial)
     expected_gradients, expected = jax.jit(jax.grad(flax, (0, 1, 2), has_aux=True))(params, xs, initial)
-    close(result, expected)
-    close(gradients, expected_gradients)
+    close_in_scale(result, expected)
+    close_in_scale(gradients, expected_gradients)
     assert all(np.abs(g).max() > 1e-4 for g in jax.tree.leaves(gradients))
 
 
@@ -87,11 +78,11 @@ def test_parameter_sets(cfg):
     assert count == R * M + M + (1 if cfg.shared else L) * (8 * M * M + 4 * M)
     if not cfg.shared:
         assert (layers["layer_0"]["hi"]["kernel"] != layers["layer_1"]["hi"]["kernel"]).all()
-    xs = normal(20, 2, T, R)
+    xs = normal(20, (2, T, R))
     one_for_all = {**params, "layers": dict.fromkeys(layers, layers["layer_0"])}
     tied = stacked.StackedLSTMConfig(M, L, shared=True, param_dtype=jnp.float64)
     shared = stacked.unroll({"input": params["input"], "layers": {"layer_0": layers["layer_0"]}}, xs, tied)
-    close(stacked.unroll(one_for_all, xs, cfg), shared)
+    close_in_scale(stacked.unroll(one_for_all, xs, cfg), shared)
 
 
 def test_a_layer_starts_as_flax_starts_it_but_for_the_forget_bias(cfg):
@@ -109,7 +100,7 @@ def test_a_layer_starts_as_flax_starts_it_but_for_the_forget_bias(cfg):
 
 def test_forget_bias_reaches_the_forget_gate():
     """With the bias at 60 and no input, the memory is kept whole; at -60 it is gone."""
-    state = tl.TLSTMState(normal(1, L, M), jnp.zeros((L, M)))
+    state = tl.TLSTMState(normal(1, (L, M)), jnp.zeros((L, M)))
     xs = jnp.zeros((1, R))
     for bias, kept in ((60.0, 1.0), (-60.0, 0.0)):
         cfg = stacked.StackedLSTMConfig(M, L, forget_bias=bias, param_dtype=jnp.float64)
@@ -145,8 +136,8 @@ def expected_rows(params, xs, initial, *, reset, reverse, keep_order, shared):
     ids=["lengths", "reset", "reverse", "all"],
 )
 def test_lengths_resets_and_reversal(cfg, use_reset, reverse, keep_order):
-    params, xs = make(cfg), normal(20, 3, T, R)
-    initial = tl.TLSTMState(normal(21, 3, L, M), normal(22, 3, L, M))
+    params, xs = make(cfg), normal(20, (3, T, R))
+    initial = tl.TLSTMState(normal(21, (3, L, M)), normal(22, (3, L, M)))
     reset = RESET if use_reset else None
     state, ys = stacked.unroll(
         params,
@@ -161,40 +152,42 @@ def test_lengths_resets_and_reversal(cfg, use_reset, reverse, keep_order):
     expected = expected_rows(
         params, xs, initial, reset=reset, reverse=reverse, keep_order=reverse and keep_order, shared=cfg.shared
     )
-    close((state, ys), expected)
+    close_in_scale((state, ys), expected)
 
 
 @pytest.mark.parametrize("options", [{"aligned": False}, {"remat": 2}, {"remat": True, "unroll": 3}])
 def test_options_that_change_nothing(cfg, options):
-    params, xs = make(cfg), normal(20, 2, T, R)
+    params, xs = make(cfg), normal(20, (2, T, R))
     reset = jnp.asarray(RESET[:2])
-    close(stacked.unroll(params, xs, cfg, reset=reset, **options), stacked.unroll(params, xs, cfg, reset=reset))
+    close_in_scale(
+        stacked.unroll(params, xs, cfg, reset=reset, **options), stacked.unroll(params, xs, cfg, reset=reset)
+    )
 
 
 def test_batch_dimensions_and_time_major():
     cfg = stacked.StackedLSTMConfig(M, L, param_dtype=jnp.float64)
-    params, xs = make(cfg), normal(20, 2, 2, T, R)
+    params, xs = make(cfg), normal(20, (2, 2, T, R))
     lengths = jnp.array([[5, 0], [2, 4]])
     state, ys = stacked.unroll(params, jnp.moveaxis(xs, 2, 0), cfg, seq_lengths=lengths, time_major=True)
     flat_state, flat = stacked.unroll(params, xs.reshape(4, T, R), cfg, seq_lengths=lengths.reshape(4))
-    close(jnp.moveaxis(ys, 0, 2).reshape(4, T, M), flat)
-    close(jax.tree.map(lambda s: s.reshape(4, L, M), state), flat_state)
+    close_in_scale(jnp.moveaxis(ys, 0, 2).reshape(4, T, M), flat)
+    close_in_scale(jax.tree.map(lambda s: s.reshape(4, L, M), state), flat_state)
     alone_state, alone = stacked.unroll(params, xs[1, 0, :2], cfg)
-    close((jax.tree.map(lambda s: s[1, 0], state), ys[:2, 1, 0]), (alone_state, alone))
+    close_in_scale((jax.tree.map(lambda s: s[1, 0], state), ys[:2, 1, 0]), (alone_state, alone))
 
 
 def test_chunks_chain(cfg):
-    params, xs = make(cfg), normal(20, 2, T, R)
+    params, xs = make(cfg), normal(20, (2, T, R))
     middle, first = stacked.unroll(params, xs[:, :2], cfg)
     end, second = stacked.unroll(params, xs[:, 2:], cfg, initial_state=middle)
-    close((end, jnp.concatenate([first, second], 1)), stacked.unroll(params, xs, cfg))
+    close_in_scale((end, jnp.concatenate([first, second], 1)), stacked.unroll(params, xs, cfg))
 
 
-@pytest.mark.parametrize("face", ["linen", "nnx"])
-def test_modules(cfg, face):
-    xs = normal(20, 2, T, R)
+@pytest.mark.parametrize("api", ["linen", "nnx"])
+def test_modules(cfg, api):
+    xs = normal(20, (2, T, R))
     options = {"shared": cfg.shared, "forget_bias": 2.0, "param_dtype": jnp.float64, "return_carry": True}
-    if face == "linen":
+    if api == "linen":
         layer = tl.linen.StackedLSTM(M, L, **options)
         params = layer.init(jax.random.key(0), xs)["params"]
         result = layer.apply({"params": params}, xs, reverse=True)
@@ -204,13 +197,13 @@ def test_modules(cfg, face):
         result = layer(xs, reverse=True)
     np.testing.assert_array_equal(params["layers"]["layer_0"]["hf"]["bias"], np.full(M, 2.0))
     state, ys = jax.jit(flax_stack, static_argnames="shared")(params, xs[:, ::-1], shared=cfg.shared)
-    close(result, (state, ys))
+    close_in_scale(result, (state, ys))
 
 
 def test_bfloat16():
     cfg = stacked.StackedLSTMConfig(M, L, dtype=jnp.bfloat16, param_dtype=jnp.float32)
     params = jax.tree.map(lambda p: p.astype(jnp.float32), make(cfg))
-    xs = normal(20, 2, T, R).astype(jnp.float32)
+    xs = normal(20, (2, T, R)).astype(jnp.float32)
     state, ys = stacked.unroll(params, xs, cfg)
     assert (ys.dtype, state.h.dtype, state.c.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
     exact = flax_stack(jax.tree.map(lambda p: p.astype(jnp.float64), params), xs.astype(jnp.float64))[1]

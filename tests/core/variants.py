@@ -1,10 +1,14 @@
-"""The variants of the model that tests run over, each small, with parameters, inputs and a state."""
+"""The variants of the model that the tests run over, and what the tests of the package share."""
 
 import functools
+import re
 
 import chex
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 
 import tlstm_jax as tl
 
@@ -44,5 +48,69 @@ def setup(name, batch_shape=(2,), dtype="float64"):
     return cfg, params, xs, state
 
 
+def normal(seed, shape, scale=1.0, dtype=jnp.float32):
+    return jnp.asarray(np.random.RandomState(seed).normal(size=shape) * scale, dtype)
+
+
+def lively(params, seed=0, scale=0.7):
+    """The same tree with every leaf random, so that no gate, gain or bias can hide."""
+    leaves, treedef = jax.tree.flatten(params)
+    return treedef.unflatten([normal(seed + i, leaf.shape, scale, leaf.dtype) for i, leaf in enumerate(leaves)])
+
+
+def signature(tree):
+    """The shape and the dtype of every leaf."""
+    return jax.tree.map(lambda leaf: (leaf.shape, jnp.dtype(leaf.dtype).name), tree)
+
+
+def same(actual, expected):
+    """Bit for bit: structure, dtypes and values."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    assert signature(actual) == signature(expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
 def close(actual, expected, **kwargs):
+    """In float64."""
     chex.assert_trees_all_close(actual, expected, **{"rtol": 1e-9, "atol": 1e-11, **kwargs})
+
+
+def nearly(actual, expected, atol=2e-6):
+    """In float32."""
+    close(actual, expected, rtol=1e-5, atol=atol)
+
+
+def close_in_scale(actual, expected, tolerance=1e-10):
+    """In float64, relative to the largest value of each leaf."""
+
+    def check(x, y):
+        assert x.dtype == y.dtype == np.float64
+        np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * max(np.abs(y).max(initial=0), 1e-3))
+
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(check, actual, expected)
+
+
+def refused(given, expected):
+    """Expects a ``ValueError`` of one line that matches both patterns. (Notes that JAX or Flax add are ignored.)"""
+
+    def says_both(error):
+        message = str(error)
+        found = re.search(given, message) and re.search(expected, message)
+        assert found, f"{message!r} should say both {given!r} and {expected!r}"
+        return "\n" not in message and 20 < len(message) < 500
+
+    return pytest.raises(ValueError, match=given, check=says_both)
+
+
+def pure_dict(module):
+    """The parameters of an nnx module as a plain nested dict."""
+    return nnx.to_pure_dict(nnx.state(module, nnx.Param))
+
+
+def load(module, params):
+    """An nnx module with these parameters."""
+    state = nnx.state(module, nnx.Param)
+    nnx.replace_by_pure_dict(state, params)
+    nnx.update(module, state)
+    return module
