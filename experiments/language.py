@@ -182,8 +182,8 @@ def language_modeling(labeler: SymbolLabeler, delay: int, corpus: texts.Corpus, 
         evaluated={name: batches(*parts[name]) for name in EVALUATED},
         rank=lambda record: -record["validation_bits"],
         carry=labeler.zero_carry,
-        unit="characters",
-        quantity="bits",
+        unit=tasks.LANGUAGE.unit,
+        quantity=tasks.LANGUAGE.measure,
     )
 
 

@@ -304,7 +304,7 @@ def print_table(ended: Sequence[Ended], options: Options, path: Path) -> None:
     for preset in dict.fromkeys(options.presets):
         cells = [[each for each in ended if (each.run.preset, each.run.depth) == (preset, depth)] for depth in depths]
         rows.append([preset, *map(cell, cells)])
-    print(f"\n{aligned(rows)}")
+    print(f"\n{options.info.title}\n{aligned(rows)}")
     finished = sum(each.line is not None and each.line.finished for each in ended)
     failed = sum(each.failed for each in ended)
     print(f"\n{finished} runs finished, {len(ended) - finished - failed} cut short, {failed} failed; {path}")

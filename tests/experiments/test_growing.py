@@ -1,4 +1,4 @@
-"""`--start-from`: a run that begins with what another has learnt, on a tensor of its own shape."""
+"""`--start-from`: a run initialized with the parameters of another, resized to its own tensor shape."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from experiments.running.checkpoints import Checkpoints
 from experiments.running.models import ModelOptions
 from tests.experiments.small_runs import TINY, assert_same_run, killed_at, metrics, replace_digits, replace_texts, saved
 
-TWO = ["--epochs", "2", "--tensor-shape", "4"]  # which is what `whole` has twice over
+TWO = ["--epochs", "2", "--tensor-shape", "4"]  # `whole` has half as many locations
 
 
 def built(*arguments):
@@ -28,12 +28,12 @@ def built(*arguments):
 
 
 def started(folder, *arguments):
-    """The same, begun from the run in a folder."""
+    """The experiment of a command line, started from the run in a folder."""
     return pretrained.started(*built(*arguments, "--start-from", str(folder)))
 
 
 def run_in(folder, *arguments, classes=3, **config):
-    """What a run has left after its first test, without the run: its initial parameters, changed by a bit."""
+    """Writes the files of a run after its first evaluation, with slightly changed initial parameters."""
     experiment, options = built(*arguments)
     params = jax.tree.map(lambda z: np.asarray(z) + np.float32(0.25), experiment.params)
     params["head"] = {name: z[..., :classes] for name, z in params["head"].items()}
@@ -52,7 +52,7 @@ def equal(one, other):
 
 @pytest.fixture(scope="module")
 def grown(unbroken, tmp_path_factory):
-    """The workdir of a run begun from the one that nothing disturbed, and the parameters that its loop was given."""
+    """The workdir of a run started from the uninterrupted one, and the initial parameters passed to `fit`."""
     given, workdir, fit = [], tmp_path_factory.mktemp("grown"), training.fit
     with pytest.MonkeyPatch.context() as monkeypatch:
         replace_digits(monkeypatch)

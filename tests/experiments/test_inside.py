@@ -1,4 +1,4 @@
-"""`python -m experiments.inspect`: what is drawn is what the run's model does, for every task and kind of model."""
+"""`python -m experiments.inspect`: the data it writes is that of the run's model, for all tasks and kinds of model."""
 
 import shutil
 
@@ -25,7 +25,7 @@ SMALL += ["--learning-rate", "0.03", "--samples", "30000"]
 
 @pytest.fixture(scope="module")
 def memorized(tmp_path_factory):
-    """A run that has learnt to repeat two symbols."""
+    """The workdir of a run that has solved memorization of two symbols."""
     workdir = tmp_path_factory.mktemp("memorized") / "run"
     assert memorization.main([*SMALL, "--workdir", str(workdir)]) == 0
     assert wd.read_summary(workdir)["solved"]
@@ -43,7 +43,7 @@ def corpus(monkeypatch):
 
 
 def begun(workdir, experiment, options):
-    """What a run has left before its first test."""
+    """Writes the files of a run before its first evaluation."""
     workdir.mkdir()
     write_json(workdir / wd.CONFIG, experiment.recorded(options))
     with Checkpoints(workdir / wd.CHECKPOINTS) as checkpoints:
@@ -52,7 +52,7 @@ def begun(workdir, experiment, options):
 
 
 def looked(workdir, *arguments):
-    """Runs the command and returns the data that it kept."""
+    """Runs the command and returns the data that it wrote."""
     assert inspect.main([str(workdir), *arguments]) == 0
     for name in ("memory.png", "reach.png"):
         picture = (workdir / wd.INSIDE / name).read_bytes()
@@ -119,7 +119,7 @@ def test_a_trnn_of_permuted_pixels(monkeypatch, tmp_path, capsys):
     state, _ = tl.unroll(params["layer"], example.xs, model.config)
     np.testing.assert_allclose(data["memory"][5], state.h.mean(-1)[(0, 1), (0, 1)], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(data["outputs"], [2])
-    assert data["receptive_field_predicted"][0].sum() == 4  # the statistics of layer normalization know no delay
+    assert data["receptive_field_predicted"][0].sum() == 4  # statistics of layer norm reach everywhere
 
 
 @pytest.mark.slow
@@ -198,18 +198,18 @@ def test_bad_requests_exit_with_2_and_one_line(tmp_path, capsys, config, argumen
 def test_bad_requests_to_a_run(copied, tmp_path, capsys, caplog):
     assert inspect.main([str(copied), "--timestep", "6"]) == 2
     assert "timestep must be in 0..5, got 6" in capsys.readouterr().err
-    assert not caplog.records  # of orbax, that a run that is only read is read only
+    assert not caplog.records  # of orbax, about a read-only folder
     (tmp_path / "file").write_text("")
     assert inspect.main([str(copied), "--timestep", "0", "--out", str(tmp_path / "file" / "out")]) == 2
     assert "cannot write to" in capsys.readouterr().err
     shutil.rmtree(copied / wd.CHECKPOINTS)
-    (copied / wd.CHECKPOINTS).mkdir()  # as a run does when it begins
+    (copied / wd.CHECKPOINTS).mkdir()  # as at the start of a run
     assert inspect.main([str(copied)]) == 2
     assert "holds no checkpoints yet" in capsys.readouterr().err
 
 
 def readout(channels, wanted):
-    """The part of the variance of ``wanted`` that the best linear function of ``channels`` explains on other rows."""
+    """R^2 on held-out rows of the linear regression of ``wanted`` on ``channels``."""
     half = len(channels) // 2
     channels = np.concatenate([channels, np.ones((len(channels), 1))], 1, dtype=np.float64)
     weights = np.linalg.lstsq(channels[:half], wanted[:half], rcond=1e-6)[0]

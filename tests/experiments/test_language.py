@@ -1,4 +1,4 @@
-"""`python -m experiments.language`: every character predicted once, the state carried, text from a checkpoint."""
+"""`python -m experiments.language`: every character is predicted once, the state is carried, text is generated."""
 
 import hashlib
 import json
@@ -58,7 +58,7 @@ def test_every_character_but_the_first_is_predicted_once(count, rows, steps, del
     [ModelOptions(tensor_shape=(3,)), slow(ModelOptions(tensor_shape=(2, 2))), slow(ModelOptions(model="slstm"))],
 )
 def test_the_state_is_carried_exactly_from_one_batch_to_the_next(corpus, model):
-    """Batches of 7 timesteps give each character what one pass over its whole stream gives it."""
+    """Batches of 7 timesteps give the loss of one pass over each stream."""
     model = ModelOptions(**{**vars(model), "features": 5})
     labeler = SymbolLabeler(model.layer(), len(corpus.vocabulary))
     params = labeler.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
@@ -122,11 +122,11 @@ def test_four_devices_do_what_one_does(tmp_path):
 
 @pytest.mark.parametrize("model", [ModelOptions(tensor_shape=(3,)), slow(ModelOptions(model="slstm"))])
 def test_generated_text_is_what_the_model_finds_likeliest(model):
-    """Each character from L timesteps on a copy of the state: the same as from one pass over all that came before."""
+    """Generation, L timesteps per character, gives the characters of one pass over the whole text."""
     model = ModelOptions(**{**vars(model), "features": 6})
     labeler = SymbolLabeler(model.layer(), 9)
     params = labeler.init(jax.random.key(3), jnp.zeros((1, 1), jnp.int32))["params"]
-    params = jax.tree.map(lambda z: 4 * z, params)  # so that not one symbol wins everywhere
+    params = jax.tree.map(lambda z: 4 * z, params)  # otherwise one symbol is the most likely everywhere
     prompt = np.array([1, 5, 2], np.int32)
     written = generation.generated(params, prompt, jax.random.key(0), labeler, 12, 0.0)
     everything = np.concatenate([prompt, written])

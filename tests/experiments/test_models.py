@@ -108,7 +108,7 @@ def test_the_papers_models_do_not(task):
 
 @pytest.mark.parametrize(("task", "features"), [("memorization", 100), ("addition", 400)])
 def test_the_papers_values(task, features, monkeypatch):
-    """With --paper, and with options given beside it."""
+    """With --paper, and with other options too."""
     module = importlib.import_module(f"experiments.{task}")
     taken = []
 

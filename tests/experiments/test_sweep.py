@@ -1,4 +1,4 @@
-"""`python -m experiments.sweep`: which runs there are, what becomes of them, and the lines that they leave."""
+"""`python -m experiments.sweep`: the grid of runs, their processes, and their result lines."""
 
 import dataclasses
 import itertools
@@ -16,11 +16,11 @@ from experiments.running.models import ModelOptions
 
 TINY = ["--length", "1", "--num-symbols", "9", "--features", "3", "--samples", "30", "--check-every", "15"]
 SAVED = 128 + signal.SIGTERM
-"""How a run ends that was asked to stop and saved."""
+"""The exit status of a run that saved a checkpoint after SIGTERM."""
 
 
 def write_run(workdir, epochs=5, finished=True, **options):
-    """What a run of memorization leaves, but for checkpoints."""
+    """Writes the files of a run of memorization, except for checkpoints."""
     model = ModelOptions(preset=options.pop("preset", "2d+CN"), depth=4).resolved(ModelOptions())
     config = {"task": "memorization", "length": 5, **dataclasses.asdict(model), "seed": 0, **options}
     history = [
@@ -41,7 +41,7 @@ def lines_of(path):
 
 
 def of_scripts(monkeypatch, folder, *scripts):
-    """Makes a sweep run these, of one seed each, in place of experiments."""
+    """Replaces the runs of a sweep by these scripts, one per seed."""
     runs = [
         sweep.Run("2d", 4, seed, folder / str(seed), [sys.executable, "-c", script, str(folder / str(seed))])
         for seed, script in enumerate(scripts)
@@ -51,7 +51,7 @@ def of_scripts(monkeypatch, folder, *scripts):
 
 
 def leaving(tmp_path, status, **run):
-    """A script that leaves what a run leaves."""
+    """A script that writes the files of a run."""
     source = write_run(tmp_path / f"source{len(list(tmp_path.iterdir()))}", **run)
     return f"import shutil, sys; shutil.copytree({str(source)!r}, sys.argv[1]); sys.exit({status})"
 
@@ -78,7 +78,7 @@ def test_the_papers_grid_is_the_default():
 
 
 def test_the_former_name_of_a_task_is_its_alias():
-    """With the workdirs that it had, and the result lines of the task."""
+    """Its workdirs keep their names, and its result lines go to the file of the task."""
     options = sweep.Options(task="wikipedia", presets=("2d",), depths=(1,), seeds=(0,))
     (run,) = sweep.grid(options, [])
     assert run.command[:3] == [sys.executable, "-m", "experiments.wikipedia"]
@@ -182,7 +182,7 @@ def test_collected_by_hand_and_replaced_when_the_run_has_ended(tmp_path, capsys)
     assert sweep.main([*arguments, str(write_run(tmp_path / "whole"))]) == 0
     assert [(line["seed"], line["finished"]) for line in lines_of(path)] == [(0, True), (1, True)]
     assert path.read_text().splitlines()[1] == before[1]
-    assert sweep.main([*arguments, str(cut)]) == 0  # which cannot undo it
+    assert sweep.main([*arguments, str(cut)]) == 0  # which does not replace the finished run
     assert [line["finished"] for line in lines_of(path)] == [True, True]
 
 
@@ -279,7 +279,7 @@ def test_a_run_whose_time_is_over_is_asked_to_stop_once(tmp_path, capsys, monkey
     saving = (
         "import signal, sys, time\n"
         "def save(*_):\n"
-        "    time.sleep(0.5)\n"  # a second signal would be in time to count
+        "    time.sleep(0.5)\n"  # time for a second signal to arrive
         f"    {leaving(tmp_path, SAVED, finished=False).replace('; ', chr(10) + '    ')}\n"
         "signal.signal(signal.SIGTERM, save)\n"
         "time.sleep(60)"
@@ -330,7 +330,7 @@ def test_a_real_run_cut_short_goes_on_to_the_same_end(tmp_path):
     seconds = 8
     while not (tmp_path / "broken.jsonl").exists() or not lines_of(tmp_path / "broken.jsonl")[0]["history"]:
         assert sweep.main([*broken, "--seconds-per-run", str(seconds), "--", *task]) == 0
-        seconds += 4  # until a test was within the time, on however slow a machine
+        seconds += 4  # until there was an evaluation, on a slow machine too
     assert sweep.main([*broken, "--", *task]) == 0
     assert sweep.main([*whole, "--", *task]) == 0
     (one,), (other,) = lines_of(tmp_path / "broken.jsonl"), lines_of(tmp_path / "whole.jsonl")
