@@ -29,10 +29,10 @@ format: $(VENV)/installed
 notebooks: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow tests/test_notebooks.py
 
-# Build the site: README, the guide and the API reference. Fails on a broken link. Open site/index.html, or for the search
-# to work, run `python -m http.server --directory site`.
+# Build the site: README, the guide and the API reference. Fails on a broken link (with --quiet it would not). Open
+# site/index.html, or for the search to work, run `python -m http.server --directory site`.
 docs: $(VENV)/installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.13 ..")'
