@@ -1,4 +1,4 @@
-"""The legend of axis names: every shape in this package is written with these letters.
+"""Names of axes and types of arrays: every shape in this package is written with these letters.
 
 ========  ===================================================================================
 letter    meaning
@@ -11,17 +11,17 @@ letter    meaning
 ``*bp``   ``*b`` followed by ``*p`` (jaxtyping allows one starred axis in an annotation)
 ``*k``    kernel size along each tensorized dimension (K_1, .., K_{D-1})
 ``k``     kernel offsets: <K>, the product of all K_d, in row-major order
-``km``    <K> M: what the kernel sees at one location, or some offsets' share of it, maybe padded
+``km``    <K> M: the channels of the patch at one location, or of some offsets of it, maybe padded
 ``n``     timesteps of a part of the sequence
 ``a``     channels of the pre-activation A: 4M + <K>, 4M or M (:attr:`TLSTMConfig.gate_features`)
 ========  ===================================================================================
 
-Public functions take ``*b`` in front (batch-major). Behind the door the batch is flattened
-to one axis and the *locations* lead, ``(*p, b, m)``: a shift by a kernel offset is then one
-contiguous block, whatever the rank of the tensor.
+Public functions have the batch dimensions first. Internally the batch is flattened to one axis and the
+layout is ``(*p, b, m)``: a shift by a kernel offset is then one contiguous block, whatever the
+number of dimensions.
 
-jaxtyping is the notation of these annotations and checks them in the tests. It is not needed
-to run the package, so without it the aliases stand for plain arrays.
+The annotations are jaxtyping's, which checks them in the tests. The package runs without jaxtyping; the
+aliases are then plain arrays.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Inputs = Float[Array, "*b r"]
 Outputs = Float[Array, "*b m"]
 """h at the output corner, one timestep."""
 Locations = Float[Array, "*p b m"]
-"""H_t, C_t or G, I, F, O behind the door."""
+"""H_t, C_t or G, I, F, O in the internal layout."""
 Preactivations = Float[Array, "*p b a"]
 """A_t, eq. 14."""
 MemoryKernels = Float[Array, "*p b k"]

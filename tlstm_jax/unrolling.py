@@ -47,8 +47,8 @@ def unroll(
         params: as from :func:`init_params`.
         xs: ``(*batch, T, R)``, or ``(T, *batch, R)`` with ``time_major``; floating point.
         cfg: the model.
-        initial_state: the state before the first input; zeros by default. The returned state has its
-            dtypes, so that it can be the carry of a scan over chunks.
+        initial_state: the state before the first input; zeros, or the learned carry, by default. The returned
+            state has its dtypes, so that it can be the carry of a scan over chunks.
         seq_lengths: ``(*batch,)`` integers in 0..T, the length of each right-padded row. Outputs
             beyond it are zero, and the row's state is the one after its last input; a row of length
             0 keeps its initial state. What the padding holds has no influence. Values are checked

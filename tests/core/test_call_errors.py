@@ -80,7 +80,7 @@ def test_shapes_and_types(api, case, jitted):
         (JITTED if jitted else APIS)[api](**arguments)
 
 
-VALUES = {  # what no tracer can show
+VALUES = {  # arguments whose values matter, which tracers do not have
     "string": ({"xs": "abc"}, "got str", "xs|inputs must be an array"),
     "strings": ({"xs": np.full((B, T, R), "a")}, "<U1|ndarray|str", "(xs|inputs) must be"),
     "objects": ({"xs": np.full((B, T, R), None)}, "object|ndarray", "(xs|inputs) must be"),
@@ -118,7 +118,7 @@ def test_values(api, case):
 @pytest.mark.parametrize("lengths", [np.array([5, 0]), jnp.array([2, -1])], ids=["numpy", "jax"])
 @pytest.mark.parametrize("api", APIS)
 def test_lengths_known_while_others_are_traced(api, lengths):
-    """Closed over by a jitted function, their values are still known: checked, and good ones are no error."""
+    """Lengths that a jitted function closes over have known values, which are checked."""
     with refused("got (5|-1)", r"0\.\.T = 0\.\.4"):
         jax.jit(lambda xs: APIS[api](xs, seq_lengths=lengths))(XS)
     good = jnp.clip(lengths, 0, T)
@@ -188,7 +188,7 @@ def test_state_with_a_memory_for_the_rnn():
 
 @pytest.mark.parametrize("api", ["linen", "nnx"])
 def test_modules_speak_of_their_own_arguments(api):
-    """The module's argument is called ``inputs`` and ``initial_carry``; a message about ``xs`` names nothing there."""
+    """Messages name the module's arguments, ``inputs`` and ``initial_carry``, not those of ``unroll``."""
     with pytest.raises(ValueError, match=r"^inputs "):
         APIS[api](XS[..., :2])
     with pytest.raises(ValueError, match=r"^initial_carry"):

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("k", range(2, 8))
 @pytest.mark.parametrize("p", range(1, 9))
 def test_depth_is_how_far_information_travels(p, k):
-    """Eq. 9 against walking: each timestep moves information floor(K/2) locations towards the output."""
+    """Eq. 9 against a count: each timestep moves information floor(K/2) locations towards the output."""
     reached, steps = 0, 0
     while reached < p:
         reached, steps = reached + k // 2, steps + 1
@@ -72,7 +72,7 @@ def test_the_conveyor_carries_memory_from_the_inputs_corner_to_the_outputs(tenso
     state = tl.init_state(cfg)
     first, last = (0,) * len(tensor_shape), (-1,) * len(tensor_shape)
     if kernel_size == (3, 5):
-        first = (0, 1)  # of the two that one stride reaches, the one from which strides end in the corner
+        first = (0, 1)  # of the two locations within one stride, the one from which further strides end at the corner
     state = state._replace(c=state.c.at[first].set(100.0))
     for _ in range(cfg.delay):
         state, _ = tl.step(params, state, jnp.zeros(R), cfg)
@@ -94,7 +94,7 @@ def test_initial_gradients_do_not_explode(tensor_shape, inputs):
     assert largest_gradient(params) < 10
     params["hidden"]["bias"] = params["hidden"]["bias"].at[:16].set(0)
     if tensor_shape == (8,) and inputs:
-        assert largest_gradient(params) > 1e6  # what the initialization is there for
+        assert largest_gradient(params) > 1e6  # which the initialization prevents
 
 
 def test_configs_that_mean_the_same_are_equal():

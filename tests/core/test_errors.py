@@ -125,7 +125,7 @@ WRONG_CONFIG_CALLS = {
 @pytest.mark.parametrize("call", WRONG_CONFIG_CALLS)
 def test_no_configuration(call, cfg):
     given, expected = "[dD]ict" if cfg else "NoneType", "(cfg|config) must be .*Config"
-    if call.startswith("linen") and cfg is None:  # the fields of one could have been given instead
+    if call.startswith("linen") and cfg is None:  # its fields can be given instead
         given, expected = "got neither config nor features", r"needs features and tensor_shape, or config=TLSTMConfig"
     with refused(given, expected):
         WRONG_CONFIG_CALLS[call](cfg)

@@ -58,7 +58,7 @@ def apis(request):
 
 
 def checkpointed(params, seed=0):
-    """Random values everywhere, written to bytes and read again, as any checkpoint library would."""
+    """The tree with random values, written to bytes and read back, as a checkpoint library does."""
     rng = np.random.RandomState(seed)
     lively = jax.tree.map(lambda p: rng.normal(size=p.shape).astype(p.dtype) * 0.7, params)
     return serialization.msgpack_restore(serialization.msgpack_serialize(lively))
@@ -86,7 +86,7 @@ def test_one_checkpoint_serves_all(apis):
     assert not np.array_equal(unroll(params, XS)[1], untouched)
     same(linen.apply({"params": params}, XS, **arguments), pure)
     same(layer(XS, **arguments), pure)
-    # and back: what a module holds is the checkpoint again
+    # the parameters of the module are those of the checkpoint
     same(pure_dict(layer), params)
     same(unroll(pure_dict(layer), XS, **arguments), pure)
 
@@ -119,8 +119,8 @@ def test_cells_agree():
     same(cell(carry, XS[:, 0]), pure)
 
 
-def test_a_carry_passes_between_faces():
-    """A state made by one api continues in another."""
+def test_a_carry_passes_between_apis():
+    """The state returned by one API can be the initial state in another."""
     _, unroll, linen, make_nnx = APIS["2D"]
     layer = make_nnx(nnx.Rngs(5))
     params = pure_dict(layer)

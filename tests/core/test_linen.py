@@ -32,7 +32,7 @@ LAYER = tl.linen.TLSTM(CFG)
 
 
 def test_the_oracle_sees_a_difference_in_every_call():
-    """Each case above must tell its arguments from none, else it would test nothing."""
+    """The arguments of every case change the expected outputs; otherwise the case would test nothing."""
     plain = by_hand(PARAMS, XS, CFG)[1]
     for name, call in CALLS.items():
         call = {**call, **({"initial": random_state(CFG, BATCH)} if "initial" in call else {})}
@@ -119,7 +119,7 @@ def test_initialization_as_documented():
     params = LAYER.init(jax.random.key(0), XS)["params"]
     np.testing.assert_array_equal(params["hidden"]["bias"][M:], [0] * M + [1] * M + [0] * (M + 3))
     same(params["norm"], {"scale": jnp.ones((3, M)), "bias": jnp.zeros((3, M))})
-    same(params, LAYER.init(jax.random.key(0), XS[0, 0, :2])["params"])  # neither batch nor T matters
+    same(params, LAYER.init(jax.random.key(0), XS[0, 0, :2])["params"])  # independent of the batch and of T
     other = LAYER.init({"params": jax.random.key(1)}, XS)["params"]
     assert (params["hidden"]["kernel"] != other["hidden"]["kernel"]).all()
     assert (params["input"]["kernel"] != other["input"]["kernel"]).all()
@@ -187,7 +187,7 @@ def test_cell_in_rnn(cfg):
 
 
 def test_cell_in_rnn_with_lengths():
-    """What Flax's driver can do: one batch dimension, no empty row, outputs on padding left as they are."""
+    """Flax's driver takes one batch dimension and no empty rows, and leaves outputs on padding as they are."""
     lengths = jnp.array([6, 2])
     carry, ys = nn.RNN(tl.linen.TLSTMCell(CFG)).apply(
         {"params": {"cell": PARAMS}}, XS[0], seq_lengths=lengths, return_carry=True
@@ -380,7 +380,7 @@ def test_lifted_vmap_is_an_ensemble():
 
 
 def test_jax_vmap_over_ragged_rows():
-    """Lengths and resets are then traced, one for each row."""
+    """Under vmap, the lengths and resets of each row are traced."""
     run = functools.partial(LAYER.apply, VARIABLES, return_carry=True)
     mapped = jax.vmap(lambda xs, lengths, reset: run(xs, seq_lengths=lengths, reset=reset))
     nearly(

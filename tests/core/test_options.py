@@ -50,7 +50,7 @@ def test_remat_saves_memory():
 
 
 def scan_outputs(jaxpr):
-    """Shapes of what every scan in a jaxpr returns, last carries and stacked outputs, nested scans included."""
+    """Shapes of the results of every scan in a jaxpr, carries and stacked outputs, including nested scans."""
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "scan":
             yield [var.aval.shape for var in eqn.outvars]
@@ -64,12 +64,14 @@ def test_lengths_stack_no_history_of_the_state():
     cfg, params, xs, _ = setup("3d+CN")
 
     def run(xs, n):
-        return tl.unroll(params, xs, cfg, seq_lengths=n, implementation="reference")  # what both do without a gradient
+        return tl.unroll(
+            params, xs, cfg, seq_lengths=n, implementation="reference"
+        )  # which "fused" also runs without a gradient
 
     scans = list(scan_outputs(jax.make_jaxpr(run)(xs, jnp.array([3, 4])).jaxpr))
     assert scans
     assert any((3, 3, 2, 4) in shapes for shapes in scans)  # the state, (*p, b, m)
-    assert not any(len(shape) > 4 for shapes in scans for shape in shapes), scans  # and no stack of it
+    assert not any(len(shape) > 4 for shapes in scans for shape in shapes), scans  # not stacked over time
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
@@ -135,7 +137,7 @@ def test_vmap_over_parameters():
 
 
 def dtypes():
-    """Every x_dtype with every dtype and param_dtype; by default two of each dtype."""
+    """All combinations of dtype, param_dtype and x_dtype; a third of them are not slow."""
     names = [None, "bfloat16", "float64"], ["bfloat16", "float32"], ["bfloat16", "float32", "float64"]
     for dtype, param_dtype, x_dtype in itertools.product(*names):
         fast = (names[0].index(dtype) + names[1].index(param_dtype) + names[2].index(x_dtype)) % 3 == 0
@@ -155,7 +157,7 @@ def test_step_and_unroll_compute_in_the_same_dtypes(dtype, param_dtype, x_dtype)
             old, (state, y) = state, tl.step(params, state, xs[:, t], cfg)
             assert y.dtype == computation
             assert [leaf.dtype for leaf in jax.tree.leaves(state)] == [leaf.dtype for leaf in jax.tree.leaves(old)]
-        if state.h.dtype == jnp.float64:  # wide enough to carry anything unrounded
+        if state.h.dtype == jnp.float64:  # no output is rounded to this dtype
             close(ys[:, -1].astype("float64"), y.astype("float64"), rtol=1e-2, atol=1e-2)
 
 
@@ -168,7 +170,7 @@ def test_unroll_inside_a_scan_keeps_dtypes():
 
 
 def test_step_inside_a_scan_keeps_dtypes():
-    """The carry of a user's own scan must not change its type, even where inputs promote the outputs."""
+    """The carry of a user's scan keeps its dtypes, even where the inputs promote the outputs."""
     cfg, params, xs, _ = setup("2d", dtype="float32")
     inputs = jnp.moveaxis(xs, 1, 0).astype("float64")
     final, ys = jax.lax.scan(lambda s, x: tl.step(params, s, x, cfg), tl.init_state(cfg, (2,)), inputs)
@@ -200,7 +202,7 @@ def test_forward_mode_and_second_order():
 
 
 def test_reference_agrees_on_lengths():
-    """The flush of the package is the reference's: zeros, so that even layer normalization is well defined."""
+    """The package and the reference flush with zeros, on which outputs with layer normalization depend."""
     cfg, params, xs, _ = setup("3d+LN")
     numpy_params = jax.tree.map(np.asarray, params)
     _, ys = tl.unroll(params, xs, cfg, seq_lengths=jnp.array([3, 6]))

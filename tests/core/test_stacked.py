@@ -70,7 +70,7 @@ def test_outputs_state_and_gradients_are_those_of_flax(cfg):
 
 
 def test_parameter_sets(cfg):
-    """Sharing is what ``shared`` says: one set of parameters, or one for each layer, different from one another."""
+    """``shared`` layers have one set of parameters; otherwise each layer has its own, with other values."""
     params = stacked.init_params(jax.random.key(0), R, cfg)
     layers = params["layers"]
     assert list(layers) == (["layer_0"] if cfg.shared else ["layer_0", "layer_1", "layer_2"])
@@ -99,18 +99,18 @@ def test_a_layer_starts_as_flax_starts_it_but_for_the_forget_bias(cfg):
 
 
 def test_forget_bias_reaches_the_forget_gate():
-    """With the bias at 60 and no input, the memory is kept whole; at -60 it is gone."""
+    """Without input, a bias of 60 keeps the memory unchanged and a bias of -60 erases it."""
     state = tl.TLSTMState(normal(1, (L, M)), jnp.zeros((L, M)))
     xs = jnp.zeros((1, R))
     for bias, kept in ((60.0, 1.0), (-60.0, 0.0)):
         cfg = stacked.StackedLSTMConfig(M, L, forget_bias=bias, param_dtype=jnp.float64)
         params = stacked.init_params(jax.random.key(0), R, cfg)
         after, _ = stacked.unroll(params, xs, cfg, initial_state=state)
-        np.testing.assert_allclose(after.c[0], kept * state.c[0], atol=1e-12)  # layer 0 sees nothing but zeros
+        np.testing.assert_allclose(after.c[0], kept * state.c[0], atol=1e-12)  # the input of layer 0 is zero
 
 
 def expected_rows(params, xs, initial, *, reset, reverse, keep_order, shared):
-    """Row by row, sequence by sequence, unpadded, through Flax."""
+    """Each unpadded sequence of each row by itself, through Flax."""
     run = jax.jit(flax_stack, static_argnames="shared")
     states, outputs = [], []
     for b, length in enumerate(LENGTHS):
