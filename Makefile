@@ -1,16 +1,20 @@
-# `make run` and `make test` need Python 3.11 or newer and make; the rest is installed into .venv.
+# `make run` and `make test` need Python 3.11 or newer and make. Everything else is installed into .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check format notebooks docs clean
+.PHONY: run test test-slow check format notebooks docs clean
 
-# The main job: a tLSTM reads handwritten digits one pixel at a time.
+# Train a tLSTM to classify handwritten digits, read one pixel at a time.
 run: $(VENV)/installed
 	$(BIN)/python -m experiments.mnist --data digits
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2
+
+# The tests marked slow, the notebooks among them.
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2 -m slow
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -21,13 +25,14 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Runs every notebook from top to bottom, and compares what it says with what is stored in it.
+# Run every notebook from top to bottom and compare its outputs with the stored ones.
 notebooks: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow tests/test_notebooks.py
 
-# The API reference, docs/api/index.html. (The warnings left out: pdoc does not look up shapes in a NamedTuple.)
+# Build the site: README, the guide and the API reference. Fails on a broken link (with --quiet it would not). Open
+# site/index.html, or for the search to work, run `python -m http.server --directory site`.
 docs: $(VENV)/installed
-	$(BIN)/python -W ignore::UserWarning -m pdoc tlstm_jax --docformat google --output-directory docs/api
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.13 ..")'
@@ -37,4 +42,4 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) docs/api build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) site build dist .pytest_cache .ruff_cache .mypy_cache

@@ -1,9 +1,8 @@
-"""What the command lines share."""
+"""What the command lines share. They use argparse: machines with a GPU often have only jax and flax, not tyro."""
 
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,10 +12,11 @@ import jax
 from benchmarks.measure import Limits
 from benchmarks.record import Report, default_path
 from benchmarks.tasks import PRECISIONS
+from experiments.common.commandline import command_line
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, exit status 2."""
+    """A parser that reports errors in one line, with exit status 2."""
 
     def __init__(self, module: str, description: str) -> None:
         summary, _, rest = description.partition("\n")
@@ -29,25 +29,25 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Says what is wrong and exits."""
+        """Prints an error and exits."""
         self.exit(2, f"error: {message}\n")
 
     def add_names(self, option: str, names: Iterable[str], default: Sequence[str], about: str) -> None:
-        """An option that takes some of these names."""
+        """Adds an option that takes one or more of these names."""
         text = f"{about} (default: {' '.join(default)})"
         self.add_argument(option, nargs="+", choices=tuple(names), default=list(default), metavar="NAME", help=text)
 
     def add_out(self) -> None:
-        """Where the results go."""
+        """Adds the option for the file of results."""
         text = "results, a .json file (default: a file in benchmarks/results named for the command and the device)"
         self.add_argument("--out", type=json_path, metavar="FILE", help=text)
 
     def add_precision(self) -> None:
-        """Some of the precisions."""
+        """Adds the option for the precisions."""
         self.add_names("--precision", PRECISIONS, ["highest"], "default is TF32 on a GPU and float32 on a CPU")
 
     def add_race(self, passes: Sequence[str], *, repetitions: int, seconds: float) -> None:
-        """The options of everything that takes times."""
+        """Adds the options of commands that measure time."""
         self.add_names("--passes", passes, passes, "training is forward and backward")
         self.add_precision()
         text = f"timed calls of each contender, at most (default: {repetitions})"
@@ -57,13 +57,13 @@ class Parser(argparse.ArgumentParser):
         self.add_out()
 
     def add_quick(self, arguments: Sequence[str], defaults: Mapping[str, Any]) -> None:
-        """``--quick``, which has other defaults."""
-        self.add_argument("--quick", action="store_true", help="other defaults, for a first look within a minute")
+        """Adds ``--quick``, which changes the defaults."""
+        self.add_argument("--quick", action="store_true", help="smaller defaults, for a first look within a minute")
         if "--quick" in arguments:
             self.set_defaults(**defaults)
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """The options, with a folder for the results that can be written to."""
+        """Parses the options and creates the folder of the results."""
         options = self.parse_args(arguments)
         if options.out:
             try:
@@ -102,21 +102,16 @@ def positive_float(text: str) -> float:
 
 
 def limits(options: argparse.Namespace) -> Limits:
-    """How long to measure; a GPU warms up longer, until all command buffers are recorded."""
+    """How long to measure; a GPU needs more warm-up, until XLA has recorded all command buffers."""
     return Limits(options.repetitions, options.seconds, warmup=5 if jax.default_backend() == "gpu" else 1)
 
 
 def start_report(module: str, arguments: Sequence[str], options: argparse.Namespace) -> Report:
-    """The report of a command, empty."""
+    """The report of a command, without rows."""
     path = options.out or default_path(module.rpartition(".")[2], "-quick" if options.quick else "")
     return Report(path, command_line(module, arguments), recorded(options))
 
 
-def command_line(module: str, arguments: Sequence[str]) -> str:
-    """What was typed."""
-    return shlex.join(["python", "-m", module, *arguments])
-
-
 def recorded(options: argparse.Namespace) -> dict[str, Any]:
-    """Options as JSON has them."""
+    """The options as JSON."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}

@@ -33,9 +33,10 @@ from benchmarks.measure import Limits, Timing, interleave
 from benchmarks.networks import Network, parameters
 from benchmarks.programs import count
 from benchmarks.race import Entry, outcome, race
-from benchmarks.record import number, print_table
+from benchmarks.record import number
 from benchmarks.stream import step_calls
 from benchmarks.tasks import PASSES, PRECISIONS, Precision, Size, Task
+from experiments.common.tables import aligned
 
 MODULE = "benchmarks.depth"
 TLSTMS = {"2d": 1, "3d": 2}
@@ -173,7 +174,7 @@ def show(rows: Sequence[Mapping[str, Any]], title: str) -> None:
     """Prints the rows of a depth."""
     print(f"\n{title}")
     header = ("", "pass", "parameters", "median ms", "quartiles", "calls", "us per timestep", "us per t. and example")
-    print_table(header, [_cells(row) for row in rows if not outcome(row)])
+    print(aligned([header, *(_cells(row) for row in rows if not outcome(row))], numbers=True), flush=True)
     for row in rows:
         if outcome(row):
             print(f"{row['model']}: {outcome(row)}", flush=True)

@@ -21,7 +21,6 @@ import dataclasses
 import functools
 import importlib.metadata
 import itertools
-import json
 import os
 import re
 import sys
@@ -29,6 +28,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from experiments.common.commandline import command_line
+from experiments.common.files import write_json
 
 JAX = {"jax": "0.11.2", "jaxlib": "0.11.2"}
 PLUGINS = {"cuda": {"jax-cuda13-plugin": "0.11.2", "jax-cuda13-pjrt": "0.11.2"}, "tpu": {"libtpu": "0.0.48.1"}}
@@ -387,13 +389,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (options.dump / f"{name}.hlo").write_text(module.text)
     if options.out:
         from benchmarks import record  # imports jax
-        from benchmarks.commandline import command_line
 
         given = sys.argv[1:] if arguments is None else arguments
         about: dict[str, Any] = {"command": command_line("benchmarks.gpu_kernels", given), **record.moment()}
         about |= {name: getattr(options, name) for name in ("platform", "batch_size", "timesteps", "dtype")}
         about |= {"target": Path(target).name, "versions": JAX | PLUGINS[platform], "xla_flags": flags}
-        options.out.write_text(json.dumps(about | {"results": results}, indent=2) + "\n")
+        write_json(options.out, about | {"results": results})
     return 0
 
 

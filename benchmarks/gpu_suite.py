@@ -27,7 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import commandline
-from benchmarks.record import ROOT, number, print_table, write_json
+from benchmarks.record import ROOT, number
+from experiments.common.commandline import command_line
+from experiments.common.files import write_json
+from experiments.common.tables import aligned
 
 MODULE = "benchmarks.gpu_suite"
 LEAST_SECONDS = 15.0
@@ -127,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: this is a {environment['platform']} and no GPU: --smoke tries the suite here", file=sys.stderr)
         return 2
     summary: dict[str, Any] = {
-        "command": commandline.command_line(MODULE, arguments),
+        "command": command_line(MODULE, arguments),
         "environment": environment,
         "options": commandline.recorded(options),
         "parts": [],
@@ -136,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         left = options.budget - (time.monotonic() - start)
         print(f"\n==== {name}, {left:.0f} s left", flush=True)
         summary["parts"].append(run(PARTS[name], options.out, options.smoke, left))
-        write_json(options.out / "suite.json", summary)
+        write_json(options.out / "suite.json", summary, indent=1)
     show(summary["parts"])
     print(options.out / "suite.json")
     return 1 if any(part["status"] == "failed" for part in summary["parts"]) else 0
@@ -208,10 +211,9 @@ def execute(command: Sequence[str], flags: str, log: Path, seconds: float) -> tu
 
 def show(parts: Sequence[dict[str, Any]]) -> None:
     """Prints how each part went."""
+    rows = [(part["name"], part["status"], number(part["seconds"], 2)) for part in parts]
     print()
-    print_table(
-        ("part", "status", "seconds"), [(part["name"], part["status"], number(part["seconds"], 2)) for part in parts]
-    )
+    print(aligned([("part", "status", "seconds"), *rows], numbers=True), flush=True)
 
 
 if __name__ == "__main__":

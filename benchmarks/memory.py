@@ -27,8 +27,9 @@ from benchmarks import commandline
 from benchmarks.networks import IMPLEMENTATIONS, parameters, tlstm_forward
 from benchmarks.programs import compile_function, differentiated, temp_bytes
 from benchmarks.race import describe, outcome
-from benchmarks.record import number, print_table
+from benchmarks.record import number
 from benchmarks.tasks import PRECISIONS, SIZES, Task
+from experiments.common.tables import aligned
 
 MODULE = "benchmarks.memory"
 REMATS: dict[str, Callable[[int], int | bool]] = {
@@ -101,9 +102,9 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         cell = "error" if outcome(row) else number(row["temp_bytes"] / 1e6)
         table.setdefault(f"{row['implementation']} {row['remat']}".strip(), {})[row["num_steps"]] = cell
-    print_table(
-        ["", *(f"T={n}" for n in lengths)], [[name, *(cells[n] for n in lengths)] for name, cells in table.items()]
-    )
+    header = ["", *(f"T={n}" for n in lengths)]
+    body = [[name, *(cells[n] for n in lengths)] for name, cells in table.items()]
+    print(aligned([header, *body], numbers=True), flush=True)
     for row in rows:
         if outcome(row):
             print(f"{row['implementation']} {row['remat']}, T={row['num_steps']}: {outcome(row)}")

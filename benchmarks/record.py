@@ -1,27 +1,28 @@
-"""What every result carries, and how results are written and printed."""
+"""The environment recorded with every result, and the files of results."""
 
 from __future__ import annotations
 
 import datetime
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from experiments.common.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def environment() -> dict[str, Any]:
-    """The machine, the versions, and the commit."""
+    """The machine, the versions of the packages, and the commit."""
     device = jax.devices()[0]
     names = ("jax", "jaxlib", "flax", "numpy", "torch")
     return {
@@ -43,7 +44,7 @@ def moment() -> dict[str, str | None]:
 
 
 def commit(root: Path = ROOT) -> str | None:
-    """The commit of the checkout, with "-dirty" if a tracked file differs from it; None outside git."""
+    """The commit of the checkout, with "-dirty" if a tracked file is modified; None outside a git repository."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]
@@ -57,13 +58,13 @@ def commit(root: Path = ROOT) -> str | None:
 
 
 def default_path(command: str, suffix: str = "") -> Path:
-    """Where a command's results go: a file named for the command and the device."""
+    """The default file of a command's results, named for the command and the device."""
     device = re.sub(r"[^a-z0-9]+", "-", jax.devices()[0].device_kind.lower()).strip("-")
     return RESULTS / f"{command}-{device}{suffix}.json"
 
 
 class Report:
-    """Rows of results, on disk as soon as they are added."""
+    """Rows of results, written to a file whenever rows are added."""
 
     def __init__(self, path: Path, command: str, options: Mapping[str, Any]) -> None:
         self.path = path
@@ -71,35 +72,18 @@ class Report:
         self.rows: list[Mapping[str, Any]] = []
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Adds rows and writes everything."""
+        """Adds rows and writes the file."""
         self.rows.extend(rows)
-        write_json(self.path, {**self.head, "rows": self.rows})
+        write_json(self.path, {**self.head, "rows": self.rows}, indent=1)
 
     @property
     def failures(self) -> list[Mapping[str, Any]]:
-        """The rows that hold an error instead of a result."""
+        """The rows with an error instead of a result."""
         return [row for row in self.rows if "error" in row]
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes a file that is at all times either the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.replace(path)
-
-
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints columns, the first to the left and the others to the right."""
-    lines = [header, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        first, *others = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        print("  ".join([first.strip().ljust(widths[0]), *others]).rstrip(), flush=True)
-
-
 def number(value: float | None, digits: int = 3) -> str:
-    """A number for a table with at least so many digits, or nothing for None."""
+    """Formats a number for a table with ``digits`` significant digits or more; None is empty."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:#.{digits}g}".rstrip(".")

@@ -21,8 +21,9 @@ from typing import Any
 from benchmarks import commandline
 from benchmarks.contenders import BASE, CONTENDERS, FLOOR
 from benchmarks.race import Entry, outcome, race
-from benchmarks.record import number, print_table
+from benchmarks.record import number
 from benchmarks.tasks import PASSES, PRECISIONS, SIZES, Task
+from experiments.common.tables import aligned
 
 MODULE = "benchmarks.speed"
 QUICK = {
@@ -80,7 +81,7 @@ def show(rows: Sequence[Mapping[str, Any]], task: Task) -> None:
     speed = "" if gflops is None else f"; floor at {gflops:.0f} GFLOP/s"
     print(f"\n{task.size.name}: {task.size.title}, {task.pass_name}, {task.precision.name}{speed}")
     header = ("", "parameters", "median ms", "quartiles", "calls", "/ auto", "/ floor", "compile s", "temp MB")
-    print_table(header, [_cells(row) for row in rows if not outcome(row)])
+    print(aligned([header, *(_cells(row) for row in rows if not outcome(row))], numbers=True), flush=True)
     for row in rows:
         if outcome(row):
             print(f"{row['contender']}: {outcome(row)}", flush=True)

@@ -9,19 +9,25 @@ Examples:
 from __future__ import annotations
 
 import dataclasses
+import string
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 
-from experiments.running import symbols
+from experiments import tasks
+from experiments.common import commandline
+from experiments.running import runs, symbols
+from experiments.running.examples import Example, Request
+from experiments.running.experiment import Experiment
 from experiments.running.models import ModelOptions
 
-MODEL = ModelOptions(features=100, tensor_shape=(4,), forget_bias=4.0)
-"""With 2 digits: solved after 79,500 to 105,000 samples (three seeds), in 3 to 5 minutes on one core of a busy CPU."""
+NUM_SYMBOLS = 11
+"""The blank and the ten digits."""
+ZERO = 1
+"""The symbol of the digit 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +40,11 @@ class Options:
     """
 
     digits: int = 2
-    """Of each integer, n; a sequence takes 3n + 4 timesteps. The paper has 15."""
+    """Digits of each integer, n; a sequence takes 3n + 4 timesteps. 15 in the paper."""
     paper: bool = False
-    """Take the paper's values, its largest experiment's, where no option says otherwise."""
-    model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = MODEL
-    train: Annotated[symbols.SampleOptions, tyro.conf.OmitArgPrefixes] = dataclasses.field(
-        default_factory=symbols.SampleOptions
-    )
+    """Take the values of the paper's largest experiment for the options that are not given."""
+    model: ModelOptions = tasks.ADDITION.model
+    train: symbols.SampleOptions = dataclasses.field(default_factory=symbols.SampleOptions)
 
 
 PAPER = Options(
@@ -49,22 +53,36 @@ PAPER = Options(
     model=ModelOptions(features=400, tensor_shape=(10, 10), forget_bias=1.0, conveyor_bias=0.0),
     train=symbols.SampleOptions(samples=5_000_000),
 )
-"""The literal values."""
+"""The paper's values."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Runs the command line and returns the exit status."""
+    return commandline.exit_status(lambda: run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Trains as the command line says."""
     default = PAPER if "--paper" in arguments else Options()
-    options = tyro.cli(Options, args=arguments, default=default, prog="python -m experiments.addition")
-    return symbols.run(lambda: make(options.digits), options.model, default.model, options.train)
+    options = commandline.parse(Options, arguments, prog="experiments.addition", default=default)
+    return runs.run(lambda: build(options), options.train)
+
+
+def build(options: Options) -> Experiment:
+    """Builds the data and the model.
+
+    Raises:
+        ValueError: an option does not fit.
+    """
+    default = PAPER if options.paper else Options()
+    return symbols.build(make(options.digits), options.model.resolved(default.model), options.train)
 
 
 def make(digits: int) -> symbols.GeneratedTask:
-    """The task. The first digit of an integer is not 0; a sum of only n digits is followed by one blank more.
+    """The task. An integer does not begin with 0; a sum of only n digits is followed by one more blank.
 
     Raises:
-        ValueError: there are no digits, or too many to be added in 64 bits.
+        ValueError: the number of digits is below 1, or the sums do not fit into 64 bits.
     """
     if not 1 <= digits <= 18:
         raise ValueError(f"digits must be in 1..18, got {digits}.")
@@ -80,17 +98,19 @@ def make(digits: int) -> symbols.GeneratedTask:
         targets[:, 2 * digits + 2 : 3 * digits + 3] = totals
         return inputs, targets
 
-    return symbols.GeneratedTask(f"addition n={digits}", 11, generate, {"task": "addition", "digits": digits})
-
-
-ZERO = 1
-"""The symbol of the digit 0."""
+    config = {"task": tasks.ADDITION.name, "digits": digits}
+    return symbols.GeneratedTask(tasks.ADDITION.setting(config), NUM_SYMBOLS, generate, config)
 
 
 def symbols_of(numbers: NDArray[np.int64], digits: int) -> NDArray[np.int32]:
-    """So many decimal digits, along a last axis, most significant first, as symbols: the digit d is ZERO + d."""
+    """The decimal digits of integers as symbols, most significant first, along a new last axis: d is ZERO + d."""
     powers = 10 ** np.arange(digits - 1, -1, -1)
     return (numbers[..., None] // powers % 10 + ZERO).astype(np.int32)
+
+
+def example(config: Mapping[str, Any], request: Request) -> Example:
+    """A test example of a run; see :class:`experiments.tasks.TaskModule`."""
+    return symbols.example(make(config["digits"]), config, request, string.digits)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The picture of the idea: an input on its way through the tensor, from the corner where it enters to the opposite one.
+"""Draw docs/idea.png: an input on its way through the tensor, from the corner where it enters to the opposite one.
 
 Examples:
     python -m experiments.idea
@@ -17,48 +17,48 @@ import jax
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import tlstm_jax as tl
-from experiments.reporting import figures
-from experiments.running import runs
-from experiments.running import workdir as wd
+from experiments.common import commandline
+from experiments.common.errors import UsageError
+from experiments.common.figures import STYLE
+from experiments.common.files import writing
 
 AFTER = 2
-"""Timesteps to show after the answer has left."""
+"""Timesteps to draw after the one in which the output leaves."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The picture of the idea: an input on its way through the tensor."""
+    """Draw an input on its way through the tensor."""
 
     out: Path = Path("docs") / "idea.png"
     """The PNG to write."""
     size: int = 4
-    """P: the tensor has P x P locations, and the depth P."""
+    """P: the tensor has P x P locations and the depth L = P."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments.idea")
-    return runs.exit_status(lambda: run(options))
+    """Runs the command line and returns the exit status."""
+    return commandline.exit_status(lambda: run(commandline.parse(Options, arguments, prog="experiments.idea")))
 
 
 def run(options: Options) -> int:
-    """Draws it."""
+    """Computes the gradients and draws them."""
     if not 2 <= options.size <= 8:
-        raise runs.UsageError(f"size must be in 2..8, got {options.size}")
+        raise UsageError(f"size must be in 2..8, got {options.size}")
     cfg = tl.TLSTMConfig(features=32, tensor_shape=(options.size, options.size), forget_bias=1.0, conveyor_bias=2.0)
-    with wd.writing(options.out) as path:
-        draw(path, felt(cfg, cfg.depth + AFTER), cfg)
-    print(f"{options.out}: how much each location feels an input, {cfg.depth + AFTER} timesteps from its arrival on")
+    timesteps = cfg.depth + AFTER
+    with writing(options.out) as path:
+        draw(path, influence(cfg, timesteps), cfg)
+    print(f"{options.out}: the influence of an input on each location during {timesteps} timesteps")
     return 0
 
 
-def felt(cfg: tl.TLSTMConfig, num_timesteps: int) -> NDArray[Any]:
-    """||d h_{t, p} / d x_0|| of an untrained model, ``(num_timesteps, *tensor_shape)``."""
+def influence(cfg: tl.TLSTMConfig, num_timesteps: int) -> NDArray[Any]:
+    """The gradient norms ||d h_{t, p} / d x_0|| of an untrained model, ``(num_timesteps, *tensor_shape)``."""
     params = tl.init_params(jax.random.key(0), 1, cfg)
 
     def states(x: jax.Array) -> jax.Array:
@@ -69,14 +69,16 @@ def felt(cfg: tl.TLSTMConfig, num_timesteps: int) -> NDArray[Any]:
 
 
 def draw(path: Path, values: NDArray[Any], cfg: tl.TLSTMConfig) -> None:
-    """A board for each timestep; on each the darkest is what feels the input most."""
-    size, last = cfg.tensor_shape[0], len(values) - 1
-    with mpl.rc_context(figures.STYLE):
-        figure = Figure(figsize=(1.75 * len(values), 2.5), layout="constrained")
-        for t, (axes, board) in enumerate(zip(figure.subplots(1, last + 1), values, strict=True)):
-            reached = board > 0
-            shades = np.where(reached, 0.12 + 0.88 * (board / board.max()) ** 0.5, 0.0)
-            axes.imshow(shades, cmap="Blues", vmin=-0.1, vmax=1.25)
+    """Writes a PNG with a grid of locations for each timestep, shaded by influence, and a key for the shades."""
+    size = cfg.tensor_shape[0]
+    shares = values / values.max(axis=(1, 2), keepdims=True)
+    with mpl.rc_context({**STYLE, "font.size": 10}):
+        figure = Figure(figsize=(1.75 * len(values) + 0.6, 2.7), layout="constrained")
+        panels = figure.subplots(1, len(values))
+        cmap = mpl.colormaps["Blues"].with_extremes(bad="0.95")
+        norm = mpl.colors.PowerNorm(0.5, -0.03, 1.2)  # leaves out the palest and darkest blue
+        for t, (axes, board) in enumerate(zip(panels, shares, strict=True)):
+            picture = axes.imshow(np.ma.masked_equal(board, 0), cmap=cmap, norm=norm)
             axes.set(xticks=np.arange(size + 1) - 0.5, yticks=np.arange(size + 1) - 0.5)
             axes.set(xticklabels=[], yticklabels=[], title="t" if t == 0 else f"t + {t}")
             axes.grid(color="white", linewidth=2)
@@ -87,14 +89,20 @@ def draw(path: Path, values: NDArray[Any], cfg: tl.TLSTMConfig) -> None:
             if t == cfg.delay:
                 arrow(axes, "", (size - 0.1, size - 0.1), (size - 1, size - 1))
                 axes.text(size + 0.15, size + 0.1, "$y_t$", ha="center", va="center")
+        key = figure.colorbar(picture, ax=panels[-1], aspect=12, ticks=[0, 0.25, 1], pad=0.08)
+        key.ax.set(
+            ylim=(0, 1), yticklabels=["0", "25%", "100%"], ylabel="share of the largest\ngradient of the timestep"
+        )
+        key.outline.set_visible(False)
         figure.suptitle(
-            f"{size} x {size} locations, one kernel: what feels the input $x_t$ (untrained 3D tLSTM, L = {cfg.depth})"
+            f"Influence of the input $x_t$ on {size} x {size} locations with one kernel; gray: none yet. "
+            f"$y_t$ leaves after L - 1 = {cfg.delay} timesteps"
         )
         figure.savefig(path, format="png", dpi=120)
 
 
 def arrow(axes: Any, text: str, to: tuple[float, float], of: tuple[float, float]) -> None:
-    """An arrow, with a text at its tail."""
+    """Draws an arrow with a text at its tail."""
     style = {"arrowstyle": "-|>", "color": "tab:orange", "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
     axes.annotate(text, to, of, arrowprops=style, ha="center", va="center", annotation_clip=False)
 

@@ -9,19 +9,20 @@ Examples:
 from __future__ import annotations
 
 import dataclasses
+import string
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 
-from experiments.running import symbols
+from experiments import tasks
+from experiments.common import commandline
+from experiments.running import runs, symbols
+from experiments.running.examples import Example, Request
+from experiments.running.experiment import Experiment
 from experiments.running.models import ModelOptions
-
-MODEL = ModelOptions(features=100, tensor_shape=(4,), forget_bias=4.0)
-"""With 10 symbols: solved after 33,500 samples (three seeds), two and a half minutes on one CPU core (RESULTS.md)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,15 +35,13 @@ class Options:
     """
 
     length: int = 10
-    """Symbols to remember, n; a sequence takes 2n + 2 timesteps. The paper has 20."""
+    """Symbols to remember, n; a sequence takes 2n + 2 timesteps. 20 in the paper."""
     num_symbols: int = 65
-    """The alphabet, the blank included."""
+    """Size of the alphabet, including the blank."""
     paper: bool = False
-    """Take the paper's values, its largest experiment's, where no option says otherwise."""
-    model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = MODEL
-    train: Annotated[symbols.SampleOptions, tyro.conf.OmitArgPrefixes] = dataclasses.field(
-        default_factory=lambda: symbols.SampleOptions(batch_size=5)
-    )
+    """Take the values of the paper's largest experiment for the options that are not given."""
+    model: ModelOptions = tasks.MEMORIZATION.model
+    train: symbols.SampleOptions = dataclasses.field(default_factory=lambda: symbols.SampleOptions(batch_size=5))
 
 
 PAPER = Options(
@@ -52,22 +51,37 @@ PAPER = Options(
     model=ModelOptions(features=100, tensor_shape=(10, 10), forget_bias=1.0, conveyor_bias=0.0),
     train=symbols.SampleOptions(samples=5_000_000),
 )
-"""The literal values; see RESULTS.md for what a forget bias of 1 learns here."""
+"""The paper's values. docs/results.md shows what a model with a forget bias of 1 learns."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Runs the command line and returns the exit status."""
+    return commandline.exit_status(lambda: run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Trains as the command line says."""
     default = PAPER if "--paper" in arguments else Options()
-    options = tyro.cli(Options, args=arguments, default=default, prog="python -m experiments.memorization")
-    return symbols.run(lambda: make(options.length, options.num_symbols), options.model, default.model, options.train)
+    options = commandline.parse(Options, arguments, prog="experiments.memorization", default=default)
+    return runs.run(lambda: build(options), options.train)
+
+
+def build(options: Options) -> Experiment:
+    """Builds the data and the model.
+
+    Raises:
+        ValueError: an option does not fit.
+    """
+    default = PAPER if options.paper else Options()
+    task = make(options.length, options.num_symbols)
+    return symbols.build(task, options.model.resolved(default.model), options.train)
 
 
 def make(length: int, num_symbols: int) -> symbols.GeneratedTask:
     """The task.
 
     Raises:
-        ValueError: there is nothing to remember.
+        ValueError: the length is below 1, or there are fewer than 3 symbols.
     """
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}.")
@@ -80,8 +94,14 @@ def make(length: int, num_symbols: int) -> symbols.GeneratedTask:
         inputs[:, 1 : length + 1] = targets[:, length + 1 : -1] = remembered
         return inputs, targets
 
-    config = {"task": "memorization", "length": length, "num_symbols": num_symbols}
-    return symbols.GeneratedTask(f"memorization n={length}", num_symbols, generate, config)
+    config = {"task": tasks.MEMORIZATION.name, "length": length, "num_symbols": num_symbols}
+    return symbols.GeneratedTask(tasks.MEMORIZATION.setting(config), num_symbols, generate, config)
+
+
+def example(config: Mapping[str, Any], request: Request) -> Example:
+    """A test example of a run; see :class:`experiments.tasks.TaskModule`."""
+    task = make(config["length"], config["num_symbols"])
+    return symbols.example(task, config, request, string.ascii_letters + string.digits + "+/")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sequential image classification: one pixel a timestep, the class after the last (section 4.2 of the paper).
+"""Sequential image classification: one pixel per timestep, the class after the last (section 4.2 of the paper).
 
 Examples:
     python -m experiments.mnist --data digits
@@ -12,20 +12,22 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
-from experiments import datasets
+from experiments import datasets, tasks
+from experiments.common import commandline
 from experiments.running import runs, training
 from experiments.running.devices import Batch
+from experiments.running.examples import Example, Request
+from experiments.running.experiment import Experiment
 from experiments.running.models import LastStepClassifier, ModelOptions
 from experiments.running.options import EpochOptions
 
@@ -35,14 +37,15 @@ RECIPES = {
         batch_size=32, learning_rate=8e-3, schedule="cosine", weight_decay=0.75, epochs=40, patience=40
     ),
 }
-"""Defaults of training for each dataset: for mnist the paper's batch, rate and schedule, for digits what did best."""
+"""The default training options of each dataset: for mnist the paper's batch size, learning rate and schedule; for
+digits those that gave the best validation accuracy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Sequential image classification: one pixel a timestep, the class after the last.
+    """Sequential image classification: one pixel per timestep, the class after the last.
 
-    Training has defaults of its own for each dataset: `--data digits --help` shows those for digits.
+    The defaults of the training options depend on the dataset: `--data digits --help` shows those of digits.
     """
 
     data: Literal["mnist", "digits"] = "mnist"
@@ -50,65 +53,80 @@ class Options:
     data_dir: Path | None = None
     """A folder with the four idx files of MNIST, for machines without a network."""
     prepared_dir: Path | None = None
-    """Where the prepared MNIST is kept. Default: the folder of tensorflow-datasets."""
+    """Folder with the prepared MNIST. Default: that of tensorflow-datasets."""
     permuted: bool = False
-    """Shuffle the pixels by one fixed permutation (pMNIST)."""
+    """Permute the pixels of every image by one fixed permutation (pMNIST)."""
     permutation_seed: int = 92916
-    """The permutation is numpy.random.RandomState(SEED).permutation(784), by default the literature's."""
+    """The permutation is numpy.random.RandomState(SEED).permutation(784); the default is the literature's."""
     paper: bool = False
-    """Take the paper's values, its largest experiment's, where no option says otherwise."""
-    model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=ModelOptions)
-    train: Annotated[EpochOptions, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=EpochOptions)
+    """Take the values of the paper's largest experiment for the options that are not given."""
+    model: ModelOptions = tasks.MNIST.model
+    train: EpochOptions = RECIPES["mnist"]
 
 
 PAPER = Options(
     paper=True, model=ModelOptions(features=100, tensor_shape=(5, 5), conveyor_bias=0.0), train=RECIPES["mnist"]
 )
-"""The literal values."""
+"""The paper's values."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    return runs.exit_status(lambda: run(arguments))
+    """Runs the command line and returns the exit status."""
+    return commandline.exit_status(lambda: run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """One run, on digits where MNIST is not to be had."""
+    """Trains as the command line says, on digits if MNIST is not available."""
     options = parse(arguments)
     try:
-        data = datasets.load(options.data, data_dir=options.data_dir, prepared_dir=options.prepared_dir)
+        data = load(options)
     except datasets.DataUnavailable as error:
-        print(f"WARNING: {error}. GOING ON WITH --data digits INSTEAD OF MNIST.", file=sys.stderr)
+        print(f"WARNING: {error}. CONTINUING WITH --data digits INSTEAD OF MNIST.", file=sys.stderr)
         data = datasets.load("digits")
         options = dataclasses.replace(parse(arguments, instead="digits"), data="digits")
-    return runs.run(functools.partial(build, options, data), options.train)
+    return runs.run(lambda: build(options, data), options.train)
 
 
 def parse(arguments: Sequence[str], instead: str | None = None) -> Options:
-    """The options of a command line, with the defaults of the dataset that it names (or of another ``instead``)."""
+    """Parses a command line, with the defaults of the dataset that it names, or of ``instead``."""
     default = PAPER if "--paper" in arguments else Options()
-    if (data := instead or runs.peek(arguments, "data")) in RECIPES:
+    if (data := instead or commandline.peek(arguments, "data")) in RECIPES:
         default = dataclasses.replace(default, data=cast(Any, data), train=RECIPES[data])
-    return tyro.cli(Options, args=arguments, default=default, prog="python -m experiments.mnist")
+    return commandline.parse(Options, arguments, prog="experiments.mnist", default=default)
 
 
-def build(options: Options, data: datasets.Dataset) -> runs.Experiment:
-    """The task and the model.
+def load(options: Options) -> datasets.Dataset:
+    """Loads the dataset; errors are those of :func:`experiments.datasets.load`."""
+    return datasets.load(options.data, data_dir=options.data_dir, prepared_dir=options.prepared_dir)
+
+
+def build(options: Options, data: datasets.Dataset | None = None) -> Experiment:
+    """Builds the data and the model.
+
+    Args:
+        options: the options.
+        data: the dataset; None loads the one that the options name.
 
     Raises:
         ValueError: an option does not fit.
+        DataError: the dataset cannot be loaded.
     """
-    chosen = options.model.resolved((PAPER if options.paper else Options()).model)
+    data = load(options) if data is None else data
+    model = options.model.resolved((PAPER if options.paper else Options()).model)
     order = pixel_order(options, data.train.images[0].size)
-    model = LastStepClassifier(chosen.layer(), data.num_classes)
-    return runs.Experiment(
-        name=f"{options.data}{' permuted' if options.permuted else ''}",
-        task=classification(make_predict(model, order, data.max_value), data, options.train),
-        params=jax.jit(model.init)(jax.random.key(options.train.seed), jnp.zeros((1, 1, 1)))["params"],
-        model=chosen,
-        network=model,
-        config={"task": "mnist", "data": options.data, "permutation": None if order is None else order.tolist()},
+    network = LastStepClassifier(model.layer(), data.num_classes)
+    config = {
+        "task": tasks.MNIST.name,
+        "data": options.data,
+        "permutation": None if order is None else order.tolist(),
+    }
+    return Experiment(
+        name=tasks.MNIST.setting(config),
+        task=classification(make_predict(network, order, data.max_value), data, options.train),
+        params=jax.jit(network.init)(jax.random.key(options.train.seed), jnp.zeros((1, 1, 1)))["params"],
+        model=model,
+        network=network,
+        config=config,
         headline=lambda result: (
             f"test accuracy {result['test_accuracy']:.2%}, validation {result['best']['validation_accuracy']:.2%}"
         ),
@@ -116,10 +134,10 @@ def build(options: Options, data: datasets.Dataset) -> runs.Experiment:
 
 
 def classification(predict: Any, data: datasets.Dataset, options: EpochOptions) -> training.Task:
-    """Epochs of shuffled images, early stopping on the validation accuracy.
+    """Epochs of shuffled images, with early stopping on the validation accuracy.
 
     Raises:
-        ValueError: a batch has more rows than there are images.
+        ValueError: the batch size exceeds the number of training images.
     """
     if options.batch_size > len(data.train):
         raise ValueError(
@@ -139,7 +157,7 @@ def classification(predict: Any, data: datasets.Dataset, options: EpochOptions) 
         return found, carry
 
     def evaluated(split: datasets.Split) -> list[Batch]:
-        size = 4 * options.batch_size  # no gradients to keep, so more fits
+        size = 4 * options.batch_size  # larger than for training, since there are no residuals to keep
         return [rows(split[i : i + size]) for i in range(0, len(split), size)]
 
     @functools.lru_cache(maxsize=1)
@@ -163,12 +181,12 @@ def classification(predict: Any, data: datasets.Dataset, options: EpochOptions) 
 
 
 def rows(split: datasets.Split) -> Batch:
-    """Images and labels, a row each."""
+    """A batch of images and labels."""
     return {"images": split.images, "labels": split.labels}
 
 
 def pixel_order(options: Options, num_pixels: int) -> np.ndarray[Any, Any] | None:
-    """The order in which the pixels of an image come, or None for scanlines."""
+    """The order of the pixels of an image, or None for scanlines."""
     if not options.permuted:
         return None
     if not 0 <= options.permutation_seed < 2**32:
@@ -177,7 +195,7 @@ def pixel_order(options: Options, num_pixels: int) -> np.ndarray[Any, Any] | Non
 
 
 def make_predict(model: nn.Module, order: Any, max_value: int) -> Any:
-    """``predict(params, images)``: uint8 images to :func:`sequences`, to logits."""
+    """A function that maps parameters and uint8 images to logits."""
 
     def predict(params: Any, images: jax.Array) -> jax.Array:
         xs = sequences(images, order, max_value)
@@ -187,9 +205,22 @@ def make_predict(model: nn.Module, order: Any, max_value: int) -> Any:
 
 
 def sequences(images: jax.Array, order: Any, max_value: int) -> jax.Array:
-    """uint8 images ``(N, H, W)`` to ``(N, H W, 1)``: one pixel in -1..1 a timestep, in the order given or scanlines."""
+    """Maps uint8 images ``(N, H, W)`` to sequences ``(N, H W, 1)``: one pixel per timestep, scaled to -1..1.
+
+    ``order`` is a permutation of the pixels, or None for scanlines.
+    """
     pixels = 2 * images.reshape(len(images), -1).astype(jnp.float32) / max_value - 1
     return (pixels if order is None else pixels[:, order])[..., None]
+
+
+def example(config: Mapping[str, Any], request: Request) -> Example:
+    """A test image, pixel by pixel in the run's order; see :class:`experiments.tasks.TaskModule`."""
+    data = datasets.load(config["data"], data_dir=request.data_dir, prepared_dir=request.prepared_dir)
+    number = request.checked(len(data.test))
+    order = config["permutation"] and np.array(config["permutation"])
+    xs = sequences(jnp.asarray(data.test.images[number][None]), order, data.max_value)[0]
+    network = LastStepClassifier(ModelOptions.recorded(config).layer(), data.num_classes)
+    return Example(network, xs, len(xs))
 
 
 if __name__ == "__main__":

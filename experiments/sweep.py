@@ -1,8 +1,8 @@
-"""Depth against quality: a grid of runs over models, depths and seeds, each a process and a workdir of its own.
+"""A grid of runs over models, depths and seeds of one task, each in a process and a workdir of its own.
 
-Every run that has ended becomes a line of results/TASK.jsonl, for `python -m experiments.report`. The same command
-again starts no finished run anew and goes on with the others; a run that the time was too short for has a line that
-says so, until it ends. What a run prints is in a .log file beside its workdir.
+The result of every run becomes a line of results/TASK.jsonl, which `python -m experiments.report` reads. Running the
+same command again skips finished runs and resumes the others; a run that was stopped by --seconds-per-run is recorded
+as unfinished until then. The output of a run goes to a .log file beside its workdir.
 
 Examples:
     python -m experiments.sweep memorization --presets 2d+CN slstm --depths 1 4 8 -- --length 20 --forget-bias 6
@@ -27,70 +27,83 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Annotated, NamedTuple, get_args
 
-import tyro
-
-from experiments.reporting import outcomes, paper, results
-from experiments.running import runs
+from experiments import tasks
+from experiments.common import commandline
+from experiments.common.commandline import tyro
+from experiments.common.errors import CommandError, UsageError
+from experiments.common.files import FileError
+from experiments.common.tables import aligned
+from experiments.reporting import lines, summary
 from experiments.running import workdir as wd
 from experiments.running.models import Preset
 from experiments.running.progress import asked_to_stop
 
 OURS = ("preset", "depth", "seed", "workdir", "overwrite")
-"""What the sweep tells its runs, so that TASK OPTIONS cannot."""
+"""Options that the sweep sets for its runs; the task's options cannot contain them."""
 STOPPED = (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
-"""How a run ends that was asked to: before training could begin, or with a checkpoint."""
+"""Exit statuses of a run that was asked to stop: before its training loop began, and after it saved a checkpoint."""
 POLL = 0.1
-"""Seconds between two looks at the runs under way."""
+"""Seconds between two checks of the running processes."""
+NAMES = "{" + ",".join(tasks.TASKS) + "}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Depth against quality: a grid of runs of one task, each in a workdir of its own, resumed by the same command.
+    """A grid of runs over models, depths and seeds of one task, each in a workdir of its own; can be resumed.
 
     Options of the task itself follow at the end, after `--`.
     """
 
-    task: Annotated[
-        tyro.conf.Positional[Literal["memorization", "addition", "mnist", "wikipedia"] | None],
-        tyro.conf.arg(metavar="{memorization,addition,mnist,wikipedia}"),
-    ] = None
-    """What to run."""
+    task: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar=NAMES)] = None
+    """The task to run."""
     presets: tuple[Preset, ...] = get_args(Preset)
     """Models of the paper."""
     depths: tuple[int, ...] = ()
-    """L. Default: the paper's, 1 2 3 4 for wikipedia, 1 3 5 for mnist, else 1 4 7 10."""
+    """L. Default: the depths of the paper's figures, 1 2 3 4 for language, 1 3 5 for mnist, else 1 4 7 10."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of each model at each depth. The whole grid is run with the first, then with the next."""
+    """Seeds of each model at each depth. The whole grid is run with the first seed, then with the next."""
     jobs: int = 1
     """Runs at a time."""
     seconds_per_run: float | None = None
-    """Cut a run short after this long, its start included; it saves where it is, and the same command goes on there."""
+    """Stop a run after this time, including its start. It saves a checkpoint, and the same command resumes it."""
     results: Path | None = None
     """The file of result lines. Default: results/TASK.jsonl."""
     folder: Path = Path("runs") / "sweep"
-    """Where the workdirs go."""
+    """Folder for the workdirs."""
     dry_run: bool = False
-    """Show the commands, and run nothing."""
+    """Print the commands and run nothing."""
     collect: tuple[Path, ...] = ()
-    """Run nothing: add lines for these workdirs, of runs started by hand."""
+    """Run nothing: add result lines for these workdirs, of runs started by hand."""
 
     def check(self) -> None:
-        """Raises a UsageError for what makes no sense."""
+        """Raises a UsageError for options that do not fit."""
         if bool(self.collect) == (self.task is not None):
-            raise runs.UsageError("give a task to run, or --collect and workdirs, and not both")
+            raise UsageError("give a task to run, or --collect and workdirs, and not both")
         for name, least in (("depths", 1), ("seeds", 0)):
             if wrong := [n for n in getattr(self, name) if n < least]:
-                raise runs.UsageError(f"{name} must be at least {least}, got {wrong[0]}.")
+                raise UsageError(f"{name} must be at least {least}, got {wrong[0]}.")
         if self.jobs < 1:
-            raise runs.UsageError(f"jobs must be at least 1, got {self.jobs}.")
+            raise UsageError(f"jobs must be at least 1, got {self.jobs}.")
         if self.seconds_per_run is not None and not self.seconds_per_run > 0:
-            raise runs.UsageError(f"seconds_per_run must be a positive number, got {self.seconds_per_run}.")
+            raise UsageError(f"seconds_per_run must be a positive number, got {self.seconds_per_run}.")
+
+    @property
+    def info(self) -> tasks.TaskInfo:
+        """The task to run.
+
+        Raises:
+            UsageError: there is no such task.
+        """
+        try:
+            return tasks.find(str(self.task))
+        except ValueError as error:
+            raise UsageError(error) from error
 
 
 class Run(NamedTuple):
-    """One of the grid."""
+    """A run of the grid."""
 
     preset: str
     depth: int
@@ -100,55 +113,59 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For the line that tells how it ended."""
+        """The run in the sweep's messages."""
         return f"{self.preset} L={self.depth} seed {self.seed}"
 
     @property
     def log(self) -> Path:
-        """What it printed; beside the workdir, into which a run alone writes."""
+        """The file with its output, beside the workdir, which must hold nothing but the run's own files."""
         return self.workdir.with_name(self.workdir.name + ".log")
 
 
 class Ended(NamedTuple):
-    """A run that is over; without a line if it failed, or was stopped before it began."""
+    """A run that has ended, with its result line; None if it failed or was stopped before it began."""
 
     run: Run
-    line: results.Line | None
+    line: lines.Line | None
     failed: bool
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    """Runs the command line and returns the exit status."""
+    return commandline.exit_status(lambda: run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the grid, or collects results."""
     own, rest = arguments, []
     if "--" in arguments:
         own, rest = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
-    options = tyro.cli(Options, args=own, prog="python -m experiments.sweep")
-    return runs.exit_status(lambda: collect(options) if options.collect else sweep(options, rest))
+    options = commandline.parse(Options, own, prog="experiments.sweep")
+    return collect(options) if options.collect else sweep(options, rest)
 
 
 def collect(options: Options) -> int:
-    """Adds lines for runs that were started by hand."""
+    """Adds result lines for runs that were started by hand."""
     options.check()
-    lines = [results.collect(workdir) for workdir in options.collect]
-    for line in lines:  # all of which could be read
-        path = options.results or default_path(line["task"])
-        results.add(path, [line])
-        print(f"{line['title']}, seed {outcomes.seed(line)}: {outcomes.headline(line)}; {path}")
+    collected = [lines.collect(workdir) for workdir in options.collect]
+    for line in collected:  # only once all could be read
+        path = options.results or default_path(line.task)
+        lines.add(path, [line])
+        print(f"{line.title}, seed {line.seed}: {summary.headline(line)}; {path}")
     return 0
 
 
 def default_path(task: str) -> Path:
     """The file of a task's result lines."""
-    return Path("results") / f"{task}.jsonl"
+    return Path("results") / f"{tasks.find(task).name}.jsonl"
 
 
 def sweep(options: Options, rest: Sequence[str]) -> int:
     """Runs the grid; ``rest`` are the options of the task itself."""
     options.check()
-    path = options.results or default_path(str(options.task))
+    path = options.results or default_path(options.info.name)
     todo = grid(options, rest)
-    results.read(path)  # a damaged one is to be known now, not after the first run
+    lines.read(path)  # a damaged file must be reported now, not after the first run
     if options.dry_run:
         for run in todo:
             print(shlex.join(run.command) + ("  # finished" if (run.workdir / wd.SUMMARY).exists() else ""))
@@ -156,26 +173,26 @@ def sweep(options: Options, rest: Sequence[str]) -> int:
     try:
         options.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise wd.WorkdirError(f"cannot make the folder {options.folder} ({error.strerror or error})") from error
+        raise FileError(f"cannot create the folder {options.folder} ({error.strerror or error})") from error
     with asked_to_stop() as stop:
         ended = run_all(todo, options, path, stop)
     print_table(ended, options, path)
     if stop:
-        print(f"stopped by {signal.Signals(stop[0]).name}: run the same command again to go on", file=sys.stderr)
+        print(f"stopped by {signal.Signals(stop[0]).name}: run the same command again to resume", file=sys.stderr)
         return 128 + stop[0]
     return int(any(each.failed for each in ended))
 
 
 def grid(options: Options, rest: Sequence[str]) -> list[Run]:
-    """All runs, seed by seed, so that the whole picture is there early and only gets sharper.
+    """All runs, seed by seed, so that a result of every model and depth is available early.
 
     Raises:
-        UsageError: the task's options have one that is the sweep's to give.
+        UsageError: the task's options contain one that the sweep sets.
     """
     for word in rest:
         if word.startswith("--") and (name := word[2:].split("=")[0].replace("_", "-")) in OURS:
-            raise runs.UsageError(f"--{name} cannot follow --: the sweep gives it to every run")
-    depths = options.depths or paper.DEPTHS[str(options.task)]
+            raise UsageError(f"--{name} cannot follow --: the sweep sets it for every run")
+    depths = options.depths or options.info.depths
     return [
         planned(options, rest, preset, depth, seed)
         for seed, depth, preset in dict.fromkeys(itertools.product(options.seeds, depths, options.presets))
@@ -183,24 +200,25 @@ def grid(options: Options, rest: Sequence[str]) -> list[Run]:
 
 
 def planned(options: Options, rest: Sequence[str], preset: str, depth: int, seed: int) -> Run:
-    """One run. Its workdir is named for all that it is told, readable as far as that goes."""
+    """A run of the grid. The name of its workdir contains its options, and a checksum of those of the task."""
     parts = [str(options.task), preset, f"L{depth}", f"seed{seed}"]
     if rest:
         readable = re.sub(r"[^A-Za-z0-9.+]+", "-", " ".join(rest)).strip("-")[:60]
         parts += [readable, hashlib.sha256(json.dumps(rest).encode()).hexdigest()[:8]]
     workdir = options.folder / "-".join(parts)
-    told = ["--preset", preset, "--depth", str(depth), "--seed", str(seed), "--workdir", str(workdir)]
-    return Run(preset, depth, seed, workdir, [sys.executable, "-m", f"experiments.{options.task}", *told, *rest])
+    given = ["--preset", preset, "--depth", str(depth), "--seed", str(seed), "--workdir", str(workdir)]
+    return Run(preset, depth, seed, workdir, [sys.executable, "-m", f"experiments.{options.task}", *given, *rest])
 
 
 def run_all(grid: Sequence[Run], options: Options, path: Path, stop: list[int]) -> list[Ended]:
-    """Runs what is not finished, so many at a time; adds a line to the results as each ends.
+    """Runs the unfinished runs, ``options.jobs`` at a time, and adds the result line of each as it ends.
 
     Args:
         grid: all runs.
-        options: of the sweep.
-        path: of the results.
-        stop: a signal in it asks all runs to stop, and no others are started.
+        options: the sweep's options.
+        path: the file of result lines.
+        stop: the signals received so far. If there is one, the runs in progress are asked to stop, and no others
+            are started.
     """
     limit = math.inf if options.seconds_per_run is None else options.seconds_per_run
     todo = collections.deque(grid)
@@ -222,11 +240,11 @@ def run_all(grid: Sequence[Run], options: Options, path: Path, stop: list[int]) 
                 elif process not in asked and (stop or time.monotonic() - begin > limit):
                     if stop:
                         print(f"{run.name}: asked to stop", file=sys.stderr, flush=True)
-                    asked.add(process)  # once: a second signal would keep it from saving
+                    asked.add(process)  # only once, since a second signal would prevent it from saving
                     process.terminate()
             time.sleep(POLL if under_way else 0)
     finally:
-        for process in under_way:  # this process was told twice, or cannot go on
+        for process in under_way:  # after a second signal, or an error
             process.terminate()
         for process in under_way:
             process.wait()
@@ -234,15 +252,15 @@ def run_all(grid: Sequence[Run], options: Options, path: Path, stop: list[int]) 
 
 
 def start(run: Run) -> subprocess.Popen[bytes]:
-    """Starts a run where the terminal's Ctrl-C does not reach it: it is told by the sweep, once.
+    """Starts a run in a session of its own, so that Ctrl-C in the terminal does not reach it: the sweep stops it.
 
     Raises:
-        WorkdirError: its log cannot be written.
+        FileError: its log cannot be written.
     """
     try:
         log = run.log.open("ab")
     except OSError as error:
-        raise wd.WorkdirError(f"cannot write {run.log} ({error.strerror or error})") from error
+        raise FileError(f"cannot write {run.log} ({error.strerror or error})") from error
     with log:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}  # so that an error is the last thing in the log
         return subprocess.Popen(
@@ -256,7 +274,7 @@ def start(run: Run) -> subprocess.Popen[bytes]:
 
 
 def settle(run: Run, status: int, path: Path, how: str = "") -> Ended:
-    """Says how a run ended and adds its line to the results."""
+    """Prints how a run ended and adds its line to the results."""
     if status not in (0, *STOPPED):
         print(f"{run.name}: FAILED with status {status}: {last_words(run.log)} ({run.log})", flush=True)
         return Ended(run, None, failed=True)
@@ -264,43 +282,45 @@ def settle(run: Run, status: int, path: Path, how: str = "") -> Ended:
         print(f"{run.name}: stopped before it began", flush=True)
         return Ended(run, None, failed=False)
     try:
-        line = results.collect(run.workdir)
-    except wd.WorkdirError as error:
+        line = lines.collect(run.workdir)
+    except CommandError as error:
         print(f"{run.name}: FAILED: {error}", flush=True)
         return Ended(run, None, failed=True)
-    results.add(path, [line])
-    print(f"{run.name}: {outcomes.headline(line)}, {line['seconds']:,.0f} s{how}", flush=True)
+    lines.add(path, [line])
+    print(f"{run.name}: {summary.headline(line)}, {line.seconds:,.0f} s{how}", flush=True)
     return Ended(run, line, failed=False)
 
 
 def last_words(log: Path) -> str:
-    """The last line that a failed run printed, out of the box that tyro draws around its errors."""
-    lines = [line.strip(" │╭╮╰╯─") for line in re.split(r"[\r\n]+", log.read_text(errors="replace"))]
-    return next((line for line in reversed(lines) if line and not line.startswith("For full helptext")), "no message")
+    """The last line that a failed run printed, without the box that tyro draws around errors."""
+    printed = [line.strip(" │╭╮╰╯─") for line in re.split(r"[\r\n]+", log.read_text(errors="replace"))]
+    return next((line for line in reversed(printed) if line and not line.startswith("For full helptext")), "no message")
 
 
 def print_table(ended: Sequence[Ended], options: Options, path: Path) -> None:
-    """Prints a row for each preset and a column for each depth, then how many runs ended how."""
+    """Prints the results, a row per preset and a column per depth, then how many runs finished, stopped and failed."""
     depths = sorted({each.run.depth for each in ended})
     rows = [["", *(f"L={depth}" for depth in depths)]]
     for preset in dict.fromkeys(options.presets):
         cells = [[each for each in ended if (each.run.preset, each.run.depth) == (preset, depth)] for depth in depths]
         rows.append([preset, *map(cell, cells)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print()
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    finished = sum(each.line is not None and each.line["finished"] for each in ended)
+    print(f"\n{options.info.title}\n{aligned(rows)}")
+    finished = sum(each.line is not None and each.line.finished for each in ended)
     failed = sum(each.failed for each in ended)
     print(f"\n{finished} runs finished, {len(ended) - finished - failed} cut short, {failed} failed; {path}")
 
 
 def cell(ended: Sequence[Ended]) -> str:
-    """How the runs of a preset at a depth ended."""
-    lines = [each.line for each in ended if each.line is not None]
-    text = outcomes.came_of(lines, lines, apart="; ")
+    """The results of the runs of a preset at a depth."""
+    found = [each.line for each in ended if each.line is not None]
+    texts = []
+    for group in summary.by_configuration(found):
+        label = summary.label(group.first, found)
+        unfinished = [f"{summary.cut_short(line)} (seed {line.seed})" for line in group.lines if not line.finished]
+        text = "; ".join(filter(None, (summary.outcome(group), *unfinished)))
+        texts.append(f"{text} ({label})" if label else text)
     failed = sum(each.failed for each in ended)
-    return "; ".join(filter(None, (text, f"{failed} failed" if failed else "")))
+    return "; ".join([*texts, *([f"{failed} failed"] if failed else [])])
 
 
 if __name__ == "__main__":

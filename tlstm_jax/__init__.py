@@ -1,7 +1,6 @@
 """Tensorized LSTMs in JAX (He et al., NIPS 2017).
 
-Wide and deep recurrent layers whose width costs no parameters and whose depth costs a delay instead
-of sequential work.
+Recurrent layers in which width costs no kernel parameters, and depth costs a delay instead of sequential work.
 """
 
 from tlstm_jax import inspect, linen, nnx, stacked

@@ -1,4 +1,4 @@
-"""Small images for sequential classification: MNIST, and scikit-learn's digits, which need no download.
+"""Images for sequential classification: MNIST, and scikit-learn's digits, which need no download.
 
 Texts are in :mod:`experiments.datasets.texts`.
 """
@@ -14,19 +14,18 @@ __all__ = ["DataError", "DataUnavailable", "Dataset", "Split", "load"]
 
 
 def load(name: str, *, data_dir: Path | None = None, prepared_dir: Path | None = None) -> Dataset:
-    """Load a dataset into memory.
+    """Loads a dataset into memory.
 
     Args:
-        name: ``"mnist"`` (28x28; 50000 train, 10000 validation, 10000 test) or ``"digits"`` (8x8;
-            1397, 200, 200; always there).
-        data_dir: a folder with the four idx files of MNIST. They are checked whenever a folder is
-            given. None takes the copy prepared earlier, or else downloads. ``"digits"`` reads no
-            folder, and refuses one.
-        prepared_dir: where tensorflow-datasets keeps the prepared copy of MNIST; None is its own
-            default, ``TFDS_DATA_DIR`` or ``~/tensorflow_datasets``. ``"digits"`` prepares nothing.
+        name: ``"mnist"`` (28x28; 50000 train, 10000 validation, 10000 test) or ``"digits"`` (8x8; 1397, 200, 200; part
+            of scikit-learn).
+        data_dir: a folder with the four idx files of MNIST, which are always checked. None reads the prepared copy, or
+            downloads the files if there is none. Must be None for ``"digits"``.
+        prepared_dir: the folder of prepared copies of tensorflow-datasets; None is its default, ``TFDS_DATA_DIR`` or
+            ``~/tensorflow_datasets``. Not used for ``"digits"``.
 
     Raises:
-        DataUnavailable: there is no prepared copy, and none can be downloaded.
+        DataUnavailable: there is no prepared copy, and the files cannot be downloaded.
         DataError: the name is unknown, a file in ``data_dir`` is missing or not the official one,
             the prepared copy is damaged or cannot be written, or a package is not installed.
     """

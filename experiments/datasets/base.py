@@ -1,4 +1,4 @@
-"""What every dataset here is, and how one fails to load."""
+"""The types of datasets, and the errors of loading one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.common.errors import CommandError
 
-class DataError(ValueError):
-    """Data that cannot be used; one line that says what was given, what was expected, and how to mend it."""
+
+class DataError(CommandError):
+    """Data that cannot be used; the message says what was given, what was expected, and how to fix it."""
 
 
 class DataUnavailable(DataError):
-    """Data that is neither on this machine nor to be had from the network."""
+    """Data that is neither on this machine nor available from the network."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,15 +41,15 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A classification task in three disjoint parts.
+    """A classification dataset in three disjoint splits.
 
     Args:
-        name: the name :func:`experiments.datasets.load` knows it by.
-        train: to learn from.
-        validation: to choose by.
-        test: to report on, once.
+        name: the argument of :func:`experiments.datasets.load`.
+        train: for training.
+        validation: for model selection.
+        test: for the final evaluation.
         num_classes: number of classes.
-        max_value: the brightest pixel that can occur: 255 for mnist, 16 for digits.
+        max_value: the largest possible pixel value: 255 for mnist, 16 for digits.
     """
 
     name: str

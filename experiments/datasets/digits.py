@@ -1,4 +1,4 @@
-"""scikit-learn's digits: 1797 handwritten digits of 8x8 pixels, inside its wheel."""
+"""scikit-learn's digits: 1797 handwritten digits of 8x8 pixels, which are part of the package."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ VALIDATION_SIZE = 200
 
 
 def load() -> Dataset:
-    """Load the digits, split into 1397 train, 200 validation and 200 test.
+    """Loads the digits, split into 1397 train, 200 validation and 200 test images.
 
-    scikit-learn lists them in runs of the same writer. They are shuffled first, always by the same
-    permutation, so writers are shared between the parts: a test of learning, not of new writers.
+    scikit-learn lists them by writer. They are shuffled first, by a fixed permutation, so that every split has images
+    of every writer: the test does not measure generalization to new writers.
 
     Raises:
         DataError: scikit-learn is not installed.
@@ -26,7 +26,7 @@ def load() -> Dataset:
 
     bunch = load_digits()
     everything = Split(bunch.images.astype(np.uint8), bunch.target.astype(np.int32))
-    # RandomState, not default_rng: only its stream is promised to stay the same in every numpy.
+    # RandomState, not default_rng: only its stream is guaranteed not to change between versions of numpy.
     shuffled = everything[np.random.RandomState(0).permutation(len(everything))]
     validation_end = TRAIN_SIZE + VALIDATION_SIZE
     return Dataset(

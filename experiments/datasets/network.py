@@ -1,7 +1,7 @@
-"""Asking the network for a file, and knowing within seconds when there is none.
+"""Downloads that fail within seconds if there is no network.
 
-With no network tensorflow-datasets retries for minutes, and a name server that never answers can
-hold any download longer than its timeout. So a server is probed first, against the clock.
+Without a network tensorflow-datasets retries for minutes, and a name server that does not answer can block a download
+for longer than its timeout. So the server is probed first, in a thread with a time limit.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ STALL_SECONDS = 30.0
 
 
 def probe(url: str) -> str | None:
-    """Ask for ``url``, and for no more than its beginning.
+    """Requests the first byte of ``url``.
 
     Returns:
-        None where it answers, or else why not; in either case within ``PROBE_SECONDS``.
+        None if the server answers, or else the reason, within ``PROBE_SECONDS``.
     """
     answer: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=lambda: answer.put(_try(url)), daemon=True, name="probe").start()
@@ -30,10 +30,10 @@ def probe(url: str) -> str | None:
 
 
 def get(url: str) -> bytes:
-    """Download ``url``. Proxies are taken from the environment, as urllib does.
+    """Downloads ``url``, through the proxies in the environment variables that urllib reads.
 
     Raises:
-        OSError: it cannot be had, breaks off, or stalls for ``STALL_SECONDS``.
+        OSError: the download fails, ends early, or stalls for ``STALL_SECONDS``.
     """
     return _get(url, STALL_SECONDS)
 
@@ -50,6 +50,6 @@ def _get(url: str, timeout: float, size: int | None = None) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=timeout) as response:
             contents: bytes = response.read(size)
-    except (http.client.HTTPException, ValueError) as error:  # a broken answer, a broken address of a proxy
+    except (http.client.HTTPException, ValueError) as error:  # an invalid response, or an invalid address of a proxy
         raise OSError(" ".join(str(error).split()) or repr(error)) from error
     return contents

@@ -1,4 +1,4 @@
-"""The copies of data that tensorflow-datasets keeps: writing one once, whole or not at all, and opening it.
+"""Prepared copies of data, stored by tensorflow-datasets: writing one atomically, and opening it.
 
 A copy is a folder ``<root>/<builder>[/<config>]/<version>``, as tensorflow-datasets lays it out.
 """
@@ -21,18 +21,18 @@ COMPLETE = "dataset_info.json"  # in every complete copy
 
 
 def root(given: Path | None) -> Path:
-    """The folder of all copies: the one given, or that of tensorflow-datasets."""
+    """The folder of all copies: ``given``, or that of tensorflow-datasets."""
     return (given or Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")).expanduser().absolute()
 
 
 def exists(folder: Path) -> bool:
-    """Whether ``folder`` is a complete copy. It is put in place whole, or not at all."""
+    """Whether ``folder`` is a complete copy."""
     return (folder / COMPLETE).is_file()
 
 
 @contextlib.contextmanager
 def needed_by(what: str) -> Iterator[None]:
-    """Say what to install where an import of tensorflow-datasets fails.
+    """Reports what to install if an import of tensorflow-datasets fails.
 
     Raises:
         DataError: tensorflow-datasets, or a package that it needs, is not installed.
@@ -44,19 +44,19 @@ def needed_by(what: str) -> Iterator[None]:
 
 
 def write(what: str, folder: Path, make_builder: Callable[..., Any], manual_dir: Path | None = None) -> None:
-    """Write a copy.
+    """Writes a copy.
 
-    It is written into a folder of this process alone and then renamed, so that an interrupted
-    process leaves no half a copy, and of several at once one wins and the others take its copy.
+    The copy is written into a temporary folder and then renamed, so that an interrupted process leaves no partial copy.
+    If several processes write the same copy, one succeeds and the others use its copy.
 
     Args:
         what: the name of the data, for messages.
         folder: where the copy goes.
-        make_builder: makes the builder, given ``data_dir`` and ``file_format``.
+        make_builder: returns the builder, given ``data_dir`` and ``file_format``.
         manual_dir: the folder with the files that the builder reads, if it reads any.
 
     Raises:
-        DataError: ``folder`` cannot be written, or the builder refuses what it is given.
+        DataError: ``folder`` cannot be written, or the builder rejects its input.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def write(what: str, folder: Path, make_builder: Callable[..., Any], manual_dir:
 
 @contextlib.contextmanager
 def reading(what: str, folder: Path) -> Iterator[Any]:
-    """The builder of the copy in ``folder``; whatever goes wrong with it inside the block is a damaged copy.
+    """Yields the builder of the copy in ``folder``; an error inside the block means that the copy is damaged.
 
     Raises:
         DataError: the copy is damaged, or tensorflow-datasets is not installed.
@@ -81,13 +81,13 @@ def reading(what: str, folder: Path) -> Iterator[Any]:
         import tensorflow_datasets as tfds
     try:
         yield tfds.builder_from_directory(folder)
-    except Exception as error:  # a damaged file can fail in any of the libraries that read it
+    except Exception as error:  # a damaged file can fail in any of the libraries underneath
         reason = " ".join(str(error).split())
         raise DataError(f"cannot read the prepared {what} in {folder} ({reason}): delete that folder") from error
 
 
 def _build(make_builder: Callable[..., Any], manual_dir: Path | None, data_dir: Path) -> Path:
-    """Where below ``data_dir`` the builder has written."""
+    """Writes a copy and returns its folder below ``data_dir``."""
     import tensorflow_datasets as tfds
 
     with _quiet(tfds):
@@ -98,9 +98,7 @@ def _build(make_builder: Callable[..., Any], manual_dir: Path | None, data_dir: 
 
 @contextlib.contextmanager
 def _quiet(tfds: Any) -> Iterator[None]:
-    """Without the bars, without the warning that a config is none of the class's own, and
-    without the two lines on stdout, which name a folder about to be renamed.
-    """
+    """Suppresses progress bars, the warning that the config is not predefined, and output with the temporary folder."""
     logger = logging.getLogger("absl")
     level = logger.level
     tfds.disable_progress_bar()
@@ -118,7 +116,7 @@ def _move_into_place(written: Path, folder: Path, what: str) -> None:
         written.rename(folder)
     except OSError as error:
         if exists(folder):
-            return  # another process was first
+            return  # another process has written it
         if folder.exists():
             raise DataError(f"{folder} is in the way: it is no complete copy of {what}; delete that folder") from error
         raise

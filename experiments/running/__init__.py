@@ -1,1 +1,1 @@
-"""Training: what every task's run needs."""
+"""Training runs: models, options, the training loop, checkpoints and workdirs."""

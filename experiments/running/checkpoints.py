@@ -1,4 +1,4 @@
-"""Checkpoints through orbax, behind the three calls that a run needs. Nothing else here knows orbax."""
+"""Checkpoints, written with orbax. No other module uses orbax."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from experiments.common.errors import CommandError
+
 REPLACED = ".replaced"
-"""Ends the name of a checkpoint while another is written in its place."""
+"""The suffix of a checkpoint while another one replaces it."""
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read; one line that says which and what to do."""
+class CheckpointError(CommandError):
+    """A checkpoint that cannot be read or written; the message names it and says what to do."""
 
 
 class Checkpoints:
-    """The latest checkpoints of a run; each is put in place whole or not at all.
+    """The latest checkpoints of a run; each is written atomically.
 
     Args:
-        folder: where they are kept; it need not exist.
-        keep: how many.
-        read_only: change nothing there, since another process may be writing.
+        folder: created if it does not exist.
+        keep: the number of checkpoints to keep.
+        read_only: never change the folder, in which another process may be writing.
 
     Raises:
-        CheckpointError: there is a file in its place.
+        CheckpointError: ``folder`` is a file.
     """
 
     def __init__(self, folder: Path, keep: int = 2, *, read_only: bool = False) -> None:
@@ -42,7 +44,7 @@ class Checkpoints:
         if folder.exists() and not folder.is_dir():
             raise CheckpointError(f"{folder} is a file, expected the folder of checkpoints: move it away")
         alone = ocp.options.MultiprocessingOptions(
-            primary_host=jax.process_index(),  # of several processes each reads for itself, and one writes
+            primary_host=jax.process_index(),  # every process reads for itself, one writes
             active_processes={jax.process_index()},
             barrier_sync_key_prefix=f"process {jax.process_index()}",
         )
@@ -65,13 +67,13 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, trees: dict[str, Any], meta: dict[str, Any]) -> None:
-        """Writes ``trees`` (pytrees of arrays, by name) and ``meta`` (JSON), with checksums of them.
+        """Writes pytrees of arrays by name and metadata (JSON), with their checksums.
 
         Raises:
-            CheckpointError: it cannot be written, a full disk for example; the earlier ones are as they were.
+            CheckpointError: the checkpoint cannot be written, for example on a full disk. Earlier ones are kept.
         """
         replaced = None
-        if step == self.latest_step:  # the same state with newer meta: the old one stays until the new one is there
+        if step == self.latest_step:  # the same state with new metadata: keep the old one until the new one is complete
             replaced = (self.folder / str(step)).rename(self.folder / f"{step}{REPLACED}")
             self._manager.reload()
         checksums = {name: checksum(tree, meta) for name, tree in trees.items()}
@@ -81,24 +83,24 @@ class Checkpoints:
         )
         try:
             self._manager.save(step, args=composite)
-        except Exception as error:  # whichever of the libraries underneath it was that could not write
+        except Exception as error:  # any of the libraries underneath may fail
             self._settle_replaced()
             raise CheckpointError(
                 f"cannot write the checkpoint {self.folder / str(step)} ({_reason(error)}): make room on the disk, "
-                f"then run the same command again to go on {self._from_where()}"
+                f"then run the same command again to resume {self._from_where()}"
             ) from error
         if replaced:
             shutil.rmtree(replaced)
 
     def restore(self, like: dict[str, Any], report: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The latest trees that can be read, and their meta; later ones, damaged, are set aside as ``STEP.damaged``.
+        """Reads the latest intact checkpoint: its trees and metadata. Damaged later ones are renamed ``STEP.damaged``.
 
         Args:
-            like: for the name of each tree that is wanted, one of its shapes, dtypes and shardings.
-            report: is told of what is set aside.
+            like: by name, a tree with the shapes, dtypes and shardings of each tree to read.
+            report: called with a message about each damaged checkpoint.
 
         Raises:
-            CheckpointError: of none can everything be read, or they are of another model.
+            CheckpointError: no checkpoint is intact, or they are of another model.
         """
         failed: dict[int, CheckpointError] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -109,11 +111,11 @@ class Checkpoints:
                 continue
             for damaged, failure in failed.items():
                 if self._read_only:
-                    report(f"{failure}: taking step {step} instead")
+                    report(f"{failure}: reading step {step} instead")
                     continue
                 path = self.folder / str(damaged)
                 aside = path.rename(_unused(path.with_suffix(".damaged")))
-                report(f"{failure}: set aside as {aside.name}, going on from step {step}")
+                report(f"{failure}: renamed to {aside.name}, resuming from step {step}")
             self._manager.reload()
             return restored
         latest = next(iter(failed.values()))
@@ -129,7 +131,7 @@ class Checkpoints:
             checksums = meta.pop("sha256")
             found = {name: restored[name] for name in like}
             intact = all(checksum(tree, meta) == checksums[name] for name, tree in found.items())
-        except Exception as error:  # damage shows wherever it lies: in json, in zarr, in a missing file
+        except Exception as error:  # damage can show anywhere: in JSON, in Zarr, as a missing file
             raise CheckpointError(f"the checkpoint {path} cannot be read ({_reason(error)})") from error
         if not intact:
             raise CheckpointError(f"the checkpoint {path} is damaged (its checksum differs)")
@@ -139,7 +141,7 @@ class Checkpoints:
         return "from the beginning" if self.latest_step is None else f"from step {self.latest_step}"
 
     def _settle_replaced(self) -> None:
-        """Puts a checkpoint back whose replacement was never completed."""
+        """Restores a checkpoint whose replacement was not completed."""
         for old in self.folder.glob(f"*{REPLACED}"):
             place = old.with_suffix("")
             shutil.rmtree(old) if place.exists() else old.rename(place)
@@ -149,13 +151,13 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Waits for what is under way, and lets go of the folder."""
+        """Waits for pending writes and closes the folder."""
         self._manager.close()
 
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """Without orbax's warnings that what is read only is read only."""
+    """Suppresses orbax's warnings about read-only folders."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -170,7 +172,7 @@ def _reason(error: Exception) -> str:
 
 
 def _unused(path: Path) -> Path:
-    """The path, or with a number behind it where there is something already."""
+    """The path, with a number appended if it exists."""
     names = (path.with_name(f"{path.name}{n or ''}") for n in itertools.count())
     return next(name for name in names if not name.exists())
 

@@ -1,7 +1,7 @@
-"""Devices, of one process or of several: what every one of them holds, and what is spread over them.
+"""Data-parallel placement of arrays on the devices of one process or of several.
 
-Several processes run the same program on the same data. Each makes every batch and keeps its own rows of
-it; what is fetched is the same in all of them, and the first one alone writes files.
+With several processes, each runs the same program on the same data: it makes every batch and keeps its own rows.
+Fetched arrays are the same in all processes, and only the first one writes files.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 Batch = dict[str, NDArray[Any]]
-"""Arrays that have one row for each example."""
+"""Arrays by name, with one row per example."""
 
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Makes this process one of several.
+    """Connects this process to the others.
 
     Args:
-        coordinator: HOST:PORT of the first process; None for a cluster that JAX knows.
-        num_processes: how many there are; None likewise.
-        process_id: which this one is, 0 being the first; None likewise.
+        coordinator: HOST:PORT of the first process; None to detect it, on clusters that JAX knows.
+        num_processes: the number of processes; None likewise.
+        process_id: the index of this process; None likewise.
 
     Raises:
-        ValueError: the arguments contradict each other, or the others cannot be reached.
+        ValueError: the arguments do not fit together, or the other processes cannot be reached.
     """
     given = (coordinator, num_processes, process_id)
     if any(x is None for x in given) and any(x is not None for x in given):
         raise ValueError(
-            "coordinator, num_processes and process_id belong together (or leave out all three on a cluster that JAX "
-            f"knows), got {coordinator}, {num_processes} and {process_id}."
+            "coordinator, num_processes and process_id must be given together (or none of them on a cluster that "
+            f"JAX knows), got {coordinator}, {num_processes} and {process_id}."
         )
     if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
         raise ValueError(f"coordinator must be HOST:PORT, got {coordinator}.")
@@ -52,21 +52,21 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes files."""
+    """Whether this is the first process, which writes the files."""
     return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process is here; ``name`` says where."""
+    """Waits until every process has called this with the same ``name``."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def data_mesh(devices: int) -> Mesh:
-    """The devices along one axis, ``data``: the first so many of this process, or for 0 all of all processes.
+    """A mesh with one axis, ``data``: the first ``devices`` devices of this process, or for 0 those of all processes.
 
     Raises:
-        ValueError: there are not so many.
+        ValueError: there are fewer devices.
     """
     if not 0 <= devices <= jax.local_device_count():
         raise ValueError(f"devices must be 0..{jax.local_device_count()} on this machine, got {devices}.")
@@ -74,39 +74,39 @@ def data_mesh(devices: int) -> Mesh:
     return jax.make_mesh((len(used),), ("data",), devices=used, axis_types=(jax.sharding.AxisType.Auto,))
 
 
-def on_all(tree: Any, mesh: Mesh) -> Any:
-    """A tree of arrays, whole on every device."""
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Replicates a tree of arrays on every device."""
     return _place(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def spread(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
-    """A tree of arrays, their rows along an axis spread over the devices; these must share them evenly."""
+def shard(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
+    """Shards a tree of arrays along an axis, whose size must be a multiple of the number of devices."""
     return _place(tree, NamedSharding(mesh, PartitionSpec(*[None] * axis, "data")))
 
 
-def shared_size(rows: int, mesh: Mesh) -> int:
-    """The number of rows, rounded up so that the devices can share them evenly."""
+def padded_size(rows: int, mesh: Mesh) -> int:
+    """The number of rows, rounded up to a multiple of the number of devices."""
     return math.ceil(rows / mesh.size) * mesh.size
 
 
-def spread_batch(batch: Batch, size: int, mesh: Mesh) -> Batch | dict[str, jax.Array]:
-    """A batch spread over the devices, filled up to ``size`` rows, or what they can share, of ``weights`` 0.
+def shard_batch(batch: Batch, size: int, mesh: Mesh) -> Batch | dict[str, jax.Array]:
+    """Shards a batch, padded to :func:`padded_size` of ``size`` rows; padding has ``weights`` 0.
 
-    For a single device it stays on the host, from where the compiled step takes it sooner than it could be placed.
+    For a single device the batch stays on the host: passing it to the compiled step is faster than placing it first.
     """
-    batch = _filled(batch, shared_size(size, mesh))
-    return batch if mesh.size == 1 else spread(batch, mesh)
+    batch = _filled(batch, padded_size(size, mesh))
+    return batch if mesh.size == 1 else shard(batch, mesh)
 
 
-def spread_batches(batches: Sequence[Batch], size: int, mesh: Mesh) -> Batch | dict[str, jax.Array]:
-    """Several batches along a new first axis, each as from :func:`spread_batch`."""
-    filled = [_filled(batch, shared_size(size, mesh)) for batch in batches]
+def shard_batches(batches: Sequence[Batch], size: int, mesh: Mesh) -> Batch | dict[str, jax.Array]:
+    """Stacks several batches along a new first axis; each is padded and sharded as by :func:`shard_batch`."""
+    filled = [_filled(batch, padded_size(size, mesh)) for batch in batches]
     stacked = {name: np.stack([batch[name] for batch in filled]) for name in filled[0]}
-    return stacked if mesh.size == 1 else spread(stacked, mesh, axis=1)
+    return stacked if mesh.size == 1 else shard(stacked, mesh, axis=1)
 
 
 def _filled(batch: Batch, size: int) -> Batch:
-    """With ``weights``, 1, and as many more rows as are missing, of weight 0."""
+    """Adds ``weights`` of 1, and rows of weight 0 up to ``size``."""
     count = len(next(iter(batch.values())))
     batch = {**batch, "weights": np.ones(count, np.float32)}
     if missing := size - count:
@@ -114,8 +114,8 @@ def _filled(batch: Batch, size: int) -> Batch:
     return batch
 
 
-def fetched(tree: Any) -> Any:
-    """A tree on this host, whole, also where other processes hold a part of it: all of them must ask."""
+def fetch(tree: Any) -> Any:
+    """Fetches a tree to the host, including the shards of other processes: every process must call this."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return jax.tree.map(

@@ -1,7 +1,7 @@
 """Text from a trained model, one character after another.
 
-The answer to a character leaves the tensor L - 1 timesteps after it, and only then is the next one known. So each
-character costs L timesteps: one that stays in the state, and L - 1 that only wait for the answer, on a copy.
+The output for a character leaves the tensor L - 1 timesteps after it, and the next character is only known then. So
+each character costs L timesteps: one that advances the state, and L - 1 on a copy that complete the output.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.running import runs
+from experiments.common.errors import UsageError
 from experiments.running import workdir as wd
+from experiments.running.experiment import Experiment
 from experiments.running.models import SymbolLabeler
 from experiments.running.options import TrainOptions
+from experiments.running.pretrained import best_so_far, started
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
-    """The text to write.
+class Request:
+    """The text to generate.
 
     Args:
-        count: of characters.
-        prompt: what they follow.
-        temperature: the logits' divisor; 0 for the likeliest character.
-        seed: of the dice.
+        count: the number of characters.
+        prompt: the beginning of the text.
+        temperature: sampling temperature; 0 takes the most likely character.
+        seed: of the sampling.
     """
 
     count: int
@@ -39,44 +41,53 @@ class Wanted:
 
 
 def run(
-    build: Callable[[], runs.Experiment],
+    build: Callable[[], Experiment],
     options: TrainOptions,
     vocabulary: NDArray[np.uint8],
-    wanted: Wanted,
+    request: Request,
 ) -> int:
-    """Prints the prompt and what the best model of a run makes of it."""
+    """Prints the prompt and its continuation by the best parameters of the run in the workdir.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UsageError: an option does not fit, or there is no checkpoint.
+        CommandError: the workdir holds another run, or its checkpoints cannot be read.
+    """
     try:
-        experiment = runs.started(build(), options)
-        prompt = encoded(wanted, vocabulary)
+        experiment = started(build(), options)
+        prompt = encoded(request, vocabulary)
     except ValueError as error:
-        raise runs.UsageError(error) from error
-    workdir = options.workdir or runs.default_workdir(experiment, options)
-    wd.check_same(workdir, runs.recorded(experiment, options))
-    params, _ = runs.best_so_far(workdir, experiment.params)
-    symbols = generated(
-        params, prompt, jax.random.key(wanted.seed), experiment.network, wanted.count, wanted.temperature
-    )
+        raise UsageError(error) from error
+    workdir = experiment.workdir(options)
+    wd.check_same(workdir, experiment.recorded(options))
+    params, _ = best_so_far(workdir, experiment.params)
+    key, network = jax.random.key(request.seed), cast(SymbolLabeler, experiment.network)
+    symbols = generated(params, prompt, key, network, request.count, request.temperature)
     text = vocabulary[np.asarray(symbols)].tobytes().decode(errors="replace")
-    print(wanted.prompt + text)
+    print(request.prompt + text)
     return 0
 
 
-def encoded(wanted: Wanted, vocabulary: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """The prompt's symbols.
+def encoded(request: Request, vocabulary: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """The prompt's symbols, ``(n,)``.
 
     Raises:
-        ValueError: it is empty or has bytes that the corpus does not have, or another wish cannot be met.
+        ValueError: the prompt is empty or has bytes that the corpus does not have, or another value does not fit.
     """
-    if wanted.count < 1:
-        raise ValueError(f"generate must be at least 1, got {wanted.count}.")
-    if not 0 <= wanted.temperature < float("inf"):
-        raise ValueError(f"temperature must be 0 or a positive number, got {wanted.temperature}.")
-    data = np.frombuffer(wanted.prompt.encode(), np.uint8)
+    if request.count < 1:
+        raise ValueError(f"generate must be at least 1, got {request.count}.")
+    if not 0 <= request.temperature < float("inf"):
+        raise ValueError(f"temperature must be 0 or a positive number, got {request.temperature}.")
+    data = np.frombuffer(request.prompt.encode(), np.uint8)
     if not data.size:
         raise ValueError("prompt must have at least one character, got an empty one.")
     unknown = sorted({chr(byte) if byte < 128 else f"byte {byte:#x}" for byte in data[~np.isin(data, vocabulary)]})
     if unknown:
-        raise ValueError(f"prompt has what the corpus never has, {', '.join(map(repr, unknown))}: leave that out.")
+        raise ValueError(
+            f"prompt has characters that the corpus does not have, {', '.join(map(repr, unknown))}: leave them out."
+        )
     return np.searchsorted(vocabulary, data).astype(np.int32)
 
 
@@ -84,19 +95,19 @@ def encoded(wanted: Wanted, vocabulary: NDArray[np.uint8]) -> NDArray[np.int32]:
 def generated(
     params: Any, prompt: jax.Array, key: jax.Array, labeler: SymbolLabeler, count: int, temperature: float
 ) -> jax.Array:
-    """``count`` symbols that follow the prompt, ``(count,)``.
+    """Samples ``count`` symbols that follow the prompt, ``(count,)``.
 
     Args:
-        params: of the labeler.
+        params: the model's parameters.
         prompt: symbols, ``(n,)``, n at least 1.
         key: a JAX PRNG key.
         labeler: the model.
         count: how many symbols.
-        temperature: the logits' divisor; 0 for the likeliest symbol.
+        temperature: divides the logits; 0 takes the most likely symbol.
     """
 
     def answer(carry: Any, symbols: jax.Array) -> tuple[Any, jax.Array]:
-        """The state after some symbols, without the timesteps that wait, and the logits for the one that follows."""
+        """The state after some symbols, before the timesteps of the delay, and the logits for the next symbol."""
         carry, logits = cast(Any, labeler.apply({"params": params}, symbols[None], carry))
         return carry, logits[0, -1]
 

@@ -1,4 +1,4 @@
-"""The models of the paper on the command line, and what turns their outputs into predictions."""
+"""The models of the paper as options, and the networks that map their outputs to predictions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import bisect
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -28,11 +29,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "3d+LN": {"dims": 2, "norm": "layer"},
     "3d+CN": {"dims": 2, "norm": "channel"},
 }
-"""The models of the paper by its names (and 2d+CN); ``dims`` tensorized dimensions with as many locations as layers."""
+"""The models of the paper by their names there (and 2d+CN); ``dims`` is the number of tensorized dimensions, of L
+locations each."""
 FIXED = ("model", "tensor_shape", "kernel_size", "memory_conv", "norm", "num_layers", "shared")
-"""What a preset decides."""
+"""The options that a preset sets."""
 LATER = {"kernel_scale": 1.0}
-"""Options younger than the first results, and what these had: recorded where they differ, so that older runs go on."""
+"""Options that earlier versions did not have, with the value that they implied. An option is recorded only if its value
+differs, so that older runs can be resumed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,64 +43,64 @@ class ModelOptions:
     """The recurrent layer."""
 
     preset: Preset | None = None
-    """A model of the paper by its name there; with --depth, instead of --model, --tensor-shape and so on."""
+    """A model of the paper by its name there; together with --depth it replaces --model, --tensor-shape and so on."""
     depth: int | None = None
-    """L of the preset. Default: that of the task's default model."""
+    """L of the preset. Default: the depth of the task's default model."""
     params: str | None = None
-    """Parameters of the recurrent kernel, like 10M or 250K, instead of --features: takes the M that is nearest."""
+    """Size of the recurrent kernel, for example 10M or 250K, instead of --features: sets M to the nearest."""
     model: Literal["tlstm", "trnn", "slstm"] = "tlstm"
-    """tlstm; trnn, without memory cells (eqs. 5-8; the paper's has `--norm none`); slstm, stacked LSTM layers."""
+    """tlstm; trnn: no memory cells (eqs. 5-8, in the paper with `--norm none`); slstm: stacked LSTM layers."""
     features: int = 64
-    """M: channels at each location, or units in each layer. Decides the number of parameters."""
+    """M: channels at each location, or units in each layer; determines the number of parameters."""
     tensor_shape: tuple[int, ...] = (3,)
     """Locations along each tensorized dimension: `3` is the paper's 2D tLSTM, `3 3` its 3D."""
     kernel_size: tuple[int, ...] = (3,)
-    """Kernel size along each dimension, or one for all. 2 has no feedback (the paper's tLSTM-F)."""
+    """Kernel size along each dimension, or one for all; 2 is without feedback (the paper's tLSTM-F)."""
     memory_conv: bool = True
-    """The memory-cell convolution; without it, the paper's tLSTM-M."""
+    """Whether to use the memory-cell convolution; without it, the paper's tLSTM-M."""
     norm: Literal["channel", "layer", "none"] = "channel"
-    """Normalization of the hidden state's output."""
+    """Normalization of the hidden state."""
     norm_epsilon: float = 1e-6
-    """Added to the variance."""
+    """Epsilon of the normalization, added to the variance."""
     kernel_scale: float = 1.0
-    """Variance of the initial recurrent kernel times its fan-in; 1 is Glorot's, taken gate by gate."""
+    """Scale of the variance of the initial recurrent kernel; 1 is Glorot initialization, gate by gate."""
     forget_bias: float = 4.0
     """Initial bias of the forget gate; the paper's 4 for images."""
     conveyor_bias: float | None = None
-    """Initial bias of the memory kernel's logit that moves memory from the input's corner towards the output's.
-    None is 3 for tLSTMs of two dimensions or more with the memory-cell convolution, which do not always learn
-    memorization without (RESULTS.md), and 0 for other models."""
+    """Initial bias of the memory kernel's logit that moves memory cells from the input's corner towards the output's.
+    Default: 3 for tLSTMs with the memory-cell convolution and at least two tensorized dimensions, which do not always
+    learn memorization without it (docs/results.md), else 0."""
     num_layers: int = 3
-    """Layers of slstm."""
+    """Number of layers of slstm."""
     shared: bool = True
-    """slstm: one parameter set for all layers, as in the paper, or one for each."""
+    """Whether the layers of slstm share one set of parameters, as in the paper."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of matrix products and hidden states; memory cells, gates and norms are always float32."""
+    """Dtype of matrix products and hidden states; memory cells, gates and normalization are always float32."""
     param_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the parameters."""
+    """Dtype of the parameters."""
     remat: int = 0
-    """Rematerialize in chunks of this many timesteps, to save memory; 0 does not."""
+    """Rematerialize in chunks of this many timesteps, to save memory; 0 disables it."""
 
     @classmethod
-    def recorded(cls, config: dict[str, Any]) -> ModelOptions:
-        """The options in a run's configuration, recorded perhaps before there were some of today's."""
+    def recorded(cls, config: Mapping[str, Any]) -> ModelOptions:
+        """The options in a run's configuration, which may lack options that were added later."""
         names = {field.name for field in dataclasses.fields(cls)}
         given: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in config.items()}
         return cls(**{name: x for name, x in given.items() if name in names})
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a run's configuration keeps of the options; see :data:`LATER`."""
+        """The options as a run's configuration records them; see :data:`LATER`."""
         return {name: x for name, x in dataclasses.asdict(self).items() if name not in LATER or x != LATER[name]}
 
     def resolved(self, default: ModelOptions) -> ModelOptions:
-        """The same without ``preset``, ``depth``, ``params`` and defaults: what these stand for instead.
+        """The same model with ``preset``, ``depth``, ``params`` and unset options replaced by what they stand for.
 
         Args:
-            default: the task's options, which need not be repeated.
+            default: the task's default options.
 
         Raises:
-            ValueError: options that contradict each other, or that the model chosen does not have.
+            ValueError: options contradict each other, or the model does not have one of them.
         """
         chosen = self
         if self.preset is None and self.depth is not None:
@@ -105,7 +108,7 @@ class ModelOptions:
         if self.preset is not None:
             for name in FIXED:
                 if getattr(self, name) != getattr(default, name):
-                    raise ValueError(f"{name} is decided by --preset {self.preset}, got {getattr(self, name)}.")
+                    raise ValueError(f"{name} is set by --preset {self.preset}, got {getattr(self, name)}.")
             depth = default.config.depth if self.depth is None else self.depth
             if depth < 1:
                 raise ValueError(f"depth must be at least 1, got {depth}.")
@@ -118,11 +121,11 @@ class ModelOptions:
         if chosen.params is None:
             return chosen
         if chosen.features != default.features:
-            raise ValueError(f"params decides features, got params {chosen.params} and features {chosen.features}.")
+            raise ValueError(f"params sets features, got params {chosen.params} and features {chosen.features}.")
         return dataclasses.replace(chosen, params=None, features=chosen.nearest_features(parse_count(chosen.params)))
 
     def nearest_features(self, budget: int) -> int:
-        """The M whose recurrent kernel has the number of parameters that is nearest to ``budget``."""
+        """The M with which the size of the recurrent kernel is nearest to ``budget``."""
 
         def size(features: int) -> int:
             sized = dataclasses.replace(self, features=features)
@@ -131,20 +134,22 @@ class ModelOptions:
             kernels = [shape for path, shape in leaves if path[-1].key == "kernel" and path[0].key != "input"]
             return sum(map(math.prod, kernels))
 
-        least = bisect.bisect_left(range(math.isqrt(budget) + 1), budget, lo=1, key=size)  # that reaches the budget
+        least = bisect.bisect_left(
+            range(math.isqrt(budget) + 1), budget, lo=1, key=size
+        )  # the smallest M that reaches the budget
         return min(max(1, least - 1), least, key=lambda features: abs(size(features) - budget))
 
     def check(self, default: ModelOptions) -> None:
-        """Raises a ValueError for an option that the model chosen does not have, if it is not the default."""
+        """Raises a ValueError for an option that the model does not have, unless it has its default value."""
         for name in self.meaningless:
             given, usual = getattr(self, name), getattr(default, name)
-            if given not in (usual, None) and (given, usual) != (0, None):  # what None comes to here
+            if given not in (usual, None) and (given, usual) != (0, None):  # None becomes 0 for these models
                 model = self.model if self.memory_conv or self.model != "tlstm" else "a tlstm without memory_conv"
-                raise ValueError(f"{name} means nothing to {model}, got {given}: leave it out.")
+                raise ValueError(f"{name} does not apply to {model}, got {given}: leave it out.")
 
     @property
     def meaningless(self) -> tuple[str, ...]:
-        """The options that the model does not have."""
+        """The options that do not apply to the model."""
         if self.model == "slstm":
             norm = ("norm", "norm_epsilon")
             return ("tensor_shape", "kernel_size", "memory_conv", *norm, "kernel_scale", "conveyor_bias")
@@ -196,11 +201,11 @@ class ModelOptions:
 
     @property
     def delay(self) -> int:
-        """L - 1 where outputs leave so many timesteps after what they answer; an sLSTM answers at once."""
+        """The delay of the outputs in timesteps: L - 1, and 0 for an sLSTM."""
         return 0 if self.model == "slstm" else self.config.delay
 
     def layer(self) -> tl.linen.TLSTM | tl.linen.StackedLSTM:
-        """The layer itself.
+        """The recurrent layer.
 
         Raises:
             ValueError: an option does not fit; the message names it.
@@ -213,50 +218,58 @@ class ModelOptions:
         return tl.linen.StackedLSTM(**dataclasses.asdict(self.stack_config), remat=remat)
 
     @property
-    def title(self) -> str:
-        """The model in the paper's words, as short as a legend needs it."""
+    def resolved_depth(self) -> int:
+        """The depth L: of an sLSTM its number of layers."""
+        return self.num_layers if self.model == "slstm" else self.config.depth
+
+    @property
+    def name(self) -> str:
+        """The model's name in the paper, for example "3D tLSTM+CN"."""
         if self.model == "slstm":
-            return f"sLSTM{'' if self.shared else ' (unshared)'} L={self.num_layers} M={self.features}"
-        cfg = self.config
-        name = f"{len(cfg.tensor_shape) + 1}D {'tRNN' if self.model == 'trnn' else 'tLSTM'}"
+            return f"sLSTM{'' if self.shared else ' (unshared)'}"
+        name = f"{len(self.tensor_shape) + 1}D {'tRNN' if self.model == 'trnn' else 'tLSTM'}"
         if self.model == "tlstm" and not self.memory_conv:
             name += "-M"
-        if max(cfg.kernel_shape) == 2:
+        if max(self.config.kernel_shape) == 2:
             name += "-F"
-        name += {"channel": "+CN", "layer": "+LN", "none": ""}[self.norm]
-        sizes = "x".join(map(str, cfg.tensor_shape))
-        return f"{name} L={cfg.depth} P={sizes} M={self.features}"
+        return name + {"channel": "+CN", "layer": "+LN", "none": ""}[self.norm]
+
+    @property
+    def title(self) -> str:
+        """Name and sizes, for titles and legends."""
+        sizes = "" if self.model == "slstm" else f" P={'x'.join(map(str, self.config.tensor_shape))}"
+        return f"{self.name} L={self.resolved_depth}{sizes} M={self.features}"
 
 
 class LastStepClassifier(nn.Module):
-    """Classes from the output that answers the last input: y_T = h_{T+L-1, P} W^y + b^y (eq. 8)."""
+    """Classification from the output for the last input: y_T = h_{T+L-1, P} W^y + b^y (eq. 8)."""
 
     layer: nn.Module
     num_classes: int
 
     @nn.compact
     def __call__(self, xs: jax.Array) -> jax.Array:
-        """Inputs ``(batch, T, R)`` to logits ``(batch, num_classes)``, float32."""
+        """Maps inputs ``(batch, T, R)`` to logits ``(batch, num_classes)``, float32."""
         ys = self.layer(xs)
         return nn.Dense(self.num_classes, name="head")(ys[:, -1].astype(jnp.float32))
 
 
 class SymbolLabeler(nn.Module):
-    """A symbol for each symbol: y_t = h_{t+L-1, P} W^y + b^y (eq. 8), inputs one-hot."""
+    """A label for every symbol: y_t = h_{t+L-1, P} W^y + b^y (eq. 8); the inputs are one-hot."""
 
     layer: tl.linen.TLSTM | tl.linen.StackedLSTM
     num_symbols: int
 
     @nn.nowrap
     def zero_carry(self, rows: int) -> tl.TLSTMState:
-        """The carry before the first symbols of so many rows, which counts as no carry at all."""
+        """The carry before the first symbols, for a batch of ``rows`` rows; equivalent to no carry."""
         symbols = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
         (carry, _), _ = jax.eval_shape(self.init_with_output, jax.random.key(0), symbols)
         return jax.tree.map(lambda z: np.zeros(z.shape, z.dtype), carry)
 
     @nn.compact
     def __call__(self, symbols: jax.Array, carry: Any = None, *, aligned: bool = True) -> tuple[Any, jax.Array]:
-        """Integers ``(batch, T)`` to the carry after them and logits ``(batch, T, num_symbols)``, float32.
+        """Maps integers ``(batch, T)`` to the final carry and logits ``(batch, T, num_symbols)``, float32.
 
         With ``aligned=False`` the logits at t are y_{t-L+1}; see :func:`tlstm_jax.unroll`.
         """
@@ -266,10 +279,10 @@ class SymbolLabeler(nn.Module):
 
 
 def parse_count(text: str) -> int:
-    """A number like 10M, 2.5K or 4000.
+    """Parses a number like 10M, 2.5K or 4000.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not such a number.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KM]?)", text.strip(), re.IGNORECASE)
     number = round(float(match[1]) * {"": 1, "K": 1e3, "M": 1e6}[match[2].upper()]) if match else 0
@@ -279,5 +292,5 @@ def parse_count(text: str) -> int:
 
 
 def count_parameters(params: Any) -> int:
-    """How many numbers a parameter tree holds."""
+    """The number of parameters in a tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,4 +1,4 @@
-"""How to train, apart from what: the command-line options that every task shares."""
+"""The training options, which all tasks share."""
 
 from __future__ import annotations
 
@@ -12,54 +12,55 @@ NO_MATTER = (
     *("workdir", "overwrite", "checkpoint_seconds", "steps_per_dispatch", "profile", "tensorboard"),
     *("distributed", "coordinator", "num_processes", "process_id"),
 )
-"""The options that change no number of a run (steps that are compiled together may round differently)."""
+"""Options that do not affect a run's results and are not recorded (steps that are compiled together may round
+differently)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """Training; the defaults shown are those for the task chosen."""
+    """Training; the defaults shown are those of the task."""
 
     batch_size: int = 50
     """Sequences in a batch, over all devices together."""
     learning_rate: float = 1e-3
-    """Adam's."""
+    """Learning rate of Adam."""
     steps_per_dispatch: int = 1
-    """Send the device so many training steps at once, or as many below as divide the steps between two evaluations."""
+    """Training steps per call of the compiled function, at most; a divisor of the steps per evaluation is used."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Of the learning rate over the whole run; cosine ends at 0."""
+    """Learning-rate schedule over the whole run; cosine ends at 0."""
     weight_decay: float = 0.0
-    """AdamW's: shrink the kernels by this fraction of the learning rate at every step."""
+    """Weight decay of AdamW, of the kernels only."""
     clip_norm: float = 1.0
-    """Clip gradients to this global norm; 0 does not."""
+    """Clip gradients to this global norm; 0 disables clipping."""
     seed: int = 0
-    """Of the initial parameters and of the data that the run sees, or its order."""
+    """Seed for initialization and data: its order, or the samples of the tasks that generate their own."""
     devices: int = 0
-    """Train on this many local devices, data-parallel; 0: on all."""
+    """Number of local devices for data-parallel training; 0 takes all devices."""
     start_from: Path | None = None
-    """Begin with the best parameters of the run in this workdir, its layer grown to this run's tensor shape."""
+    """Initialize from the best parameters of the run in this workdir, resized to this run's tensor shape."""
     workdir: Path | None = None
-    """Where the run's files go. Started again with the same one, a run goes on where it was. Default: below runs/."""
+    """Folder for the run's files; the same command again resumes the run there. Default: a folder below runs/."""
     overwrite: bool = False
-    """Discard what an earlier run left in the workdir."""
+    """Delete the files of an earlier run in the workdir first."""
     checkpoint_seconds: float = 60.0
-    """Save at least this often, and at every evaluation (with several processes, at evaluations only)."""
+    """Seconds between checkpoints, at most; every evaluation saves one too (with several processes, only those)."""
     profile: bool = False
-    """Before training, time some steps of the loop beside the bare compiled step, and leave a trace in the workdir."""
+    """Before training, compare the loop's time with the compiled step's, and write a trace into the workdir."""
     tensorboard: bool = False
-    """Write the metrics for TensorBoard as well, into the workdir; needs tensorboardX."""
+    """Write the metrics for TensorBoard too, into the workdir; needs tensorboardX."""
     distributed: bool = False
-    """One of several processes that train together, each started with the same options but for --process-id."""
+    """Train with several processes, each started with the same options except for --process-id."""
     coordinator: str | None = None
-    """HOST:PORT of the first process; not needed on a cluster that JAX knows, nor are the two that follow."""
+    """HOST:PORT of the first process. Detected on clusters that JAX knows, as are the next two options."""
     num_processes: int | None = None
-    """How many processes there are."""
+    """Number of processes."""
     process_id: int | None = None
-    """Which one this is; 0 is the first, which alone writes files."""
+    """Index of this process. Only process 0 writes files."""
 
     sizes: ClassVar[tuple[str, ...]] = ("batch_size", "steps_per_dispatch")
 
     def check(self) -> None:
-        """Raises a ValueError for a number that makes no sense."""
+        """Raises a ValueError for options that do not fit."""
         for name in self.sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -69,7 +70,7 @@ class TrainOptions:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be 0 or a positive number, got {getattr(self, name)}.")
         if self.distributed and self.devices:
-            raise ValueError(f"devices must be 0, all of them, when distributed, got {self.devices}.")
+            raise ValueError(f"devices must be 0, which takes all devices, when distributed, got {self.devices}.")
         if not self.distributed and (self.coordinator or self.num_processes or self.process_id is not None):
             raise ValueError("coordinator, num_processes and process_id need --distributed.")
         if self.tensorboard and importlib.util.find_spec("tensorboardX") is None:
@@ -80,11 +81,11 @@ class TrainOptions:
 
 @dataclasses.dataclass(frozen=True)
 class EpochOptions(TrainOptions):
-    """Training on a dataset; the defaults shown are those for the dataset chosen."""
+    """Training on a dataset; the defaults shown are those of the dataset."""
 
     epochs: int = 50
-    """At most."""
+    """Number of epochs, at most."""
     patience: int = 10
-    """Stop after this many epochs without a better validation result."""
+    """Stop after this many epochs without an improvement on the validation data."""
 
     sizes: ClassVar = (*TrainOptions.sizes, "epochs", "patience")

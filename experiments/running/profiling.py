@@ -1,4 +1,4 @@
-"""What the training loop costs on top of the compiled step."""
+"""The overhead of the training loop over the compiled step."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def profile(
     bare_steps: Callable[[Any], Any],
     trace: Path,
 ) -> str:
-    """Times steps of the loop and of the compiled step alone, in turns, and leaves a trace of the loop's.
+    """Times steps of the loop and of the compiled step alone in turns, and writes a trace of the loop.
 
     Args:
-        state: to begin with; it is copied, since steps consume what they are given.
-        dispatch: steps of the loop, from the state, the number of the first batch, and how many.
-        at_once: how many the loop sends together.
-        wait: for all steps of the loop that are under way.
-        bare_steps: the same compiled steps, as many, on batches that are on the devices.
-        trace: the folder for the trace, which TensorBoard and Perfetto read.
+        state: the initial state; it is copied, since steps donate their state.
+        dispatch: starts steps of the loop, given the state, the number of the first batch, and the number of steps.
+        at_once: the number of steps per dispatch.
+        wait: waits for all steps of the loop in flight.
+        bare_steps: the same number of compiled steps, on batches that are on the devices already.
+        trace: folder for the trace, for TensorBoard or Perfetto.
 
     Returns:
-        The medians and their ratio, in a line.
+        A line with the medians and their ratio.
     """
 
     def loop(state: Any, steps: int) -> Any:

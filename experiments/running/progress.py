@@ -1,4 +1,4 @@
-"""What a run shows while it trains, and the signals that it heeds."""
+"""The progress bar, and stopping on signals."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from tqdm import tqdm
 
 
 def progress_bar(*, disable: bool = False) -> Any:
-    """Steps, and steps per second; every 30 seconds at most where nobody watches."""
+    """A progress bar of training steps; updated every 30 seconds if the output is not a terminal."""
     interval = 0.2 if sys.stderr.isatty() else 30
     return tqdm(unit="step", mininterval=interval, maxinterval=interval, dynamic_ncols=True, disable=disable)
 
 
 def show(bar: Any, averages: dict[str, float]) -> None:
-    """Advances the bar by a step, with what has been averaged over the epoch so far."""
+    """Advances the bar by a step and shows the averages over the epoch so far."""
     metrics = {name.removeprefix("train_"): shown(name, value) for name, value in averages.items()}
     bar.set_postfix(metrics, refresh=False)
     bar.update()
 
 
 def shown(name: str, value: float) -> str:
-    """A metric as people read it."""
+    """Formats a metric."""
     return f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4f}"
 
 
 def describe(record: dict[str, Any], epochs: int, unit: str, watched: str) -> str:
-    """One epoch in one line."""
+    """A line about an epoch."""
     parts = [f"epoch {record['epoch']:3}/{epochs}", f"{record['samples']:,} {unit}"]
     for split in ("train", watched):
         found = {name.removeprefix(f"{split}_"): name for name in record if name.startswith(f"{split}_")}
@@ -40,11 +40,10 @@ def describe(record: dict[str, Any], epochs: int, unit: str, watched: str) -> st
 
 @contextlib.contextmanager
 def asked_to_stop(*, heed: bool = True) -> Iterator[list[int]]:
-    """The signals that ask for a stop, as they come in; a second one stops at once.
+    """Yields a list to which SIGINT and SIGTERM are appended as they arrive; a second signal has its usual effect.
 
-    Without ``heed`` each does at once: of several processes, one that is told to stop cannot save alone.
-
-    One that comes after the last step is not needed any more: the run is about to finish.
+    Without ``heed`` the first one has, too: one of several processes cannot save a checkpoint alone. A signal after
+    the last step has no effect, since the run is about to finish.
     """
     received: list[int] = []
     if not heed:
@@ -60,7 +59,7 @@ def asked_to_stop(*, heed: bool = True) -> Iterator[list[int]]:
     try:
         for name in (signal.SIGINT, signal.SIGTERM):
             previous[name] = signal.signal(name, handler)
-    except ValueError:  # not the main thread: nobody can send us signals
+    except ValueError:  # not the main thread, which alone receives signals
         yield received
         return
     try:

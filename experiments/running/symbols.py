@@ -1,10 +1,10 @@
-"""What the generated tasks share: rows of symbols made from a seed, a label at every timestep, a run until solved."""
+"""The tasks that generate their own data: sequences of symbols from a seed, with a target symbol at every timestep."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, cast
 
 import jax
@@ -13,8 +13,10 @@ import numpy as np
 import optax
 from numpy.typing import NDArray
 
-from experiments.running import runs, training
+from experiments.running import training
 from experiments.running.devices import Batch
+from experiments.running.examples import Example, Request, labeled
+from experiments.running.experiment import Experiment
 from experiments.running.models import ModelOptions, SymbolLabeler
 from experiments.running.options import TrainOptions
 
@@ -23,37 +25,37 @@ BLANK = 0
 NUM_TEST = 100
 """Test samples, as in the paper."""
 SOLVED = 0.99
-"""Of the answers' symbols: above it the task counts as solved."""
+"""The task is solved when the accuracy on the symbols of the answers is above this."""
 
 Generate = Callable[[np.random.Generator, int], tuple[NDArray[np.int32], NDArray[np.int32]]]
-"""``(rng, rows)`` to inputs and targets, each ``(rows, T)``."""
+"""Maps ``(rng, rows)`` to inputs and targets, each ``(rows, T)``."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleOptions(TrainOptions):
-    """Training on fresh samples until the task is solved: over 99% of the answers' symbols right in the test."""
+    """Training on new samples until the task is solved: over 99% of the answers' symbols correct in the test."""
 
     batch_size: int = 15
     """Sequences in a batch, over all devices together."""
     steps_per_dispatch: int = 10
-    """Send the device so many training steps at once, or as many below as divide the steps between two evaluations."""
+    """Training steps per call of the compiled function, at most; a divisor of the steps per evaluation is used."""
     samples: int = 200_000
-    """Give up at the first test after this many training samples, each seen once; the paper's cap is 5 million."""
+    """Stop at the first evaluation after this many training samples, each seen once; 5 million in the paper."""
     check_every: int = 1500
-    """Training samples between two tests, rounded up to whole batches."""
+    """Training samples between evaluations, rounded up to whole batches."""
 
     sizes: ClassVar = (*TrainOptions.sizes, "samples", "check_every")
 
 
 @dataclasses.dataclass(frozen=True)
 class GeneratedTask:
-    """A task that makes its own data.
+    """A task that generates its own data.
 
     Args:
-        name: for title and workdir.
-        num_symbols: the alphabet, the blank included.
-        generate: the data.
-        config: what decides it, for the record.
+        name: the task with its size, for titles and workdirs.
+        num_symbols: the size of the alphabet, including the blank.
+        generate: generates samples.
+        config: the configuration that determines the data, as recorded.
     """
 
     name: str
@@ -62,29 +64,27 @@ class GeneratedTask:
     config: dict[str, Any]
 
 
-def run(make: Callable[[], GeneratedTask], model: ModelOptions, default: ModelOptions, train: SampleOptions) -> int:
-    """A run of a generated task; ``default`` is its own choice of model options."""
+def build(generated: GeneratedTask, model: ModelOptions, train: SampleOptions) -> Experiment:
+    """The experiment of a task with a model, whose options are resolved.
 
-    def build() -> runs.Experiment:
-        generated = make()
-        chosen = model.resolved(default)
-        labeler = SymbolLabeler(chosen.layer(), generated.num_symbols)
-        init = jax.jit(labeler.init)
-        return runs.Experiment(
-            name=generated.name,
-            task=labeling(labeler, generated, train),
-            params=init(jax.random.key(train.seed), jnp.zeros((1, 1), jnp.int32))["params"],
-            model=chosen,
-            network=labeler,
-            config=generated.config,
-            headline=headline,
-        )
-
-    return runs.exit_status(lambda: runs.run(build, train))
+    Raises:
+        ValueError: an option does not fit.
+    """
+    labeler = SymbolLabeler(model.layer(), generated.num_symbols)
+    init = jax.jit(labeler.init)
+    return Experiment(
+        name=generated.name,
+        task=labeling(labeler, generated, train),
+        params=init(jax.random.key(train.seed), jnp.zeros((1, 1), jnp.int32))["params"],
+        model=model,
+        network=labeler,
+        config=generated.config,
+        headline=headline,
+    )
 
 
 def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOptions) -> training.Task:
-    """Fresh samples for every batch, and a test on samples of their own."""
+    """New samples for every batch, evaluated on fixed test samples."""
     steps_per_epoch = math.ceil(min(options.check_every, options.samples) / options.batch_size)
     samples_per_epoch = steps_per_epoch * options.batch_size
 
@@ -117,23 +117,35 @@ def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOp
 
 
 def samples(generated: GeneratedTask, count: int, *seed: int) -> Batch:
-    """So many samples, always the same for a seed."""
+    """A batch of samples, determined by the seed."""
     inputs, targets = generated.generate(np.random.default_rng(seed), count)
     return {"inputs": inputs, "targets": targets}
 
 
 def held_out(generated: GeneratedTask, seed: int) -> Batch:
-    """The test samples of the runs with this seed."""
+    """The test samples of the runs with a seed."""
     return samples(generated, NUM_TEST, seed, 1)
 
 
+def example(generated: GeneratedTask, config: Mapping[str, Any], request: Request, characters: str) -> Example:
+    """A test example of a run, with its configuration; ``characters`` stand for the symbols after the blank."""
+    batch = held_out(generated, config["seed"])
+    number = request.checked(NUM_TEST)
+    both = np.stack([batch[name][number] for name in ("inputs", "targets")])
+    others = map(chr, range(0x100, 0x100 + generated.num_symbols))  # for alphabets larger than ``characters``
+    alphabet = ("-", *characters, *others)[: generated.num_symbols]
+    end = int(np.flatnonzero(both[0] != BLANK).max()) + 1
+    labeler = SymbolLabeler(ModelOptions.recorded(config).layer(), generated.num_symbols)
+    return labeled(labeler, both, alphabet, end)
+
+
 def solved(record: training.Record) -> bool:
-    """Whether more than 99% of the answers' symbols are right."""
+    """Whether more than 99% of the answers' symbols are correct."""
     return bool(record["test_accuracy"] > SOLVED)
 
 
 def headline(result: dict[str, Any]) -> str:
-    """The paper's measure: how many training samples it took."""
+    """The paper's measure, the number of training samples until solved, and the test metrics."""
     last = result["history"][-1]
     found = (
         f"{result['test_accuracy']:.1%} of the answers' symbols, {result['test_answer_accuracy']:.0%} of the answers"

@@ -1,6 +1,6 @@
-"""The training loop of every task: batches by number, evaluation, early stopping, checkpoints that resume exactly.
+"""The training loop of every task: numbered batches, evaluation, early stopping, checkpoints that resume exactly.
 
-Read :func:`fit` from top to bottom: that is the whole run.
+:func:`fit` is the whole run, from top to bottom.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from experiments.common.errors import CommandError, Interrupted
+from experiments.common.files import write_lines
 from experiments.running import devices, profiling, progress
 from experiments.running import workdir as wd
 from experiments.running.checkpoints import Checkpoints
@@ -29,35 +31,35 @@ from experiments.running.devices import Batch
 from experiments.running.options import TrainOptions
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]
-"""For every metric a sum over examples and what to divide it by; ``loss`` is the one that training makes small."""
+"""For every metric a sum over examples and its divisor. The metric ``loss`` is the training objective."""
 Record = dict[str, Any]
-"""One evaluation: a line of metrics.jsonl."""
+"""The metrics of one evaluation: a line of metrics.jsonl."""
 
 AHEAD = 3
-"""Dispatches that may be under way while the host makes the next batches."""
+"""The most dispatches in flight while the host makes the next batches."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is learnt, batch by batch.
+    """Data, objective and stopping rule of a run.
 
     Args:
-        sums: the metrics of a batch, ``(params, batch, carry)`` to :data:`Sums`, and the carry for the batch that
-            follows. Rows whose ``weights`` are 0 only fill a batch up, and must count for nothing.
-        batch: the training batch of a step. It depends on the number of the step and nothing else, so that a run
-            can go on from anywhere.
+        sums: the metrics of a batch: maps ``(params, batch, carry)`` to :data:`Sums` and the carry for the next batch.
+            Rows whose ``weights`` are 0 are padding and must not contribute.
+        batch: returns the training batch of a step. It must depend on the step number alone, so that a run can be
+            resumed at any step.
         steps_per_epoch: training steps between two evaluations.
-        samples_per_epoch: what the batches of these steps hold together.
-        epochs: how often, at most.
-        patience: evaluations without a better one after which to stop.
-        evaluated: what to evaluate on, in batches of which none has more rows than the first. The first is watched
-            while training, ``test`` is reported in the end.
-        rank: the better of two records has the higher.
-        solved: of a record, whether there is nothing left to learn.
-        carry: what the first batch of an epoch, or of an evaluation, gets: a pytree with a row for each of the
-            batch's, whose number is the argument.
-        unit: what samples are called.
-        quantity: the metric that people look at, beside the loss.
+        samples_per_epoch: training samples in these steps.
+        epochs: the largest number of epochs.
+        patience: stop after this many epochs without an improvement.
+        evaluated: the batches of each evaluation split; the first batch of a split has the most rows. The first split
+            is evaluated after every epoch, the split ``test`` at the end.
+        rank: sort key of a record; higher is better.
+        solved: whether a record ends the training because the task is solved.
+        carry: the carry of the first batch of an epoch or of an evaluation, for a given number of rows: a pytree with
+            the rows along the first axis.
+        unit: what training samples are called.
+        quantity: the metric to report beside the loss.
     """
 
     sums: Callable[[Any, dict[str, jax.Array], Any], tuple[Sums, Any]]
@@ -75,128 +77,88 @@ class Task:
 
     @property
     def watched(self) -> str:
-        """What is evaluated while training."""
+        """The split that is evaluated after every epoch."""
         return next(iter(self.evaluated))
 
 
 class State(NamedTuple):
-    """What a training step changes."""
+    """What a training step updates.
+
+    Args:
+        step: the number of steps so far.
+        params: the parameters.
+        opt_state: the optimizer's state.
+        totals: the metrics summed over the epoch so far.
+        carry: the carry for the next batch.
+    """
 
     step: Any
     params: Any
     opt_state: Any
     totals: Sums
-    """Over the epoch so far."""
     carry: Any
-    """For the next batch."""
 
 
-class Interrupted(Exception):
-    """The run was asked to stop, and has saved where it is; ``signum`` is the signal."""
+class Diverged(CommandError):
+    """The loss is infinite or NaN."""
 
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name} at step {step}")
-        self.signum = signum
-
-
-class Diverged(Exception):
-    """The loss is no longer a number."""
+    status = 1
 
 
 def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[str, Any]:
-    """Trains, evaluating after each epoch, until the task is solved or the epochs or the patience are used up.
+    """Trains and evaluates epoch by epoch, until the task is solved or the epochs or the patience are used up.
 
     Args:
         task: data and model.
         params: initial parameters.
-        options: how.
-        workdir: the run's folder, claimed; holds a checkpoint to go on from, or none.
+        options: how to train.
+        workdir: the run's folder, claimed by this process. The run resumes from the latest checkpoint there, if any.
 
     Returns:
-        ``history``, a record for each epoch, the ``best`` of them, and the metrics of its parameters on the test data,
-        ``test_loss`` and so on. The last checkpoint holds these parameters too.
+        ``history``, one record per epoch; ``best``, the record of the best epoch; and the metrics of its parameters on
+        the test split, ``test_loss`` and so on. The last checkpoint holds these parameters too.
 
     Raises:
-        CheckpointError: no checkpoint there can be read, or one cannot be written.
-        Interrupted: after SIGINT or SIGTERM, with a checkpoint of the last step.
-        Diverged: the loss became infinite or NaN; the last checkpoint is of a step at which it was not.
+        CheckpointError: no checkpoint in ``workdir`` can be read, or one cannot be written.
+        Interrupted: after SIGINT or SIGTERM, once a checkpoint of the last step is written.
+        Diverged: the loss is infinite or NaN; the last checkpoint precedes that step.
     """
     mesh = devices.data_mesh(options.devices)
-    optimizer = make_optimizer(options, task.epochs * task.steps_per_epoch)
+    num_steps = task.epochs * task.steps_per_epoch
+    optimizer = make_optimizer(options, num_steps)
     train_steps, eval_step = make_steps(task.sums, optimizer)
     at_once = largest_divisor(task.steps_per_epoch, options.steps_per_dispatch)
-    start = starting_state(task, params, optimizer, devices.shared_size(options.batch_size, mesh))
-    state, best = placed(start, mesh), params
-    history: list[Record] = []
-    names = [f"train_{metric}" for metric in start.totals]
-    ahead: collections.deque[tuple[int, jax.Array]] = collections.deque()
-
-    def load(number: int, count: int) -> dict[str, Any]:
-        batches = [task.batch(n) for n in range(number, number + count)]
-        return devices.spread_batches(batches, options.batch_size, mesh)
-
-    def dispatch(state: State, number: int, count: int) -> State:
-        """Starts so many steps from this one; waits only for some that went long before."""
-        state, means = train_steps(state, load(number, count))
-        ahead.append((number, means))
-        settle(AHEAD)
-        return state
-
-    def settle(under_way: int) -> None:
-        """Waits until no more dispatches than these are under way."""
-        while len(ahead) > under_way:
-            number, means = ahead.popleft()
-            for step, row in enumerate(np.asarray(means).tolist(), number + 1):
-                mean = dict(zip(names, row, strict=True))
-                check_finite(step, mean, options)
-                progress.show(bar, mean)
-
-    def save() -> None:
-        settle(0)
-        whole = devices.fetched(state)
-        if devices.is_first():
-            checkpoints.save(done, {"state": whole, "best": best}, {"history": history})
-
+    start = starting_state(task, params, optimizer, devices.padded_size(options.batch_size, mesh))
     with (
         Checkpoints(workdir / wd.CHECKPOINTS, read_only=not devices.is_first()) as checkpoints,
         progress.progress_bar(disable=not devices.is_first()) as bar,
         progress.asked_to_stop(heed=not options.distributed) as stop,
     ):
+        state, best, history = resumed(checkpoints, start, params, bar)
         if checkpoints.latest_step is not None:
-            report = functools.partial(bar.write, file=sys.stderr)
-            restored, meta = checkpoints.restore({"state": start, "best": best}, report)
-            state, best, history = placed(restored["state"], mesh), restored["best"], meta["history"]
-            bar.write(f"going on from step {state.step} in {workdir}", file=sys.stderr)
-        best = jax.device_get(best)
+            bar.write(f"resuming from step {state.step} in {workdir}", file=sys.stderr)
+        state, best = placed(state, mesh), jax.device_get(best)
         done = int(state.step)
+        pipeline = Pipeline(task, options, mesh, train_steps, tuple(start.totals), bar)
         if options.profile:
-            batches = jax.device_put(load(done, at_once))
-            bar.write(
-                profiling.profile(
-                    state,
-                    dispatch,
-                    at_once,
-                    wait=functools.partial(settle, 0),
-                    bare_steps=lambda state: train_steps(state, batches)[0],
-                    trace=workdir / wd.PROFILE,
-                )
-            )
+            bar.write(pipeline.profile(state, done, at_once, workdir / wd.PROFILE))
         record_metrics(workdir, history, options)
-        bar.total, bar.initial, bar.n = task.epochs * task.steps_per_epoch, done, done
+        bar.total, bar.initial, bar.n = num_steps, done, done
         saved = time.monotonic()
         while not is_over(history, task):
             epoch = len(history) + 1
             begin = time.monotonic()
             while done < epoch * task.steps_per_epoch:
-                count = at_once - done % at_once  # fewer if an earlier process, with other numbers, stopped in between
-                state = dispatch(state, done, count)
+                count = at_once - done % at_once  # fewer after resuming a run that had another steps_per_dispatch
+                state = pipeline.dispatch(state, done, count)
                 done += count
                 if stop or (time.monotonic() - saved > options.checkpoint_seconds and not options.distributed):
-                    save()
+                    pipeline.wait()
+                    save(checkpoints, done, state, best, history)
                     saved = time.monotonic()
                 if stop:
-                    raise Interrupted(stop[0], done)
-            settle(0)
+                    raise Interrupted(f"stopped by {signal.Signals(stop[0]).name} at step {done}", stop[0])
+            pipeline.wait()
             record: Record = {"epoch": epoch, "step": done, "samples": epoch * task.samples_per_epoch}
             record |= averages("train", state.totals)
             record |= evaluate(task.watched, eval_step, state.params, task, mesh)
@@ -204,18 +166,90 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
             history = [*history, record]
             if best_of(history, task) is record:
                 best = jax.device_get(state.params)
-            state = state._replace(totals=devices.on_all(start.totals, mesh), carry=devices.spread(start.carry, mesh))
-            save()
+            state = state._replace(totals=devices.replicate(start.totals, mesh), carry=devices.shard(start.carry, mesh))
+            save(checkpoints, done, state, best, history)
             saved = time.monotonic()
             record_metrics(workdir, history, options)
             if devices.is_first():
                 bar.write(progress.describe(record, task.epochs, task.unit, task.watched))
-    test = evaluate("test", eval_step, devices.on_all(best, mesh), task, mesh)
+    test = evaluate("test", eval_step, devices.replicate(best, mesh), task, mesh)
     return {"history": history, "best": best_of(history, task), **test}
 
 
+class Pipeline:
+    """Sends training steps to the devices ahead of their results.
+
+    Args:
+        task: makes the batches.
+        options: how to train.
+        mesh: the devices.
+        train_steps: from :func:`make_steps`.
+        metrics: the names of what each step returns.
+        bar: the progress bar, which advances as the losses arrive.
+    """
+
+    def __init__(
+        self, task: Task, options: TrainOptions, mesh: Mesh, train_steps: Any, metrics: Sequence[str], bar: Any
+    ) -> None:
+        self._task, self._options, self._mesh, self._train_steps, self._bar = task, options, mesh, train_steps, bar
+        self._names = [f"train_{metric}" for metric in metrics]
+        self._in_flight: collections.deque[tuple[int, jax.Array]] = collections.deque()
+
+    def dispatch(self, state: State, number: int, count: int) -> State:
+        """Starts ``count`` steps with the batches from ``number`` on; waits while more than AHEAD are in flight."""
+        state, means = self._train_steps(state, self._load(number, count))
+        self._in_flight.append((number, means))
+        self.wait(AHEAD)
+        return state
+
+    def wait(self, in_flight: int = 0) -> None:
+        """Waits until at most this many dispatches are in flight; checks and shows the losses that arrive.
+
+        Raises:
+            Diverged: a loss is infinite or NaN.
+        """
+        while len(self._in_flight) > in_flight:
+            number, means = self._in_flight.popleft()
+            for step, row in enumerate(np.asarray(means).tolist(), number + 1):
+                mean = dict(zip(self._names, row, strict=True))
+                check_finite(step, mean, self._options)
+                progress.show(self._bar, mean)
+
+    def profile(self, state: State, done: int, at_once: int, trace: Path) -> str:
+        """Compares the loop with the compiled step; see :func:`experiments.running.profiling.profile`."""
+        batches = jax.device_put(self._load(done, at_once))
+        return profiling.profile(
+            state,
+            self.dispatch,
+            at_once,
+            wait=self.wait,
+            bare_steps=lambda state: self._train_steps(state, batches)[0],
+            trace=trace,
+        )
+
+    def _load(self, number: int, count: int) -> dict[str, Any]:
+        batches = [self._task.batch(n) for n in range(number, number + count)]
+        return devices.shard_batches(batches, self._options.batch_size, self._mesh)
+
+
+def resumed(checkpoints: Checkpoints, start: State, params: Any, bar: Any) -> tuple[State, Any, list[Record]]:
+    """State, best parameters and history from the latest checkpoint; without one, those of a new run."""
+    if checkpoints.latest_step is None:
+        return start, params, []
+    report = functools.partial(bar.write, file=sys.stderr)
+    restored, meta = checkpoints.restore({"state": start, "best": params}, report)
+    return restored["state"], restored["best"], meta["history"]
+
+
+def save(checkpoints: Checkpoints, step: int, state: State, best: Any, history: list[Record]) -> None:
+    """Writes a checkpoint. Every process must call it, since each may hold a part of the state."""
+    whole = devices.fetch(state)
+    if devices.is_first():
+        checkpoints.save(step, {"state": whole, "best": best}, {"history": history})
+
+
 def starting_state(task: Task, params: Any, optimizer: optax.GradientTransformation, rows: int) -> State:
-    """The state before the first step, with batches of so many rows, on the host: steps consume what they are given."""
+    """The state before the first step, for batches of ``rows`` rows; on the host, since steps donate their state."""
     carry = task.carry(rows)
     batch = {name: np.zeros((rows, *z.shape[1:]), z.dtype) for name, z in task.batch(0).items()}
     totals, _ = jax.eval_shape(task.sums, params, {**batch, "weights": np.ones(rows, np.float32)}, carry)
@@ -224,12 +258,12 @@ def starting_state(task: Task, params: Any, optimizer: optax.GradientTransformat
 
 
 def placed(state: State, mesh: Mesh) -> State:
-    """The state on the devices: the carry has rows, which are spread; everything else is on each of them."""
-    return devices.on_all(state._replace(carry=()), mesh)._replace(carry=devices.spread(state.carry, mesh))
+    """The state on the devices: the rows of the carry are sharded, everything else is replicated."""
+    return devices.replicate(state._replace(carry=()), mesh)._replace(carry=devices.shard(state.carry, mesh))
 
 
 def make_optimizer(options: TrainOptions, num_steps: int) -> optax.GradientTransformation:
-    """Adam with clipping, a schedule and weight decay, which spares biases and gains."""
+    """Adam with gradient clipping, a schedule, and weight decay of the kernels only."""
     rate: Any = options.learning_rate
     if options.schedule == "cosine":
         rate = optax.cosine_decay_schedule(rate, num_steps)
@@ -238,17 +272,17 @@ def make_optimizer(options: TrainOptions, num_steps: int) -> optax.GradientTrans
 
 
 def kernels_only(params: Any) -> Any:
-    """A mask over a parameter tree, True at the leaves named kernel."""
+    """A mask over a parameter tree: True for the leaves named ``kernel``."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def make_steps(
     sums: Callable[[Any, dict[str, jax.Array], Any], tuple[Sums, Any]], optimizer: optax.GradientTransformation
 ) -> tuple[Any, Any]:
-    """Training steps in a row, one for each of several batches that lie along a first axis, and an evaluation step.
+    """A function that takes a training step for each of several stacked batches, and an evaluation step.
 
-    Both are jitted and take batches spread over the devices and parameters that every device holds; the compiler
-    adds the sums across devices.
+    Both are jitted and take sharded batches and replicated parameters; the compiler adds the sums across devices.
+    The training step returns the new state, and for each step the means over the epoch so far.
     """
 
     def loss(params: Any, batch: dict[str, jax.Array], carry: Any) -> tuple[jax.Array, tuple[Sums, Any]]:
@@ -261,7 +295,7 @@ def make_steps(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         totals = jax.tree.map(jnp.add, state.totals, found)
-        # on their own, since the state is given away at the next step; in one array, which is fetched the sooner
+        # apart from the state, which the next step donates; in one array, which is fetched faster than several
         means = jnp.stack([total / count for total, count in totals.values()])
         return State(state.step + 1, params, opt_state, totals, carry), means
 
@@ -273,34 +307,34 @@ def make_steps(
 
 
 def evaluate(name: str, eval_step: Any, params: Any, task: Task, mesh: Mesh) -> dict[str, float]:
-    """The metrics over all that is to be evaluated under a name."""
+    """The metrics of an evaluation split."""
     batches = task.evaluated[name]
-    rows = devices.shared_size(len(next(iter(batches[0].values()))), mesh)
-    carry = devices.spread(task.carry(rows), mesh)
+    rows = devices.padded_size(len(next(iter(batches[0].values()))), mesh)
+    carry = devices.shard(task.carry(rows), mesh)
     sums = []
     for batch in batches:
-        found, carry = eval_step(params, devices.spread_batch(batch, rows, mesh), carry)
+        found, carry = eval_step(params, devices.shard_batch(batch, rows, mesh), carry)
         sums.append(found)
     return averages(name, jax.tree.map(lambda *parts: sum(parts), *sums))
 
 
 def averages(name: str, sums: Sums) -> dict[str, float]:
-    """Sums as the averages that a record holds."""
+    """The averages of a record, from their sums."""
     return {f"{name}_{metric}": float(total / count) for metric, (total, count) in jax.device_get(sums).items()}
 
 
 def largest_divisor(number: int, at_most: int) -> int:
-    """Of a number, no greater than another."""
+    """The largest divisor of ``number`` that is at most ``at_most``."""
     return max(n for n in range(1, min(number, at_most) + 1) if number % n == 0)
 
 
 def best_of(history: list[Record], task: Task) -> Record:
-    """The first of the highest rank."""
+    """The first record of the highest rank."""
     return max(history, key=task.rank)
 
 
 def by_accuracy(split: str) -> Callable[[Record], tuple[float, float]]:
-    """Ranks by accuracy; of equals, the one of the lowest loss."""
+    """A sort key for records: accuracy, then the lower loss."""
     return lambda record: (record[f"{split}_accuracy"], -record[f"{split}_loss"])
 
 
@@ -313,7 +347,7 @@ def is_over(history: list[Record], task: Task) -> bool:
 
 
 def check_finite(step: int, mean: dict[str, float], options: TrainOptions) -> None:
-    """Raises Diverged if the loss is not a number."""
+    """Raises Diverged if the loss is infinite or NaN."""
     if not math.isfinite(mean["train_loss"]):
         raise Diverged(
             f"the loss became {mean['train_loss']} at step {step}: "
@@ -322,14 +356,14 @@ def check_finite(step: int, mean: dict[str, float], options: TrainOptions) -> No
 
 
 def record_metrics(workdir: Path, history: list[Record], options: TrainOptions) -> None:
-    """Writes the records that there are, as JSON lines and for TensorBoard."""
+    """Writes all records as JSON Lines and the last one for TensorBoard."""
     if not devices.is_first():
         return
-    wd.write_lines(workdir / wd.METRICS, history)
+    write_lines(workdir / wd.METRICS, history)
     if options.tensorboard and history:
         from tensorboardX import SummaryWriter
 
-        suffix = f".{history[-1]['step']:09}"  # files of the same second would overwrite each other
+        suffix = f".{history[-1]['step']:09}"  # files written in the same second would overwrite each other
         with SummaryWriter(str(workdir / wd.TENSORBOARD), filename_suffix=suffix) as writer:
             for name, value in history[-1].items():
                 writer.add_scalar(name, value, history[-1]["step"])

@@ -1,48 +1,51 @@
-"""A run's folder: who it belongs to, what is in it, and what may be overwritten."""
+"""A run's folder: which run owns it, the files in it, and what may be overwritten."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import filelock
 
+from experiments.common.errors import CommandError
+from experiments.common.files import NEW, read_json, write_json
 from experiments.running.models import LATER
 
 CONFIG, METRICS, SUMMARY, CURVES = "config.json", "metrics.jsonl", "summary.json", "learning_curves.png"
 CHECKPOINTS, TENSORBOARD, PROFILE, INSIDE = "checkpoints", "tensorboard", "profile", "inspect"  # folders
-NEW = ".new"  # of a file that is being written
 LOCK = ".lock"  # held by the process that runs there
+FORMER_TASKS = {"wikipedia": "language"}
+"""Tasks that were renamed: the name that earlier versions recorded, and today's."""
 ELSEWHERE = "give --workdir another folder"
 
 
-class WorkdirError(ValueError):
-    """A workdir that cannot be used; one line that says why and what to do."""
+class WorkdirError(CommandError):
+    """A workdir that cannot be used; the message says why and how to fix it."""
 
 
 @contextlib.contextmanager
 def claimed(workdir: Path, config: dict[str, Any], *, overwrite: bool) -> Iterator[None]:
-    """Makes ``workdir`` this run's, new or the same as before, and keeps every other process out while inside.
+    """Locks ``workdir`` for this process, for a new run or to resume the run with the same configuration.
 
     Args:
-        workdir: the folder; made where it does not exist.
-        config: everything that decides the run's numbers, as JSON.
-        overwrite: remove an earlier run's files first: those that a run writes, and no others. A folder
-            that is no run's is never touched.
+        workdir: the folder; created if it does not exist.
+        config: everything that determines the run's results, as JSON.
+        overwrite: first delete the files of an earlier run: those that runs write, and no others. A folder that is
+            not a workdir is never changed.
 
     Raises:
-        WorkdirError: it holds another configuration's run or files that no run wrote, cannot be written, or
+        WorkdirError: the folder holds a run of another configuration or files of no run, cannot be written, or
             another process is running there.
+        FileError: its configuration cannot be read.
     """
     with contextlib.ExitStack() as held:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            _recorded(workdir)  # before anything is written into somebody else's folder
+            _recorded(workdir)  # before writing anything, since the folder may not be a workdir
             held.enter_context(filelock.FileLock(workdir / LOCK, timeout=0))
             _claim(workdir, config, overwrite)
         except filelock.Timeout as error:
@@ -58,10 +61,10 @@ def claimed(workdir: Path, config: dict[str, Any], *, overwrite: bool) -> Iterat
 
 
 def _recorded(workdir: Path) -> Any:
-    """The configuration of the run that is there, or None."""
+    """The configuration of the run in the folder; None if the folder is empty."""
     recorded = read_json(workdir / CONFIG)
     if recorded is None and any(path.suffix != NEW and path.name != LOCK for path in workdir.iterdir()):
-        raise WorkdirError(f"{workdir} holds files but no {CONFIG}, so it is no run's: {ELSEWHERE}")
+        raise WorkdirError(f"{workdir} holds files but no {CONFIG}, so it is not a workdir: {ELSEWHERE}")
     if recorded is not None and not (isinstance(recorded, dict) and "task" in recorded):
         raise WorkdirError(f"{workdir / CONFIG} is not of a run: {ELSEWHERE}")
     return recorded
@@ -76,12 +79,21 @@ def _claim(workdir: Path, config: dict[str, Any], overwrite: bool) -> None:
     check_same(workdir, config)
 
 
+def renamed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with today's name of the task; see :data:`FORMER_TASKS`."""
+    return {**config, "task": FORMER_TASKS.get(config["task"], config["task"])}
+
+
 def check_same(workdir: Path, config: dict[str, Any]) -> None:
-    """Raises a WorkdirError if the run there is another configuration's; none at all is not another."""
-    config = json.loads(json.dumps(config))  # as it is read back
+    """Raises a WorkdirError if the folder holds a run of another configuration. An empty folder is accepted."""
     recorded = read_json(workdir / CONFIG)
-    if recorded is not None and recorded != config:
-        there, here = ({**LATER, **each} for each in (recorded, config))
+    if recorded is None:
+        return
+    if not (isinstance(recorded, dict) and "task" in recorded):
+        raise WorkdirError(f"{workdir / CONFIG} is not of a run: {ELSEWHERE}")
+    there, here = renamed(recorded), renamed(json.loads(json.dumps(config)))  # tuples become lists, as when read back
+    if there != here:
+        there, here = {**LATER, **there}, {**LATER, **here}
         differences = ", ".join(
             f"{key} {_shown(there.get(key))} there and {_shown(here.get(key))} here"
             for key in sorted({*there, *here})
@@ -89,12 +101,12 @@ def check_same(workdir: Path, config: dict[str, Any]) -> None:
         )
         raise WorkdirError(
             f"{workdir} belongs to a run of another configuration ({differences}): {ELSEWHERE}, "
-            "the same options to go on with that run, or --overwrite to discard it"
+            "the same options to resume that run, or --overwrite to discard it"
         )
 
 
 def _discard(workdir: Path) -> None:
-    """Removes what a run wrote, the configuration last, so that what is left can still be told to be a run's."""
+    """Deletes the files of a run, the configuration last: until then the folder is recognized as a workdir."""
     for name in (CHECKPOINTS, TENSORBOARD, PROFILE, INSIDE):
         if (workdir / name).exists():
             shutil.rmtree(workdir / name)
@@ -103,22 +115,24 @@ def _discard(workdir: Path) -> None:
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """The configuration of the run that is there.
+    """Reads the configuration of a run.
 
     Raises:
-        WorkdirError: there is none, or it is damaged.
+        WorkdirError: there is none, or it is not of a run.
+        FileError: it cannot be read.
     """
     config = read_json(workdir / CONFIG)
     if not (isinstance(config, dict) and "task" in config):
-        raise WorkdirError(f"{workdir} is no run's workdir: there is no {CONFIG} of a run")
+        raise WorkdirError(f"{workdir} is not the workdir of a run: there is no {CONFIG} of a run")
     return config
 
 
 def read_summary(workdir: Path) -> dict[str, Any] | None:
-    """The summary of a finished run, or None.
+    """Reads the summary of a finished run; returns None if the run is not finished.
 
     Raises:
         WorkdirError: it is damaged.
+        FileError: it cannot be read.
     """
     summary = read_json(workdir / SUMMARY)
     if summary is not None and not (isinstance(summary, dict) and "headline" in summary):
@@ -129,48 +143,3 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
 def _shown(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:36]}.."
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds, or None where there is none.
-
-    Raises:
-        WorkdirError: it cannot be read, or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WorkdirError(f"cannot read {path} ({error}): restore it, or {ELSEWHERE}") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON in one piece."""
-    with writing(path) as beside:
-        beside.write_text(json.dumps(value, indent=2) + "\n")
-
-
-def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    """Writes JSON lines, one a record, in one piece."""
-    with writing(path) as beside:
-        beside.write_text("".join(json.dumps(record) + "\n" for record in records))
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A path beside ``path``, of a file that takes its place when it is written.
-
-    Raises:
-        WorkdirError: it cannot be written.
-    """
-    beside = path.with_name(path.name + NEW)
-    try:
-        yield beside
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        raise WorkdirError(
-            f"cannot write {path} ({error.strerror or error}): mend that, then run the same command again to go on"
-        ) from error

@@ -1,25 +1,28 @@
-"""Runs of `experiments.mnist` on images small enough to train in seconds, and what is to be seen of a run."""
+"""Data small enough to train on in seconds, and helpers to interrupt, read and compare runs."""
 
 import contextlib
+import hashlib
 import json
 
 import jax
 import numpy as np
 
 from experiments import datasets
+from experiments.datasets import texts
 from experiments.running import training
 from experiments.running import workdir as wd
 
 TINY = ["--data", "digits", "--features", "4", "--tensor-shape", "2", "--batch-size", "10", "--epochs", "3"]
+TEXT = np.frombuffer(b"the cat sat on the mat, and the dog on the log. " * 12, np.uint8)
 
 
 class Killed(BaseException):
-    """Ends a run as kill -9 would: nothing gets to clean up or save."""
+    """Ends a run as SIGKILL would: no cleanup, no checkpoint."""
 
 
 @contextlib.contextmanager
 def killed_at(moment, monkeypatch):
-    """What runs inside is killed when it looks at the loss of the step of this number."""
+    """Kills the run inside when the loss of a step arrives."""
     original = training.check_finite
 
     def check_finite(step, *rest):
@@ -31,11 +34,11 @@ def killed_at(moment, monkeypatch):
         context.setattr(training, "check_finite", check_finite)
         with contextlib.suppress(Killed):
             yield
-            raise AssertionError(f"step {moment} never came")
+            raise AssertionError(f"the run ended before step {moment}")
 
 
 def striped(count, seed):
-    """Images whose class is the brightest row: learnable, and nobody's data."""
+    """Images whose class is the brightest row."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, count).astype(np.int32)
     images = rng.integers(0, 4, (count, 3, 2)).astype(np.uint8)
@@ -46,6 +49,13 @@ def striped(count, seed):
 def replace_digits(monkeypatch):
     data = datasets.Dataset("digits", striped(45, 0), striped(20, 1), striped(30, 2), 3, 16)
     monkeypatch.setattr(datasets, "load", lambda name, **_: data)
+
+
+def replace_texts(monkeypatch):
+    """Makes the corpus a very small one, which is returned."""
+    corpus = texts.Corpus("small", TEXT, hashlib.sha256(TEXT).hexdigest())
+    monkeypatch.setattr(texts, "load", lambda *_, **__: corpus)
+    return corpus
 
 
 def metrics(workdir):

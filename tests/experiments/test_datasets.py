@@ -1,4 +1,4 @@
-"""The datasets of the experiments: every part whole, and every way of failing one clear line."""
+"""The datasets of the experiments: the splits, and the error messages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _everything_is_written_below_tmp_path(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with idx files of 23 and 7 random images, which for the test are the official ones."""
+    """A folder with idx files of 23 and 7 random images, which stand for the official ones."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "idx"
     folder.mkdir()
@@ -98,7 +98,7 @@ def test_digits_parts_are_disjoint_and_complete() -> None:
     images = bunch.images.astype(np.uint8)
     expected = [(image.tobytes(), int(label)) for image, label in zip(images, bunch.target, strict=True)]
     assert sorted(found) == sorted(expected)
-    assert len(set(found)) == 1797  # no image twice, so the parts have none in common
+    assert len(set(found)) == 1797  # all images differ, so the splits are disjoint
     assert all(set(part.labels) == set(range(10)) for part in parts)
 
 
@@ -292,7 +292,7 @@ def test_an_interrupted_preparation_is_not_taken_for_a_copy(
             datasets.load("mnist", data_dir=tiny)
     assert not prepared.exists(tmp_path / "prepared" / mnist.RELATIVE_PATH)
     killed = tmp_path / "prepared" / mnist.RELATIVE_PATH.parent / "incomplete.killed"
-    killed.mkdir()  # what a process leaves that had no time to clean up
+    killed.mkdir()  # as a killed process leaves it
     _assert_is_tiny(datasets.load("mnist", data_dir=tiny), tiny)
 
 
@@ -392,7 +392,7 @@ class _QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def mirror(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The tiny files, served as the mirror serves the official ones."""
+    """Serves the tiny files in place of the mirror."""
     handler = functools.partial(_QuietHandler, directory=str(tiny))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

@@ -1,6 +1,5 @@
-"""`--start-from`: a run that begins with what another has learnt, on a tensor of its own shape."""
+"""`--start-from`: a run initialized with the parameters of another, resized to its own tensor shape."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -10,15 +9,16 @@ import numpy as np
 import pytest
 
 import tlstm_jax as tl
-from experiments import datasets, mnist, wikipedia
-from experiments.datasets import texts
-from experiments.running import runs, training
+from experiments import datasets, language, mnist
+from experiments.common.errors import UsageError
+from experiments.common.files import write_json
+from experiments.running import pretrained, training
 from experiments.running import workdir as wd
 from experiments.running.checkpoints import Checkpoints
 from experiments.running.models import ModelOptions
-from tests.experiments.small_runs import TINY, assert_same_run, killed_at, metrics, replace_digits, saved
+from tests.experiments.small_runs import TINY, assert_same_run, killed_at, metrics, replace_digits, replace_texts, saved
 
-TWO = ["--epochs", "2", "--tensor-shape", "4"]  # which is what `whole` has twice over
+TWO = ["--epochs", "2", "--tensor-shape", "4"]  # `whole` has half as many locations
 
 
 def built(*arguments):
@@ -28,18 +28,18 @@ def built(*arguments):
 
 
 def started(folder, *arguments):
-    """The same, begun from the run in a folder."""
-    return runs.started(*built(*arguments, "--start-from", str(folder)))
+    """The experiment of a command line, started from the run in a folder."""
+    return pretrained.started(*built(*arguments, "--start-from", str(folder)))
 
 
 def run_in(folder, *arguments, classes=3, **config):
-    """What a run has left after its first test, without the run: its initial parameters, changed by a bit."""
+    """Writes the files of a run after its first evaluation, with slightly changed initial parameters."""
     experiment, options = built(*arguments)
     params = jax.tree.map(lambda z: np.asarray(z) + np.float32(0.25), experiment.params)
     params["head"] = {name: z[..., :classes] for name, z in params["head"].items()}
     record = {"epoch": 1, "samples": 45, "validation_accuracy": 0.5, "validation_loss": 1.0}
     folder.mkdir()
-    wd.write_json(folder / wd.CONFIG, {**runs.recorded(experiment, options), **config})
+    write_json(folder / wd.CONFIG, {**experiment.recorded(options), **config})
     with Checkpoints(folder / wd.CHECKPOINTS) as checkpoints:
         checkpoints.save(5, {"best": params}, {"history": [record]})
     return params
@@ -52,7 +52,7 @@ def equal(one, other):
 
 @pytest.fixture(scope="module")
 def grown(unbroken, tmp_path_factory):
-    """The workdir of a run begun from the one that nothing disturbed, and the parameters that its loop was given."""
+    """The workdir of a run started from the uninterrupted one, and the initial parameters passed to `fit`."""
     given, workdir, fit = [], tmp_path_factory.mktemp("grown"), training.fit
     with pytest.MonkeyPatch.context() as monkeypatch:
         replace_digits(monkeypatch)
@@ -134,7 +134,7 @@ def test_from_2d_to_3d(tiny, tmp_path):
 )
 def test_a_tensor_that_cannot_become_this_one(tiny, tmp_path, there, here, message):
     run_in(tmp_path / "there", *there)
-    with pytest.raises(runs.UsageError, match=message):
+    with pytest.raises(UsageError, match=message):
         started(tmp_path / "there", *here)
 
 
@@ -152,9 +152,9 @@ def test_a_tensor_that_cannot_become_this_one(tiny, tmp_path, there, here, messa
 )
 def test_another_task_or_model(tmp_path, name, there, here):
     config = {"task": "memorization", "model": "tlstm", "num_layers": 2}
-    runs.check_related(tmp_path, {**config, name: here}, {**config, name: here, "num_layers": 3})
-    with pytest.raises(runs.UsageError) as caught:
-        runs.check_related(tmp_path, {**config, name: there}, {**config, name: here})
+    pretrained.check_related(tmp_path, {**config, name: here}, {**config, name: here, "num_layers": 3})
+    with pytest.raises(UsageError) as caught:
+        pretrained.check_related(tmp_path, {**config, name: there}, {**config, name: here})
     wanted = f"start_from must be a run with {name} {str(here)[:40]}, got {str(there)[:40]} in {tmp_path}: take another"
     assert str(caught.value).startswith(wanted)
 
@@ -162,15 +162,13 @@ def test_another_task_or_model(tmp_path, name, there, here):
 @pytest.mark.parametrize(("name", "there", "here"), [("num_layers", 2, 3), ("shared", True, False)])
 def test_an_slstm_cannot_become_another(tmp_path, name, there, here):
     config = {"task": "memorization", "model": "slstm", "num_layers": 2}
-    with pytest.raises(runs.UsageError, match=f"must be a run with {name} {here}, got {there}"):
-        runs.check_related(tmp_path, {**config, name: there}, {**config, name: here})
+    with pytest.raises(UsageError, match=f"must be a run with {name} {here}, got {there}"):
+        pretrained.check_related(tmp_path, {**config, name: there}, {**config, name: here})
 
 
 def test_other_classes(tiny, tmp_path):
     run_in(tmp_path / "there", classes=2)
-    with pytest.raises(
-        runs.UsageError, match=r"with head/bias of shape \(3,\), got \(2,\) in .*: take one with as many"
-    ):
+    with pytest.raises(UsageError, match=r"with head/bias of shape \(3,\), got \(2,\) in .*: take one with as many"):
         started(tmp_path / "there")
 
 
@@ -200,7 +198,7 @@ def untested(folder):
         (nothing, "start_from must be the workdir of a run: .*there is no config.json"),
         (no_checkpoints, "holds no checkpoints yet: train first"),
         (damaged, "start_from must hold a checkpoint that can be read, got .*: take another run"),
-        (untested, "start_from must be a run that has been tested once, got .*: let it train until then"),
+        (untested, "start_from must be a run with at least one evaluation, got .*: let it train until then"),
     ],
 )
 def test_no_parameters_there(tiny, tmp_path, capfd, leave, message):
@@ -224,17 +222,15 @@ def test_not_from_itself(tiny, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_grown_language_model_writes(tmp_path, monkeypatch, capsys):
-    text = np.frombuffer(b"the cat sat on the mat, and the dog on the log. " * 12, np.uint8)
-    corpus = texts.Corpus("small", text, hashlib.sha256(text).hexdigest())
-    monkeypatch.setattr(texts, "load", lambda *_, **__: corpus)
+    corpus = replace_texts(monkeypatch)
     small = ["--features", "4", "--tensor-shape", "2", "--batch-size", "4", "--steps", "7", "--epochs", "1"]
-    assert wikipedia.main([*small, "--workdir", str(tmp_path / "small")]) == 0
+    assert language.main([*small, "--workdir", str(tmp_path / "small")]) == 0
     grown = [*small, "--tensor-shape", "3", "--workdir", str(tmp_path / "grown")]
     start = ["--start-from", str(tmp_path / "small")]
-    assert wikipedia.main([*grown, *start]) == 0
+    assert language.main([*grown, *start]) == 0
     assert wd.read_config(tmp_path / "grown")["start_samples"] == len(corpus.train) - 1
     capsys.readouterr()
-    assert wikipedia.main([*grown, *start, "--generate", "5", "--prompt", "the"]) == 0
+    assert language.main([*grown, *start, "--generate", "5", "--prompt", "the"]) == 0
     assert len(capsys.readouterr().out) == len("the") + 5 + len("\n")
-    assert wikipedia.main([*grown, "--generate", "5", "--prompt", "the"]) == 2
+    assert language.main([*grown, "--generate", "5", "--prompt", "the"]) == 2
     assert "start_sha256" in capsys.readouterr().err

@@ -71,15 +71,15 @@ def test_pixels_come_in_the_order_asked_for():
         (["--tensor-shape", "3", "3", "--kernel-size", "3", "3", "3"], "one entry for each of the 2 dimensions"),
         (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["--batch-size", "46"], "batch_size must be at most 45, the training images of digits, got 46"),
-        (["--distributed", "--devices", "2"], "devices must be 0, all of them, when distributed, got 2"),
+        (["--distributed", "--devices", "2"], "devices must be 0, which takes all devices, when distributed, got 2"),
         (["--process-id", "1"], "need --distributed"),
         (["--learning-rate", "-1"], "learning_rate must be a positive number, got -1"),
         (["--devices", "9"], "devices must be 0..4"),
         (["--remat", "-1"], "remat must be 0 or a positive number"),
         (["--seed", "99999999999999999999"], "seed must be in 0..2"),
-        (["--model", "slstm"], "tensor_shape means nothing to slstm"),
-        (["--model", "trnn", "--no-memory-conv"], "memory_conv means nothing to trnn"),
-        (["--num-layers", "2"], "num_layers means nothing to tlstm"),
+        (["--model", "slstm"], "tensor_shape does not apply to slstm"),
+        (["--model", "trnn", "--no-memory-conv"], "memory_conv does not apply to trnn"),
+        (["--num-layers", "2"], "num_layers does not apply to tlstm"),
         (["--permuted", "--permutation-seed", "-1"], "permutation_seed must be in"),
     ],
 )
@@ -93,7 +93,7 @@ def test_bad_options_exit_with_2_and_one_line(tiny, tmp_path, capsys, arguments,
 
 
 def test_bad_options_without_a_workdir(tiny, tmp_path, capsys, monkeypatch):
-    """The default folder is named for the model, so there is none for a model that cannot be."""
+    """Because the default workdir is named for the model, which does not exist."""
     monkeypatch.chdir(tmp_path)
     assert mnist.main([*TINY, "--kernel-size", "1"]) == 2
     assert "kernel_size" in capsys.readouterr().err
@@ -124,7 +124,7 @@ def test_without_mnist_and_network_it_goes_on_with_digits(tmp_path, capsys, monk
     assert mnist.main([*arguments, *prepared]) == 0
     (warning,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("WARNING"))
     assert "--data-dir" in warning
-    assert "GOING ON WITH --data digits" in warning
+    assert "CONTINUING WITH --data digits" in warning
     assert json.loads((tmp_path / "run" / wd.CONFIG).read_text())["data"] == "digits"
 
 

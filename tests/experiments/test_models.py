@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.running import symbols
+from experiments.running import runs, symbols
 from experiments.running.models import PRESETS, ModelOptions
 
 DEFAULT = ModelOptions()
@@ -70,13 +70,13 @@ def test_the_budget_is_met(preset):
     [
         ({"depth": 3}, "depth belongs to a preset, got 3: add --preset"),
         ({"preset": "2d", "depth": 0}, "depth must be at least 1, got 0"),
-        ({"preset": "2d", "tensor_shape": (4,)}, "tensor_shape is decided by --preset 2d, got \\(4,\\)"),
-        ({"preset": "slstm", "num_layers": 2}, "num_layers is decided by --preset slstm, got 2"),
-        ({"preset": "slstm", "conveyor_bias": 3.0}, "conveyor_bias means nothing to slstm, got 3.0"),
-        ({"preset": "2d-M", "conveyor_bias": 3.0}, "means nothing to a tlstm without memory_conv, got 3.0"),
+        ({"preset": "2d", "tensor_shape": (4,)}, "tensor_shape is set by --preset 2d, got \\(4,\\)"),
+        ({"preset": "slstm", "num_layers": 2}, "num_layers is set by --preset slstm, got 2"),
+        ({"preset": "slstm", "conveyor_bias": 3.0}, "conveyor_bias does not apply to slstm, got 3.0"),
+        ({"preset": "2d-M", "conveyor_bias": 3.0}, "does not apply to a tlstm without memory_conv, got 3.0"),
         ({"params": "many"}, "params must be a positive number like 10M, 250K or 4000, got 'many'"),
         ({"params": "0"}, "params must be a positive number"),
-        ({"params": "1M", "features": 9}, "params decides features, got params 1M and features 9"),
+        ({"params": "1M", "features": 9}, "params sets features, got params 1M and features 9"),
     ],
 )
 def test_contradictions(options, message):
@@ -101,21 +101,19 @@ def test_which_models_start_as_a_conveyor(options, bias):
         assert ModelOptions(**options).resolved(default).conveyor_bias == bias
 
 
-@pytest.mark.parametrize("task", ["memorization", "addition", "mnist", "wikipedia"])
+@pytest.mark.parametrize("task", ["memorization", "addition", "mnist", "language"])
 def test_the_papers_models_do_not(task):
     assert importlib.import_module(f"experiments.{task}").PAPER.model.config.conveyor_bias == 0
 
 
 @pytest.mark.parametrize(("task", "features"), [("memorization", 100), ("addition", 400)])
 def test_the_papers_values(task, features, monkeypatch):
-    """Its literal ones, and what the command line says otherwise."""
+    """With --paper, and with other options too."""
     module = importlib.import_module(f"experiments.{task}")
     taken = []
 
-    def run(make, model, default, train):
-        taken.append((model.resolved(default), train))
-
-    monkeypatch.setattr(symbols, "run", run)
+    monkeypatch.setattr(runs, "run", lambda build, options: build() or 0)
+    monkeypatch.setattr(symbols, "build", lambda generated, model, train: taken.append((model, train)))
     module.main(["--paper"])
     module.main(["--paper", "--preset", "slstm", "--depth", "4", "--samples", "90"])
     (model, train), (other, other_train) = taken

@@ -1,4 +1,4 @@
-"""What a run survives: kills, signals, damaged checkpoints, a full disk."""
+"""Resuming a run after kills and signals, with damaged checkpoints, after a full disk."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def test_a_corrupt_checkpoint_is_set_aside_for_the_one_before(whole, unbroken, c
     assert mnist.main([*TINY, "--workdir", str(whole)]) == 0
     error = capsys.readouterr().err
     assert f"the checkpoint {whole / wd.CHECKPOINTS / '15'} " in error
-    assert "set aside as 15.damaged, going on from step 10" in error
+    assert "renamed to 15.damaged, resuming from step 10" in error
     assert (whole / wd.CHECKPOINTS / "15.damaged").is_dir()
     assert_same_run(unbroken, whole)
 
@@ -52,7 +52,7 @@ def test_without_any_checkpoint_that_can_be_read_nothing_is_touched(whole, capsy
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(whole, unbroken, capsys):
-    """No file can grow beyond some bytes, from the second epoch on; then there is room again."""
+    """Files cannot grow beyond a limit from the second epoch on; then the limit is lifted."""
     for name in (wd.SUMMARY, wd.METRICS):
         (whole / name).unlink()
     shutil.rmtree(whole / wd.CHECKPOINTS / "15")
@@ -63,7 +63,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, unbroken, capsys):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     error = capsys.readouterr().err
-    assert re.search("error: cannot write the checkpoint .*again to go on from step 10", error), error
+    assert re.search("error: cannot write the checkpoint .*again to resume from step 10", error), error
     assert mnist.main([*TINY, "--workdir", str(whole)]) == 0
     assert_same_run(unbroken, whole)
 
@@ -77,7 +77,7 @@ def test_a_file_where_the_checkpoints_should_be(whole, capsys):
 
 
 def test_flipped_bits_of_a_checkpoint_are_noticed_or_harmless(tmp_path):
-    """The checksum is ours, since not every format underneath has one."""
+    """By the checksum of the checkpoint, since not every file format underneath has one."""
     state = {"w": np.arange(300.0), "b": np.arange(5)}
     with_damage = 0
     for trial in range(6):
@@ -130,10 +130,10 @@ REAL = ["--features", "3", "--tensor-shape", "1", "--norm", "none", "--batch-siz
 
 
 def start(workdir):
-    """A process of its own, on the real digits, with a checkpoint after every step."""
+    """Starts a process that trains on the real digits, with a checkpoint after every step."""
     command = [sys.executable, "-m", "experiments.mnist", "--data", "digits", *REAL, "--checkpoint-seconds", "0"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # each compiles for itself, as it would for a user
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # without the cache that the tests share
     return subprocess.Popen(
         [*command, "--workdir", str(workdir)], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
@@ -141,12 +141,12 @@ def start(workdir):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """The workdir of such a process that nobody stopped."""
+    """The workdir of such a process that was not interrupted."""
     workdir = tmp_path_factory.mktemp("real") / "run"
     process = start(workdir)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
-    assert "going on from step" not in errors
+    assert "resuming from step" not in errors
     return workdir
 
 
@@ -159,7 +159,7 @@ def real(tmp_path_factory):
     ],
 )
 def test_a_real_process_stopped_by_signals(real, tmp_path, signals):
-    """Stopped in the second epoch or later, each time a little later, and in the end the same as never stopped."""
+    """Stopped from the second epoch on, each time a little later; the result is that of an uninterrupted run."""
     workdir = tmp_path / "run"
     for n, signum in enumerate(signals):
         process = start(workdir)
@@ -171,12 +171,12 @@ def test_a_real_process_stopped_by_signals(real, tmp_path, signals):
         _, errors = process.communicate(timeout=120)
         assert process.returncode == (-signum if signum == signal.SIGKILL else 128 + signum), errors
         assert ("run the same command again" in errors) == (signum != signal.SIGKILL)
-        assert ("going on from step" in errors) == (n > 0)
+        assert ("resuming from step" in errors) == (n > 0)
         assert not (workdir / wd.SUMMARY).exists()
     process = start(workdir)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
-    assert "going on from step" in errors
+    assert "resuming from step" in errors
     assert_same_run(real, workdir)
 
 
@@ -205,7 +205,7 @@ def test_saving_a_step_again_keeps_the_old_until_the_new_is_there(tmp_path, monk
 
 @pytest.mark.parametrize("name", [wd.METRICS, wd.SUMMARY, wd.CURVES])
 def test_a_file_of_the_run_that_cannot_be_written(whole, unbroken, capsys, name):
-    """A folder is in the way of one; with it gone, the run goes on to the same end."""
+    """Because a folder has its name; once that is removed, the run resumes and ends the same."""
     for file in (wd.METRICS, wd.SUMMARY, wd.CURVES):
         (whole / file).unlink()
     (whole / name).mkdir()

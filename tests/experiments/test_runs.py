@@ -1,4 +1,4 @@
-"""A run: what it leaves, whose workdir it is, on how many devices."""
+"""A run: its files, its workdir, and the number of devices."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def test_early_stopping_and_the_best_parameters():
     for epoch, accuracy in enumerate([0.5, 0.7, 0.7, 0.6, 0.6], 1):
         assert not training.is_over(history, task)
         history.append({"epoch": epoch, "validation_accuracy": accuracy, "validation_loss": 1 - epoch / 10})
-    assert training.best_of(history, task)["epoch"] == 3  # of two equals, the lower loss
+    assert training.best_of(history, task)["epoch"] == 3  # of equal accuracies, the lower loss
     assert training.is_over(history, task)
 
 
@@ -83,7 +83,7 @@ def test_another_configuration_is_refused(whole, capsys):
     before = saved(whole)
     assert mnist.main([*TINY, "--features", "5", "--workdir", str(whole)]) == 2
     assert "features 4 there and 5 here" in capsys.readouterr().err
-    assert "kernel_scale" not in json.loads((whole / wd.CONFIG).read_text())  # as in runs older than the option
+    assert "kernel_scale" not in json.loads((whole / wd.CONFIG).read_text())  # as in older runs
     assert mnist.main([*TINY, "--kernel-scale", "0.5", "--workdir", str(whole)]) == 2
     assert "(kernel_scale 1.0 there and 0.5 here)" in capsys.readouterr().err
     np.testing.assert_equal(saved(whole), before)
@@ -142,7 +142,7 @@ def test_four_devices_do_what_one_does(tiny, tmp_path):
 
 @pytest.mark.parametrize("count", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_steps_sent_together_do_what_they_do_one_by_one(tiny, tmp_path, monkeypatch, count):
-    """Killed in the middle of those of a dispatch too, the run goes on as if it had not been."""
+    """A run that is killed within a dispatch resumes exactly, too."""
     arguments = [*TINY, "--devices", str(count), "--workdir"]
     workdirs = [tmp_path / name for name in ("single", "together", "broken")]
     more = ["--steps-per-dispatch", "7", "--checkpoint-seconds", "0"]  # 5 steps in an epoch
@@ -179,7 +179,7 @@ def test_as_many_steps_go_together_as_divide_an_epoch(steps, at_most, together):
 
 def test_a_batch_is_spread_over_all_devices():
     mesh = devices.data_mesh(0)
-    batch = devices.spread_batch(mnist.rows(striped(10, 0)), 10, mesh)
+    batch = devices.shard_batch(mnist.rows(striped(10, 0)), 10, mesh)
     assert batch["images"].shape == (12, 3, 2)
     assert batch["weights"].sum() == 10
     assert {len(batch["images"].sharding.device_set), mesh.size} == {4}
@@ -208,7 +208,7 @@ def test_tensorboard_gets_every_record(tmp_path):
 
 
 def events(data):
-    """What a file for TensorBoard holds: each event between its length, a checksum, and a checksum of its own."""
+    """The events in a TensorBoard file: each is preceded by its length and a checksum, and followed by a checksum."""
     from tensorboardX.proto import event_pb2
 
     while data:

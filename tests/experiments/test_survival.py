@@ -1,4 +1,4 @@
-"""What a run of any task survives, at length: kill -9 at random moments, random damage, several processes."""
+"""Robustness of runs of every task: SIGKILL at random times, random damage, several processes (slow)."""
 
 import json
 import os
@@ -28,14 +28,14 @@ RUNS = {
     "mnist": ["--data", "digits", "--batch-size", "200", "--epochs", "3"],
     "memorization": ["--length", "2", "--samples", "450", "--check-every", "150"],
     "addition": ["--digits", "1", "--samples", "450", "--check-every", "150"],
-    "wikipedia": ["--data", "enwik8", "--batch-size", "20", "--steps", "20", "--epochs", "3"],
+    "language": ["--data", "enwik8", "--batch-size", "20", "--steps", "20", "--epochs", "3"],
 }
 
 
 @pytest.fixture
 def arguments(tmp_path, task):
-    """The command line of the task, but for the workdir."""
-    if task != "wikipedia":
+    """The options of the task, except for the workdir."""
+    if task != "language":
         return [*SMALL, *RUNS[task]]
     text = tmp_path / "text"
     text.write_bytes(b"<mediawiki" + random.Random(0).randbytes(9990))
@@ -43,7 +43,7 @@ def arguments(tmp_path, task):
 
 
 def start(task, *arguments, devices=1):
-    """A process of its own, as a user's."""
+    """Starts the command in a process."""
     flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "-m", f"experiments.{task}", *arguments],
@@ -62,7 +62,7 @@ def finish(process):
 
 @pytest.mark.parametrize("task", RUNS)
 def test_killed_at_random_moments_it_is_the_unbroken_run(tmp_path, task, arguments):
-    """In starting, computing, evaluating, saving; with each of the kills, the run goes on where it was."""
+    """During start-up, training, evaluation and saving; the run resumes after each kill."""
     unbroken = tmp_path / "unbroken"
     begin = time.monotonic()
     finish(start(task, *arguments, "--workdir", str(unbroken)))
@@ -111,10 +111,10 @@ def test_random_damage_to_the_last_checkpoint_is_noticed_or_harmless(tmp_path):
         for name in ("state", "best"):
             np.testing.assert_equal({key: np.asarray(z) for key, z in trees[name].items()}, expected)
         noticed += len(reported)
-    assert noticed > CORRUPTIONS // 10  # the rest hit what nothing depends on
+    assert noticed > CORRUPTIONS // 10  # the rest hit bytes that are not read
 
 
-@pytest.mark.parametrize("task", ["mnist", "wikipedia"])
+@pytest.mark.parametrize("task", ["mnist", "language"])
 def test_two_processes_with_two_devices_each_are_one_with_four(tmp_path, task, arguments):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -131,4 +131,4 @@ def test_two_processes_with_two_devices_each_are_one_with_four(tmp_path, task, a
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
     one, two = (json.loads((tmp_path / name / wd.CONFIG).read_text()) for name in ("one", "two"))
     assert one == two
-    finish(start(task, *arguments, "--workdir", str(tmp_path / "two"), devices=4))  # either can go on with the other's
+    finish(start(task, *arguments, "--workdir", str(tmp_path / "two"), devices=4))  # resumes the other's

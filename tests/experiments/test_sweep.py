@@ -1,4 +1,4 @@
-"""`python -m experiments.sweep`: which runs there are, what becomes of them, and the lines that they leave."""
+"""`python -m experiments.sweep`: the grid of runs, their processes, and their result lines."""
 
 import dataclasses
 import itertools
@@ -9,17 +9,18 @@ import sys
 import pytest
 
 from experiments import sweep
-from experiments.reporting import results
+from experiments.common.files import write_json, write_lines
+from experiments.reporting import lines
 from experiments.running import workdir as wd
 from experiments.running.models import ModelOptions
 
 TINY = ["--length", "1", "--num-symbols", "9", "--features", "3", "--samples", "30", "--check-every", "15"]
 SAVED = 128 + signal.SIGTERM
-"""How a run ends that was asked to stop and saved."""
+"""The exit status of a run that saved a checkpoint after SIGTERM."""
 
 
 def write_run(workdir, epochs=5, finished=True, **options):
-    """What a run of memorization leaves, but for checkpoints."""
+    """Writes the files of a run of memorization, except for checkpoints."""
     model = ModelOptions(preset=options.pop("preset", "2d+CN"), depth=4).resolved(ModelOptions())
     config = {"task": "memorization", "length": 5, **dataclasses.asdict(model), "seed": 0, **options}
     history = [
@@ -27,11 +28,11 @@ def write_run(workdir, epochs=5, finished=True, **options):
         for n in range(1, epochs + 1)
     ]
     workdir.mkdir(parents=True)
-    wd.write_json(workdir / wd.CONFIG, config)
-    wd.write_lines(workdir / wd.METRICS, history)
+    write_json(workdir / wd.CONFIG, config)
+    write_lines(workdir / wd.METRICS, history)
     if finished:
         found = {"headline": "solved", "parameters": 7, "samples": 100 * epochs, "solved": True, "test_accuracy": 0.995}
-        wd.write_json(workdir / wd.SUMMARY, {"title": results.title(workdir, json.loads(json.dumps(config))), **found})
+        write_json(workdir / wd.SUMMARY, {"title": f"memorization n=5, {model.title}", **found})
     return workdir
 
 
@@ -40,7 +41,7 @@ def lines_of(path):
 
 
 def of_scripts(monkeypatch, folder, *scripts):
-    """Makes a sweep run these, of one seed each, in place of experiments."""
+    """Replaces the runs of a sweep by these scripts, one per seed."""
     runs = [
         sweep.Run("2d", 4, seed, folder / str(seed), [sys.executable, "-c", script, str(folder / str(seed))])
         for seed, script in enumerate(scripts)
@@ -50,7 +51,7 @@ def of_scripts(monkeypatch, folder, *scripts):
 
 
 def leaving(tmp_path, status, **run):
-    """A script that leaves what a run leaves."""
+    """A script that writes the files of a run."""
     source = write_run(tmp_path / f"source{len(list(tmp_path.iterdir()))}", **run)
     return f"import shutil, sys; shutil.copytree({str(source)!r}, sys.argv[1]); sys.exit({status})"
 
@@ -71,9 +72,18 @@ def test_every_model_at_every_depth_first_of_one_seed():
 
 
 def test_the_papers_grid_is_the_default():
-    depths = {task: {run.depth for run in sweep.grid(sweep.Options(task=task), [])} for task in ("wikipedia", "mnist")}
-    assert depths == {"wikipedia": {1, 2, 3, 4}, "mnist": {1, 3, 5}}
+    depths = {task: {run.depth for run in sweep.grid(sweep.Options(task=task), [])} for task in ("language", "mnist")}
+    assert depths == {"language": {1, 2, 3, 4}, "mnist": {1, 3, 5}}
     assert len(sweep.grid(sweep.Options(task="addition"), [])) == 9 * 4 * 3
+
+
+def test_the_former_name_of_a_task_is_its_alias():
+    """Its workdirs keep their names, and its result lines go to the file of the task."""
+    options = sweep.Options(task="wikipedia", presets=("2d",), depths=(1,), seeds=(0,))
+    (run,) = sweep.grid(options, [])
+    assert run.command[:3] == [sys.executable, "-m", "experiments.wikipedia"]
+    assert run.workdir.name == "wikipedia-2d-L1-seed0"
+    assert sweep.default_path("wikipedia").name == "language.jsonl"
 
 
 def test_a_workdir_is_named_for_everything_that_the_run_is_told():
@@ -95,6 +105,7 @@ def test_a_workdir_is_named_for_everything_that_the_run_is_told():
         ([], "give a task to run, or --collect"),
         (["mnist", "--collect", "somewhere"], "give a task to run, or --collect"),
         (["mnist", "--depths", "0"], "depths must be at least 1, got 0"),
+        (["chess"], "task must be one of memorization, addition, mnist, language, got 'chess'"),
         (["mnist", "--seeds", "1", "-2"], "seeds must be at least 0, got -2"),
         (["mnist", "--jobs", "0"], "jobs must be at least 1, got 0"),
         (["mnist", "--seconds-per-run", "0"], "seconds_per_run must be a positive number, got 0"),
@@ -114,26 +125,29 @@ def test_bad_options_exit_with_2_and_one_line(tmp_path, capsys, monkeypatch, arg
 def test_a_line_tells_of_a_run_what_is_to_be_kept(tmp_path):
     permutation = list(range(784))
     workdir = write_run(tmp_path / "run", epochs=500, permutation=permutation)
-    line = results.collect(workdir)
-    assert line["title"] == "memorization n=5, 2D tLSTM+CN L=4 P=4 M=64"
-    assert (line["finished"], line["samples"], line["seconds"], line["parameters"]) == (True, 50_000, 750.0, 7)
-    assert line["config"]["tensor_shape"] == [4]
-    assert line["config"]["permutation"] == f"784 items, sha256 {results.checksum(permutation)}"
-    assert line["summary"] == json.loads((workdir / wd.SUMMARY).read_text())
-    epochs = [record["epoch"] for record in line["history"]]
+    line = lines.collect(workdir)
+    assert (line.task, line.setting, line.model) == ("memorization", "memorization n=5", "2D tLSTM+CN")
+    assert (line.depth, line.features, line.seed) == (4, 64, 0)
+    assert line.title == "memorization n=5, 2D tLSTM+CN L=4 P=4 M=64"
+    assert (line.finished, line.samples, line.seconds, line.parameters) == (True, 50_000, 750.0, 7)
+    assert line.options["tensor_shape"] == [4]
+    assert line.options["permutation"] == f"784 items, sha256 {lines.checksum(permutation)}"
+    assert line.summary == json.loads((workdir / wd.SUMMARY).read_text())
+    epochs = [record["epoch"] for record in line.history]
     assert (epochs[0], epochs[-1], len(epochs)) == (1, 500, 60)
     assert {b - a for a, b in itertools.pairwise(epochs)} == {8, 9}
-    assert line["history"][0]["test_accuracy"] == 0.1  # to five digits
-    assert len(json.dumps(line)) < 10_000
+    assert line.history[0]["test_accuracy"] == 0.1  # to five digits
+    assert len(json.dumps(line.to_json())) < 10_000
+    assert lines.Line.from_json(json.loads(json.dumps(line.to_json()))) == line
     other = write_run(tmp_path / "other", epochs=500, permutation=permutation[::-1])
-    assert results.collect(other)["id"] != line["id"]
+    assert lines.collect(other).id != line.id
 
 
 def test_a_run_cut_short_has_a_line_that_says_so(tmp_path):
-    line = results.collect(write_run(tmp_path / "run", epochs=3, finished=False))
-    assert (line["finished"], line["summary"], line["samples"]) == (False, None, 300)
-    assert line["title"] == "memorization n=5, 2D tLSTM+CN L=4 P=4 M=64"
-    assert results.collect(write_run(tmp_path / "early", epochs=0, finished=False))["history"] == []
+    line = lines.collect(write_run(tmp_path / "run", epochs=3, finished=False))
+    assert (line.finished, line.summary, line.samples) == (False, None, 300)
+    assert line.title == "memorization n=5, 2D tLSTM+CN L=4 P=4 M=64"
+    assert lines.collect(write_run(tmp_path / "early", epochs=0, finished=False)).history == []
 
 
 @pytest.mark.parametrize(
@@ -145,9 +159,15 @@ def test_a_run_cut_short_has_a_line_that_says_so(tmp_path):
         ({"task": "wikipedia", "data": "enwik8 prefix"}, "enwik8 prefix"),
     ],
 )
-def test_titles_before_there_is_a_summary(tmp_path, config, title):
+def test_what_a_configuration_says_before_there_is_a_summary(config, title):
     stack = {"model": "slstm", "num_layers": 3, "features": 10, "unknown": 1}
-    assert results.title(tmp_path, {**config, **stack}) == f"{title}, sLSTM L=3 M=10"
+    described = lines.description({**config, **stack})
+    assert (described["setting"], described["model"], described["depth"], described["features"]) == (
+        title,
+        "sLSTM",
+        3,
+        10,
+    )
 
 
 def test_collected_by_hand_and_replaced_when_the_run_has_ended(tmp_path, capsys):
@@ -157,12 +177,12 @@ def test_collected_by_hand_and_replaced_when_the_run_has_ended(tmp_path, capsys)
     arguments = ["--results", str(path), "--collect"]
     assert sweep.main([*arguments, str(other), str(cut)]) == 0
     assert "20.0% after 200 samples, cut short" in capsys.readouterr().out
-    assert [(line["config"]["seed"], line["finished"]) for line in lines_of(path)] == [(0, False), (1, True)]
+    assert [(line["seed"], line["finished"]) for line in lines_of(path)] == [(0, False), (1, True)]
     before = path.read_text().splitlines()
     assert sweep.main([*arguments, str(write_run(tmp_path / "whole"))]) == 0
-    assert [(line["config"]["seed"], line["finished"]) for line in lines_of(path)] == [(0, True), (1, True)]
+    assert [(line["seed"], line["finished"]) for line in lines_of(path)] == [(0, True), (1, True)]
     assert path.read_text().splitlines()[1] == before[1]
-    assert sweep.main([*arguments, str(cut)]) == 0  # which cannot undo it
+    assert sweep.main([*arguments, str(cut)]) == 0  # which does not replace the finished run
     assert [line["finished"] for line in lines_of(path)] == [True, True]
 
 
@@ -175,9 +195,10 @@ def test_collected_lines_go_to_the_file_of_their_task(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "contents", "message"),
     [
-        (wd.CONFIG, None, "is no run's workdir"),
-        (wd.CONFIG, "{}", "is no run's workdir"),
-        (wd.CONFIG, '{"task": "memorization"}', "is not of a run"),
+        (wd.CONFIG, None, "is not the workdir of a run"),
+        (wd.CONFIG, "{}", "is not the workdir of a run"),
+        (wd.CONFIG, '{"task": "memorization"}', "is not the configuration of a run (length is missing)"),
+        (wd.CONFIG, '{"task": "chess"}', "is not the configuration of a run (task must be one of memorization"),
         (wd.SUMMARY, "{}", "summary.json is damaged"),
         (wd.METRICS, '{"epoch": 1}\n{"epo', "metrics.jsonl, line 2 is damaged"),
         (wd.METRICS, '{"epoch": 1}', "samples is null"),
@@ -200,7 +221,7 @@ def test_a_folder_that_is_no_run(tmp_path, capsys, name, contents, message):
 @pytest.mark.parametrize("damaged", ['{"task": "memor', "[]", '{"task": "memorization"}'])
 def test_a_damaged_line_is_named_before_anything_is_run(tmp_path, capsys, damaged):
     path = tmp_path / "lines.jsonl"
-    results.add(path, [results.collect(write_run(tmp_path / "run"))])
+    lines.add(path, [lines.collect(write_run(tmp_path / "run"))])
     path.write_text(f"{path.read_text()}{damaged}\n")
     before = path.read_text()
     assert sweep.main(["mnist", "--results", str(path), "--folder", str(tmp_path / "runs")]) == 2
@@ -258,7 +279,7 @@ def test_a_run_whose_time_is_over_is_asked_to_stop_once(tmp_path, capsys, monkey
     saving = (
         "import signal, sys, time\n"
         "def save(*_):\n"
-        "    time.sleep(0.5)\n"  # a second signal would be in time to count
+        "    time.sleep(0.5)\n"  # time for a second signal to arrive
         f"    {leaving(tmp_path, SAVED, finished=False).replace('; ', chr(10) + '    ')}\n"
         "signal.signal(signal.SIGTERM, save)\n"
         "time.sleep(60)"
@@ -276,7 +297,7 @@ def test_stopped_it_stops_its_runs_and_starts_no_others(tmp_path, capsys, monkey
     arguments = of_scripts(monkeypatch, tmp_path / "runs", leaving(tmp_path, 0), stopping, "never")
     assert sweep.main(arguments) == 128 + signal.SIGINT
     shown = capsys.readouterr()
-    assert "stopped by SIGINT: run the same command again to go on" in shown.err
+    assert "stopped by SIGINT: run the same command again to resume" in shown.err
     assert "1 runs finished, 1 cut short, 0 failed" in shown.out
     assert "seed 2" not in shown.out
 
@@ -290,8 +311,8 @@ def test_real_runs(tmp_path, capfd):
     (line,) = lines_of(path)
     (workdir,) = (path for path in (tmp_path / "runs").iterdir() if path.is_dir())
     assert line["finished"]
-    assert line["title"] == results.title(workdir, json.loads((workdir / wd.CONFIG).read_text()))
-    assert line["title"] == "memorization n=1, sLSTM L=1 M=3"
+    assert lines.Line.from_json(line) == lines.collect(workdir)
+    assert (line["setting"], line["model"], line["depth"], line["features"]) == ("memorization n=1", "sLSTM", 1, 3)
     assert [record["samples"] for record in line["history"]] == [15, 30]
     assert "NOT solved after 30 training samples" in capfd.readouterr().out
     before = path.read_text()
@@ -309,7 +330,7 @@ def test_a_real_run_cut_short_goes_on_to_the_same_end(tmp_path):
     seconds = 8
     while not (tmp_path / "broken.jsonl").exists() or not lines_of(tmp_path / "broken.jsonl")[0]["history"]:
         assert sweep.main([*broken, "--seconds-per-run", str(seconds), "--", *task]) == 0
-        seconds += 4  # until a test was within the time, on however slow a machine
+        seconds += 4  # until there was an evaluation, on a slow machine too
     assert sweep.main([*broken, "--", *task]) == 0
     assert sweep.main([*whole, "--", *task]) == 0
     (one,), (other,) = lines_of(tmp_path / "broken.jsonl"), lines_of(tmp_path / "whole.jsonl")

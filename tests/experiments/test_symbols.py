@@ -1,4 +1,4 @@
-"""`python -m experiments.memorization` and `addition`: the data to the letter, the paper's measure, exact resuming."""
+"""`python -m experiments.memorization` and `addition`: the data, the paper's measure, exact resuming."""
 
 import json
 import re
@@ -67,7 +67,7 @@ def test_the_example_of_the_paper():
 
 def test_accuracy_counts_the_answers_symbols_and_nothing_else():
     targets = np.array([[0, 0, 1, 2], [0, 0, 3, 0], [0, 0, 1, 1]])
-    guesses = np.array([[3, 0, 1, 1], [1, 1, 3, 2], [0, 0, 1, 1]])  # one of two, one of one, and a row that counts not
+    guesses = np.array([[3, 0, 1, 1], [1, 1, 3, 2], [0, 0, 1, 1]])  # 1 of 2 correct, 1 of 1, and a padding row
 
     class Labeler:
         def apply(self, variables, inputs):
@@ -132,7 +132,7 @@ def test_addition_gives_up_at_the_cap(tmp_path, capsys):
         (memorization, ["--num-symbols", "2"], "num_symbols must be at least 3"),
         (memorization, ["--samples", "0"], "samples must be at least 1, got 0"),
         (memorization, ["--check-every", "-1"], "check_every must be at least 1, got -1"),
-        (memorization, ["--model", "slstm", "--tensor-shape", "3"], "tensor_shape means nothing to slstm"),
+        (memorization, ["--model", "slstm", "--tensor-shape", "3"], "tensor_shape does not apply to slstm"),
         (addition, ["--digits", "19"], "digits must be in 1..18, got 19"),
     ],
 )

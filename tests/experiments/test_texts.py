@@ -1,4 +1,4 @@
-"""The texts of the experiments: every byte in its place, and every way of failing one clear line."""
+"""The texts of the experiments: the bytes, and the error messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).parents[2]
 OFFICIAL_SIZE, OFFICIAL_MD5 = source.OFFICIAL_SIZE, source.OFFICIAL_MD5
 CHUNK = 1024
 WHOLE = b"<mediawiki>" + np.random.default_rng(0).integers(0, 200, 3000, np.uint8).tobytes()
-"""For these tests all of enwik8: two chunks and a shorter one."""
+"""Stands for enwik8 in these tests: two chunks and a shorter one."""
 
 
 @pytest.fixture(autouse=True)
@@ -56,14 +56,14 @@ def file(tmp_path: Path) -> Path:
 
 
 def _gzip(contents: bytes) -> bytes:
-    return gzip.compress(contents, mtime=0)  # the same bytes at every hour
+    return gzip.compress(contents, mtime=0)  # reproducible
 
 
 def _zip(contents: bytes, *names: str) -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for name in names or ("enwik8",):
-            archive.writestr(zipfile.ZipInfo(name), contents, zipfile.ZIP_DEFLATED)  # dated 1980, not now
+            archive.writestr(zipfile.ZipInfo(name), contents, zipfile.ZIP_DEFLATED)  # reproducible
     return packed.getvalue()
 
 
@@ -79,7 +79,7 @@ def _assert_is(found: texts.Corpus, contents: bytes, name: str) -> None:
 
 @contextlib.contextmanager
 def _refused(expected: str, kind: type[texts.DataError] = texts.DataError) -> Iterator[None]:
-    """The block fails with one line in which ``expected`` is found."""
+    """The block raises an error of one line that contains ``expected``."""
     with pytest.raises(kind, match=expected) as error:
         yield
     assert "\n" not in str(error.value)
@@ -258,7 +258,7 @@ def test_every_prefix_has_a_copy_of_its_own(file: Path, tmp_path: Path, no_netwo
         _assert_is(texts.load("enwik8", data_file=file), prefix, "enwik8 prefix")
     names = [f"prefix_{len(prefix)}_{hashlib.sha256(prefix).hexdigest()[:12]}" for prefix in prefixes]
     assert sorted(os.listdir(_copy(tmp_path).parents[1])) == sorted(names)
-    with pytest.raises(texts.DataUnavailable):  # a prefix does not stand for the whole
+    with pytest.raises(texts.DataUnavailable):  # the copy of a prefix is not that of the whole
         texts.load("enwik8")
 
 
@@ -335,7 +335,7 @@ class _BreakingOff(_Handler):
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of which a server offers ``enwik8.zip``."""
+    """The folder from which a server serves ``enwik8.zip``."""
     folder = tmp_path / "served"
     folder.mkdir()
     (folder / "enwik8.zip").write_bytes(_zip(WHOLE))

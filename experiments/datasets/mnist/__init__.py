@@ -1,4 +1,4 @@
-"""MNIST: 70000 handwritten digits of 28x28 pixels, kept by tensorflow-datasets, without TensorFlow."""
+"""MNIST: 70000 handwritten digits of 28x28 pixels, stored by tensorflow-datasets, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from experiments.datasets.base import DataError, Dataset, Split
 from experiments.datasets.mnist import download, idx
 
 VALIDATION_SIZE = 10_000
-RELATIVE_PATH = Path("mnist_idx", "1.0.0")  # as tensorflow-datasets derives it from the builder
+RELATIVE_PATH = Path("mnist_idx", "1.0.0")  # the path that tensorflow-datasets derives from the builder
 
 
 def load(*, data_dir: Path | None = None, prepared_dir: Path | None = None) -> Dataset:
-    """Load MNIST, preparing it first where that has not been done.
+    """Loads MNIST, preparing it first if there is no prepared copy.
 
-    The last 10000 images of the official train file are for validation, the first 50000 for
-    training, all in the official order.
+    The first 50000 images of the official training file are the training split, the last 10000 the validation split,
+    in the official order.
 
     Args:
-        data_dir: a folder with the four idx files, plain or gzipped; checked even where a prepared
-            copy exists. None takes the prepared copy, or else downloads the files.
-        prepared_dir: where the prepared copy is kept; None is the folder of tensorflow-datasets.
+        data_dir: a folder with the four idx files, plain or gzipped, which are checked even if there is a prepared
+            copy. None reads the prepared copy, or downloads the files if there is none.
+        prepared_dir: the folder of prepared copies; None is that of tensorflow-datasets.
 
     Raises:
         DataUnavailable: no ``data_dir``, no prepared copy, and no network.
@@ -66,7 +66,7 @@ def _write(source: Path, folder: Path) -> None:
 
 
 def _read(folder: Path) -> dict[str, NDArray[Any]]:
-    """The prepared copy, checked against the official checksums: for each key of ``idx.FILES`` its array."""
+    """Reads the prepared copy and checks it against the official checksums: an array for each key of ``idx.FILES``."""
     with prepared.reading("MNIST", folder) as builder:
         arrays = {**_read_split(builder, "train"), **_read_split(builder, "test")}
     for key, file in idx.FILES.items():

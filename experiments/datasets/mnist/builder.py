@@ -1,9 +1,9 @@
 """MNIST for tensorflow-datasets, without TensorFlow.
 
-The stock ``mnist`` encodes PNGs and reads files through TensorFlow. This one stores the pixels as
-they are, in array_record files, in the official order.
+The ``mnist`` of tensorflow-datasets encodes PNGs and reads files through TensorFlow. This builder stores the raw pixels
+in array_record files, in the official order.
 
-Import this module only where MNIST is read: it pays for tensorflow-datasets.
+Importing this module imports tensorflow-datasets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from experiments.datasets.mnist import idx
 
 
 class MnistIdx(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc] # tensorflow-datasets is untyped
-    """MNIST from its four idx files, which have to be in ``manual_dir``; splits ``train`` and ``test``.
+    """MNIST from its four idx files, which must be in ``manual_dir``; splits ``train`` and ``test``.
 
     Every example is ``{"image": (28, 28) uint8, "label": int64 below 10}``. The n-th example of a
     split is the n-th of its official file.
@@ -63,6 +63,6 @@ class MnistIdx(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc] # tensorf
     def _generate_examples(
         self, images: NDArray[np.uint8], labels: NDArray[np.uint8]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Each example, under its place in the official file."""
+        """The examples, with their index in the official file as the key."""
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
             yield index, {"image": image, "label": int(label)}

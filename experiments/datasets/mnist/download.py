@@ -1,4 +1,4 @@
-"""Getting the idx files of MNIST from the mirror that tensorflow-datasets uses."""
+"""Downloads the idx files of MNIST from the mirror that tensorflow-datasets uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WAYS = "give --data-dir FOLDER with its four idx files, or take --data digits, w
 
 
 def fetch(folder: Path) -> None:
-    """Download the four files into ``folder``, each checked before it is written.
+    """Downloads the four files into ``folder``; each is checked before it is written.
 
     Raises:
         DataUnavailable: the mirror does not answer within seconds, a transfer fails or stalls, or
@@ -33,5 +33,5 @@ def fetch(folder: Path) -> None:
 
 
 def probe() -> str | None:
-    """None where the mirror answers, or else why not; in either case within seconds."""
+    """None if the mirror answers, or else the reason, within seconds."""
     return network.probe(f"{MIRROR}{idx.FILES['test_labels'].stem}.gz")

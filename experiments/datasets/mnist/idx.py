@@ -1,4 +1,4 @@
-"""The four idx files MNIST is published as: finding, unpacking and checking them.
+"""The four idx files of MNIST: finding, unpacking and checking them.
 
 An idx file is two zero bytes, a type code (8: uint8), the number of axes, each axis length as a
 big-endian uint32, and then the values, last axis fastest.
@@ -29,7 +29,7 @@ class IdxFile:
     Args:
         stem: its published name, without ``.gz``.
         item_shape: the shape of one image or label.
-        md5: checksum of the unpacked bytes. (Compressed ones differ from packer to packer.)
+        md5: checksum of the unpacked bytes. (Compressed files differ from packer to packer.)
     """
 
     stem: str
@@ -38,7 +38,7 @@ class IdxFile:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names it goes by, the published one first."""
+        """The names of the file that are accepted, the published one first."""
         spellings = (self.stem, self.stem.replace("-idx", ".idx"))
         return tuple(spelling + suffix for suffix in ("", ".gz") for spelling in spellings)
 
@@ -52,10 +52,10 @@ FILES = {
 
 
 def read_folder(folder: Path) -> dict[str, NDArray[np.uint8]]:
-    """Read and check the four files in ``folder``, each plain or gzipped.
+    """Reads and checks the four files in ``folder``, each plain or gzipped.
 
     Returns:
-        for each key of ``FILES`` its array: images ``(N, 28, 28)`` and labels ``(N,)``, both uint8.
+        an array for each key of ``FILES``: images ``(N, 28, 28)`` and labels ``(N,)``, both uint8.
 
     Raises:
         DataError: the folder or a file is missing or unreadable, or a file is not the official one.
@@ -78,11 +78,11 @@ def _read(folder: Path, file: IdxFile) -> NDArray[np.uint8]:
 
 
 def decode(packed: bytes, file: IdxFile, *, origin: str) -> NDArray[np.uint8]:
-    """Unpack, check and parse the contents of ``file``.
+    """Unpacks, checks and parses the contents of ``file``.
 
     Args:
-        packed: the bytes, gzipped or not: they tell, whatever the name says.
-        file: which of the official files it has to be.
+        packed: the bytes, gzipped or not, which the first bytes decide.
+        file: the official file that is expected.
         origin: the path or address to name in errors.
 
     Returns:
@@ -117,7 +117,7 @@ def _header_size(file: IdxFile) -> int:
 
 
 def _parse_header(contents: bytes, file: IdxFile, origin: str) -> tuple[int, ...]:
-    """The shape the header of ``contents`` gives, once it is known to be the right kind and length."""
+    """The shape in the header of ``contents``, after checking the header and the length."""
     axes = 1 + len(file.item_shape)
     size = _header_size(file)
     expected = f"expected {file.stem}, an idx file of {axes} axes of uint8"
@@ -132,11 +132,11 @@ def _parse_header(contents: bytes, file: IdxFile, origin: str) -> tuple[int, ...
 
 
 def encode(array: NDArray[Any]) -> bytes:
-    """The contents of the idx file that holds ``array``, whose values must fit uint8."""
+    """The contents of an idx file with ``array``, whose values must fit uint8."""
     header = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
     return header + array.astype(np.uint8).tobytes()
 
 
 def is_official(array: NDArray[Any], file: IdxFile) -> bool:
-    """Whether ``array`` is what ``file`` holds, value for value and in the same order."""
+    """Whether ``array`` equals the contents of the official ``file``."""
     return hashlib.md5(encode(array), usedforsecurity=False).hexdigest() == file.md5

@@ -1,4 +1,4 @@
-"""Texts to predict byte by byte: enwik8, and the sources of Python's standard library, which need no download."""
+"""Texts for language modeling by bytes: enwik8, and the source of Python's standard library, without a download."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ __all__ = ["Corpus", "DataError", "DataUnavailable", "load"]
 def load(
     name: Literal["stdlib", "enwik8"], *, data_file: Path | None = None, prepared_dir: Path | None = None
 ) -> Corpus:
-    """Load a text into memory.
+    """Loads a text into memory.
 
     Args:
-        name: ``"stdlib"`` (some 5 MB; another text in every version of Python) or ``"enwik8"``
+        name: ``"stdlib"`` (about 5 MB; it differs between versions of Python) or ``"enwik8"``
             (100,000,000 bytes).
-        data_file: a file with enwik8 or a prefix of it, plain, as .gz or as .zip. It is checked
-            whenever it is given. None takes the copy of all of enwik8 prepared earlier, or else
-            downloads. ``"stdlib"`` reads no file, and refuses one.
-        prepared_dir: where tensorflow-datasets keeps prepared copies of enwik8; None is its own
-            default, ``TFDS_DATA_DIR`` or ``~/tensorflow_datasets``. ``"stdlib"`` prepares nothing.
+        data_file: a file with enwik8 or a prefix of it, plain, .gz or .zip, which is always checked. None reads the
+            prepared copy of enwik8, or downloads it if there is none. Must be None for ``"stdlib"``.
+        prepared_dir: the folder of prepared copies of tensorflow-datasets; None is its default, ``TFDS_DATA_DIR`` or
+            ``~/tensorflow_datasets``. Not used for ``"stdlib"``.
 
     Raises:
-        DataUnavailable: there is no prepared copy, and none can be downloaded.
+        DataUnavailable: there is no prepared copy, and enwik8 cannot be downloaded.
         DataError: the name is unknown, ``data_file`` is missing, damaged or not enwik8, the prepared
-            copy is damaged or cannot be written, a package is not installed, or this Python comes
-            without its sources.
+            copy is damaged or cannot be written, a package is not installed, or this Python has no
+            source files of its standard library.
     """
     if name == "enwik8":
         return enwik8.load(data_file=data_file, prepared_dir=prepared_dir)

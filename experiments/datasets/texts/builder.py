@@ -1,6 +1,6 @@
 """enwik8 for tensorflow-datasets, without TensorFlow.
 
-Import this module only where a copy is written: it pays for tensorflow-datasets.
+Importing this module imports tensorflow-datasets.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ CHUNK = 1 << 20
 
 
 class Enwik8Bytes(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc] # tensorflow-datasets is untyped
-    """enwik8, or a prefix of it, in chunks of 1 MiB, of which the last may be shorter; one split, ``text``.
+    """enwik8 or a prefix of it, in chunks of 1 MiB, of which the last may be shorter; one split, ``text``.
 
-    Every example is ``{"bytes": (N,) uint8}``; all of them, in order, are the text. What text it is,
-    the config names.
+    Every example is ``{"bytes": (N,) uint8}``; their concatenation is the text. The config identifies the text.
 
     Args:
-        text: what to write.
+        text: the text to write.
         config: the name of the config.
-        options: as for any builder.
+        options: the options of every builder.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -55,10 +54,10 @@ class Enwik8Bytes(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc] # tens
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        """The one split; nothing is downloaded here."""
+        """The split; nothing is downloaded."""
         return {"text": self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Each chunk, under its place in the text."""
+        """The chunks, with their index as the key."""
         for start in range(0, len(self._text), CHUNK):
             yield start // CHUNK, {"bytes": self._text[start : start + CHUNK]}

@@ -1,4 +1,4 @@
-"""What every text here is."""
+"""The type of a text."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 SMALLEST = 11
-"""The fewest bytes of which every part has one."""
+"""The smallest number of bytes for which no split is empty."""
 
 BLOCK = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Corpus:
-    """A text, one byte a character, in three consecutive parts.
+    """A text, one byte per character, in three consecutive splits.
 
     Args:
-        name: ``"stdlib"``, ``"enwik8"``, or for a prefix of that ``"enwik8 prefix"``.
-        text: everything, in order.
+        name: ``"stdlib"``, ``"enwik8"`` or ``"enwik8 prefix"``.
+        text: the whole text.
         sha256: the checksum of ``text``, in hex.
     """
 
@@ -31,24 +31,24 @@ class Corpus:
 
     @property
     def train(self) -> NDArray[np.uint8]:
-        """The first 90%, to learn from."""
+        """The first 90%, for training."""
         return self.text[: self._train_end]
 
     @property
     def validation(self) -> NDArray[np.uint8]:
-        """The next 5%, to choose by."""
+        """The next 5%, for model selection."""
         return self.text[self._train_end : self._validation_end]
 
     @property
     def test(self) -> NDArray[np.uint8]:
-        """The last 5%, to report on, once."""
+        """The last 5%, for the final evaluation."""
         return self.text[self._validation_end :]
 
     @functools.cached_property
     def vocabulary(self) -> NDArray[np.uint8]:
         """The distinct bytes of the whole text, in ascending order."""
         seen = np.zeros(256, bool)
-        for start in range(0, len(self.text), BLOCK):  # indexing makes an int64 of each byte: not of all at once
+        for start in range(0, len(self.text), BLOCK):  # in blocks, since indexing converts the bytes to int64
             seen[self.text[start : start + BLOCK]] = True
         return np.flatnonzero(seen).astype(np.uint8)
 
@@ -62,5 +62,5 @@ class Corpus:
 
 
 def sha256(text: NDArray[np.uint8]) -> str:
-    """The checksum a corpus of ``text`` carries."""
+    """The sha256 of a text, in hex."""
     return hashlib.sha256(text.data).hexdigest()

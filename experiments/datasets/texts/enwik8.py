@@ -1,4 +1,4 @@
-"""enwik8: the first 100,000,000 bytes of a dump of the English Wikipedia, kept by tensorflow-datasets."""
+"""enwik8: the first 100,000,000 bytes of a dump of the English Wikipedia, stored by tensorflow-datasets."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ OFFICIAL = "official"
 
 
 def load(*, data_file: Path | None = None, prepared_dir: Path | None = None) -> Corpus:
-    """Load enwik8 or a prefix of it, preparing it first where that has not been done.
+    """Loads enwik8 or a prefix of it, preparing it first if there is no prepared copy.
 
     Args:
-        data_file: enwik8 or a prefix of it, plain, as .gz or as .zip; checked even where a prepared
-            copy of it exists. None takes the prepared copy of all of enwik8, or else downloads it.
-        prepared_dir: where prepared copies are kept; None is the folder of tensorflow-datasets.
+        data_file: enwik8 or a prefix of it, plain, .gz or .zip, which is checked even if there is a prepared copy.
+            None reads the prepared copy of enwik8, or downloads it if there is none.
+        prepared_dir: the folder of prepared copies; None is that of tensorflow-datasets.
 
     Raises:
         DataUnavailable: no ``data_file``, no prepared copy, and no network.
@@ -39,17 +39,17 @@ def load(*, data_file: Path | None = None, prepared_dir: Path | None = None) -> 
 
 
 def config_name(corpus: Corpus) -> str:
-    """The config its copy is kept under: of every text another."""
+    """The config of the prepared copy, which differs between texts."""
     return OFFICIAL if corpus.name == "enwik8" else f"prefix_{len(corpus.text)}_{corpus.sha256[:12]}"
 
 
 def relative_path(config: str) -> Path:
-    """Where tensorflow-datasets keeps it, below its data folder."""
+    """The path of the prepared copy below the data folder of tensorflow-datasets."""
     return Path("enwik8_bytes", config, "1.0.0")
 
 
 def fetch() -> Corpus:
-    """Download enwik8, and check it.
+    """Downloads enwik8 and checks it.
 
     Raises:
         DataUnavailable: the server does not answer within seconds, the transfer fails or stalls, or
@@ -68,7 +68,7 @@ def fetch() -> Corpus:
 
 
 def probe() -> str | None:
-    """None where the server answers, or else why not; in either case within seconds."""
+    """None if the server answers, or else the reason, within seconds."""
     return network.probe(URL)
 
 
@@ -79,7 +79,7 @@ def _write(corpus: Corpus, folder: Path) -> None:
 
 
 def _read(config: str, folder: Path) -> Corpus:
-    """The prepared copy, checked to be the text that its config names."""
+    """Reads the prepared copy and checks that it is the text of its config."""
     with prepared.reading("enwik8", folder) as builder:
         chunks = builder.as_data_source("text")
         text = np.concatenate([chunks[index]["bytes"] for index in range(len(chunks))])

@@ -1,4 +1,4 @@
-"""A file of enwik8 as it is published or cut: unpacking it, and telling what it is."""
+"""Files with enwik8 or a prefix of it: unpacking and checking them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ ZIP_MAGIC = b"PK"
 
 
 def read(path: Path) -> Corpus:
-    """Read and check a file.
+    """Reads and checks a file.
 
     Args:
-        path: all of enwik8, or a prefix of it; plain, or packed as gzip or zip: its first bytes
-            tell, whatever the name says.
+        path: enwik8 or a prefix of it, plain, gzip or zip, which the first bytes decide.
 
     Raises:
         DataError: the file is missing, unreadable, damaged, or something else.
@@ -45,7 +44,7 @@ def read(path: Path) -> Corpus:
 
 
 def decode(packed: BinaryIO, *, origin: str) -> Corpus:
-    """Unpack and check the contents of a file; ``origin`` is the path or address to name in errors.
+    """Unpacks and checks the contents of a file; ``origin`` is the path or address to name in errors.
 
     Raises:
         DataError: they are damaged, or neither enwik8 nor a prefix of it.
@@ -70,13 +69,13 @@ def decode(packed: BinaryIO, *, origin: str) -> Corpus:
 
 
 def identify(text: NDArray[np.uint8]) -> Corpus:
-    """The corpus of ``text``, which is called enwik8 by its checksum alone."""
+    """The corpus of ``text``; its checksum decides whether it is enwik8."""
     whole = len(text) == OFFICIAL_SIZE and _md5(text) == OFFICIAL_MD5
     return Corpus("enwik8" if whole else "enwik8 prefix", text, sha256(text))
 
 
 def _unpack(packed: BinaryIO, origin: str) -> bytes:
-    """The unpacked bytes, of too many only one too many."""
+    """The unpacked bytes, at most one more than enwik8 has."""
     magic = packed.read(2)
     packed.seek(0)
     if magic not in (GZIP_MAGIC, ZIP_MAGIC):
@@ -94,7 +93,7 @@ def _unpack(packed: BinaryIO, origin: str) -> bytes:
                 return member.read(OFFICIAL_SIZE + 1)
     except DataError:
         raise
-    except Exception as error:  # a damaged archive can fail in any of the libraries that unpack it
+    except Exception as error:  # a damaged archive can fail in any of the libraries underneath
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{origin} is a damaged or truncated {kind} ({reason}): {EXPECTED}; get it again") from error
 

@@ -1,4 +1,4 @@
-"""The sources of Python's own standard library: a text that is on every machine."""
+"""The source files of Python's standard library, a text that needs no download."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ WAYS = "take a Python installed with its sources, or --data enwik8"
 
 
 def load() -> Corpus:
-    """The top-level modules of the standard library that are one file, joined in the order of their names.
+    """Loads the single-file modules of the standard library, concatenated in the order of their names.
 
-    It is the same wherever the same Python is installed, and differs from version to version.
+    The text is the same for every installation of the same version of Python.
 
     Raises:
-        DataError: the sources are not there, or cannot be read.
+        DataError: the source files are missing or cannot be read.
     """
     folder = Path(sysconfig.get_path("stdlib"))
-    # By name, because installing adds files of its own: what it was configured with, what the site customizes.
+    # By name, because an installation adds files, with its configuration for example.
     files = [path for path in folder.glob("*.py") if path.stem in sys.stdlib_module_names]
     try:
         contents = b"".join(path.read_bytes() for path in sorted(files, key=lambda path: path.name))

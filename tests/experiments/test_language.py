@@ -1,22 +1,22 @@
-"""`python -m experiments.wikipedia`: every character predicted once, the state carried, text from a checkpoint."""
+"""`python -m experiments.language`: every character is predicted once, the state is carried, text is generated."""
 
 import hashlib
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import wikipedia
-from experiments.datasets import texts
-from experiments.running import generation
+from experiments import language, wikipedia
+from experiments.common.files import write_json
+from experiments.running import generation, runs
 from experiments.running import workdir as wd
 from experiments.running.models import ModelOptions, SymbolLabeler
 from experiments.running.options import EpochOptions
-from tests.experiments.small_runs import assert_same_run, killed_at, metrics
+from tests.experiments.small_runs import TEXT, assert_same_run, killed_at, metrics, replace_texts
 
-TEXT = np.frombuffer(b"the cat sat on the mat, and the dog on the log. " * 12, np.uint8)
 TINY = ["--features", "4", "--tensor-shape", "2", "--batch-size", "4", "--steps", "7", "--epochs", "2"]
 
 
@@ -27,18 +27,15 @@ def slow(value):
 @pytest.fixture(autouse=True)
 def corpus(monkeypatch):
     """A very small one."""
-    small = texts.Corpus("small", TEXT, hashlib.sha256(TEXT).hexdigest())
-    monkeypatch.setattr(texts, "load", lambda *_, **__: small)
-    return small
+    return replace_texts(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as monkeypatch:
-        small = texts.Corpus("small", TEXT, hashlib.sha256(TEXT).hexdigest())
-        monkeypatch.setattr(texts, "load", lambda *_, **__: small)
-        assert wikipedia.main([*TINY, "--workdir", str(workdir)]) == 0
+        replace_texts(monkeypatch)
+        assert language.main([*TINY, "--workdir", str(workdir)]) == 0
     return workdir
 
 
@@ -47,12 +44,12 @@ def trained(tmp_path_factory):
 )
 def test_every_character_but_the_first_is_predicted_once(count, rows, steps, delay):
     text = np.arange(1, count + 1, dtype=np.int32)
-    inputs, targets = wikipedia.streams(text, rows, steps, delay, "test")
+    inputs, targets = language.streams(text, rows, steps, delay, "test")
     assert inputs.shape == targets.shape
     assert (inputs.shape[0], inputs.shape[1] % steps) == (rows, 0)
-    predicted = targets[targets != wikipedia.UNSCORED]
+    predicted = targets[targets != language.UNSCORED]
     assert sorted(predicted) == list(range(2, count + 1))
-    row, timestep = np.nonzero(targets != wikipedia.UNSCORED)
+    row, timestep = np.nonzero(targets != language.UNSCORED)
     np.testing.assert_array_equal(inputs[row, timestep - delay], targets[row, timestep] - 1)
 
 
@@ -61,12 +58,12 @@ def test_every_character_but_the_first_is_predicted_once(count, rows, steps, del
     [ModelOptions(tensor_shape=(3,)), slow(ModelOptions(tensor_shape=(2, 2))), slow(ModelOptions(model="slstm"))],
 )
 def test_the_state_is_carried_exactly_from_one_batch_to_the_next(corpus, model):
-    """Batches of 7 timesteps give each character what one pass over its whole stream gives it."""
+    """Batches of 7 timesteps give the loss of one pass over each stream."""
     model = ModelOptions(**{**vars(model), "features": 5})
     labeler = SymbolLabeler(model.layer(), len(corpus.vocabulary))
     params = labeler.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    options = wikipedia.Options(steps=7, train=EpochOptions(batch_size=3))
-    task = wikipedia.language_modeling(labeler, model.delay, corpus, options)
+    options = language.Options(steps=7, train=EpochOptions(batch_size=3))
+    task = language.language_modeling(labeler, model.delay, corpus, options)
     carry, total, count = task.carry(3), 0.0, 0.0
     for step in range(task.steps_per_epoch):
         sums, carry = jax.jit(task.sums)(params, {**task.batch(step), "weights": np.ones(3)}, carry)
@@ -91,7 +88,7 @@ def test_a_run_reports_bits_and_records_its_text(trained, capsys):
     for record in records:
         assert record["validation_bits"] == pytest.approx(record["validation_loss"] / np.log(2))
     assert records[-1]["validation_bits"] < np.log2(len(config["vocabulary"]))
-    assert wikipedia.main([*TINY, "--workdir", str(trained)]) == 0
+    assert language.main([*TINY, "--workdir", str(trained)]) == 0
     assert "bits per character" in capsys.readouterr().out
 
 
@@ -100,8 +97,8 @@ def test_killed_and_resumed_is_the_unbroken_run(trained, tmp_path, monkeypatch, 
     """In the middle of an epoch, with the carried state in the checkpoint."""
     arguments = [*TINY, "--workdir", str(tmp_path), "--checkpoint-seconds", "0"]
     with killed_at(moment, monkeypatch):
-        wikipedia.main(arguments)
-    assert wikipedia.main(arguments) == 0
+        language.main(arguments)
+    assert language.main(arguments) == 0
     assert_same_run(trained, tmp_path)
 
 
@@ -109,7 +106,7 @@ def test_killed_and_resumed_is_the_unbroken_run(trained, tmp_path, monkeypatch, 
 @pytest.mark.slow
 def test_other_models(tmp_path, model):
     arguments = ["--features", "4", "--batch-size", "4", "--epochs", "1", "--workdir", str(tmp_path)]
-    assert wikipedia.main([*arguments, *model]) == 0
+    assert language.main([*arguments, *model]) == 0
 
 
 @pytest.mark.slow
@@ -118,18 +115,18 @@ def test_four_devices_do_what_one_does(tmp_path):
     for count in (1, 4):
         workdir = tmp_path / str(count)
         arguments = [*TINY, "--batch-size", "6", "--epochs", "1", "--devices", str(count), "--workdir", str(workdir)]
-        assert wikipedia.main(arguments) == 0
+        assert language.main(arguments) == 0
         losses.append([record["train_loss"] for record in metrics(workdir)])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("model", [ModelOptions(tensor_shape=(3,)), slow(ModelOptions(model="slstm"))])
 def test_generated_text_is_what_the_model_finds_likeliest(model):
-    """Each character from L timesteps on a copy of the state: the same as from one pass over all that came before."""
+    """Generation, L timesteps per character, gives the characters of one pass over the whole text."""
     model = ModelOptions(**{**vars(model), "features": 6})
     labeler = SymbolLabeler(model.layer(), 9)
     params = labeler.init(jax.random.key(3), jnp.zeros((1, 1), jnp.int32))["params"]
-    params = jax.tree.map(lambda z: 4 * z, params)  # so that not one symbol wins everywhere
+    params = jax.tree.map(lambda z: 4 * z, params)  # otherwise one symbol is the most likely everywhere
     prompt = np.array([1, 5, 2], np.int32)
     written = generation.generated(params, prompt, jax.random.key(0), labeler, 12, 0.0)
     everything = np.concatenate([prompt, written])
@@ -142,7 +139,7 @@ def test_generated_text_is_what_the_model_finds_likeliest(model):
 
 
 def test_text_from_a_run(trained, capsys):
-    assert wikipedia.main([*TINY, "--workdir", str(trained), "--generate", "40", "--prompt", "the "]) == 0
+    assert language.main([*TINY, "--workdir", str(trained), "--generate", "40", "--prompt", "the "]) == 0
     text = capsys.readouterr().out
     assert text.startswith("the ")
     assert len(text) == 4 + 40 + 1
@@ -153,10 +150,13 @@ def test_text_from_a_run(trained, capsys):
     ("arguments", "message"),
     [
         (["--steps", "1"], "steps must be at least the depth, 2"),
-        (["--batch-size", "40"], "batch_size must be at most 28, for the 29 characters of the validation part"),
+        (
+            ["--batch-size", "40"],
+            "batch_size must be at most 28, the number of characters to predict in the validation part",
+        ),
         (
             ["--generate", "9", "--prompt", "Zürich"],
-            "prompt has what the corpus never has, 'Z', 'byte 0xbc', 'byte 0xc3', 'i', 'r'",
+            "prompt has characters that the corpus does not have, 'Z', 'byte 0xbc', 'byte 0xc3', 'i', 'r'",
         ),
         (["--generate", "9", "--prompt", ""], "prompt must have at least one character"),
         (["--generate", "0"], "generate must be at least 1, got 0"),
@@ -165,7 +165,7 @@ def test_text_from_a_run(trained, capsys):
     ],
 )
 def test_bad_options_exit_with_2_and_one_line(tmp_path, capsys, arguments, message):
-    assert wikipedia.main([*TINY, *arguments, "--workdir", str(tmp_path / "run")]) == 2
+    assert language.main([*TINY, *arguments, "--workdir", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
@@ -175,5 +175,39 @@ def test_bad_options_exit_with_2_and_one_line(tmp_path, capsys, arguments, messa
 
 def test_text_from_another_configurations_run_is_refused(trained, capsys):
     arguments = [*TINY, "--workdir", str(trained), "--generate", "40", "--prompt", "the ", "--features", "5"]
-    assert wikipedia.main(arguments) == 2
+    assert language.main(arguments) == 2
     assert "features 4 there and 5 here" in capsys.readouterr().err
+
+
+def test_the_alias_trains_on_enwik8_by_default(monkeypatch):
+    parsed, parse = [], language.parse
+    monkeypatch.setattr(language, "parse", lambda arguments: parsed.append(parse(arguments)) or parsed[-1])
+    monkeypatch.setattr(runs, "run", lambda build, options: 0)
+    for main, arguments in (
+        (wikipedia.main, []),
+        (wikipedia.main, ["--data", "stdlib"]),
+        (language.main, []),
+        (wikipedia.main, ["--paper"]),
+    ):
+        assert main(arguments) == 0
+    assert [options.data for options in parsed] == ["enwik8", "stdlib", "stdlib", "enwik8"]
+    assert [options.train.epochs for options in parsed] == [50, 3, 3, 50]
+    assert parsed[-1] == language.PAPER
+
+
+def test_a_workdir_of_the_former_task_name_is_this_runs(trained, tmp_path, capsys):
+    """Earlier versions recorded the task as wikipedia."""
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    config = wd.read_config(workdir)
+    assert config["task"] == "language"
+    write_json(workdir / wd.CONFIG, {**config, "task": "wikipedia"})
+    assert language.main([*TINY, "--workdir", str(workdir)]) == 0
+    assert "finished; --overwrite runs it again" in capsys.readouterr().out
+    assert language.main([*TINY, "--workdir", str(workdir), "--generate", "3", "--prompt", "the"]) == 0
+    start = ["--start-from", str(workdir), "--tensor-shape", "3", "--epochs", "1"]
+    assert language.main([*TINY, *start, "--workdir", str(tmp_path / "grown")]) == 0
+    assert language.main([*TINY, "--features", "5", "--workdir", str(workdir)]) == 2
+    error = capsys.readouterr().err
+    assert "features 4 there and 5 here" in error
+    assert "wikipedia" not in error

@@ -1,0 +1,81 @@
+"""What figures share: their style, and labels at the ends of lines in place of a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+
+STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+"""Settings for ``matplotlib.rc_context``."""
+
+
+def plain_log_scale(axis: Any) -> None:
+    """Labels a logarithmic axis at 1, 2 and 5 times powers of 10, without exponents."""
+    axis.set_minor_locator(mpl.ticker.LogLocator(subs=(2, 5)))
+    axis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    axis.set_minor_formatter(mpl.ticker.FormatStrFormatter("%g"))
+
+
+class End(NamedTuple):
+    """The right end of a line, and its label."""
+
+    x: float
+    y: float
+    text: str
+    color: Any
+
+
+def label_ends(axes: Any, ends: Sequence[End], *, gap: float = 1.25) -> None:
+    """Writes a label to the right of each line end, in the line's color, moved apart where labels would overlap.
+
+    Call it after ``figure.draw_without_rendering()``, when the limits, the scale and the size of the axes are final.
+
+    Args:
+        axes: the axes on which the lines are.
+        ends: of the lines.
+        gap: the distance between two labels, in multiples of the font size.
+    """
+    figure = axes.get_figure()
+    size = mpl.rcParams["font.size"]
+    points = 72 / figure.dpi
+    places = [axes.transData.transform((end.x, end.y)) * points for end in ends]
+    order = sorted(range(len(ends)), key=lambda i: places[i][1])
+    heights = spread_out([float(places[i][1]) for i in order], gap * size)
+    for i, height in zip(order, heights, strict=True):
+        end = ends[i]
+        axes.annotate(
+            end.text,
+            (end.x, end.y),
+            (6, height - places[i][1]),
+            textcoords="offset points",
+            color=end.color,
+            va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
+            annotation_clip=False,
+        )
+
+
+def spread_out(values: Sequence[float], distance: float) -> list[float]:
+    """Sorted values moved as little as possible so that neighbors are at least so far apart.
+
+    >>> spread_out([0.0, 1.0, 10.0], 3.0)
+    [-1.0, 2.0, 10.0]
+    """
+    clusters: list[list[float]] = []  # values that touch, centered on their mean
+    for value in values:
+        clusters.append([value])
+        while len(clusters) > 1 and lowest(clusters[-1], distance) - highest(clusters[-2], distance) < distance:
+            clusters[-2:] = [clusters[-2] + clusters[-1]]
+    return [lowest(cluster, distance) + i * distance for cluster in clusters for i in range(len(cluster))]
+
+
+def lowest(cluster: Sequence[float], distance: float) -> float:
+    """The first place of a cluster."""
+    return sum(cluster) / len(cluster) - distance * (len(cluster) - 1) / 2
+
+
+def highest(cluster: Sequence[float], distance: float) -> float:
+    """The last place of a cluster."""
+    return sum(cluster) / len(cluster) + distance * (len(cluster) - 1) / 2

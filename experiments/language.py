@@ -1,0 +1,236 @@
+"""Language modeling, character by character (section 4.3 of the paper), on Python's standard library or on enwik8.
+
+Examples:
+    python -m experiments.language
+    python -m experiments.language --generate 500 --prompt "def "
+    python -m experiments.language --data enwik8 --data-file enwik8.gz --preset 3d+CN --depth 4 --params 10M
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from numpy.typing import NDArray
+
+from experiments import tasks
+from experiments.common import commandline
+from experiments.datasets import DataError, texts
+from experiments.running import generation, runs, training
+from experiments.running.devices import Batch
+from experiments.running.examples import Example, Request, labeled
+from experiments.running.experiment import Experiment
+from experiments.running.models import ModelOptions, SymbolLabeler
+from experiments.running.options import EpochOptions
+
+RECIPES = {
+    "stdlib": EpochOptions(batch_size=100, epochs=3, learning_rate=2e-3),
+    "enwik8": EpochOptions(batch_size=100, epochs=50),
+}
+"""The default training options of each corpus: the paper's for enwik8; for stdlib ones that take a few minutes."""
+EVALUATED = ("validation", "test")
+UNSCORED = -1
+"""The target of a timestep whose output is not scored."""
+EXAMPLE = 100
+"""Characters in an example for ``experiments.inspect``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Language modeling, character by character.
+
+    The defaults of the training options depend on the corpus: `--data enwik8 --help` shows those of enwik8.
+    """
+
+    data: Literal["stdlib", "enwik8"] = "stdlib"
+    """stdlib: the source files of Python's standard library, no download. enwik8: Wikipedia, of the Hutter prize."""
+    data_file: Path | None = None
+    """enwik8 or a prefix of it, plain, .gz or .zip, for machines without a network."""
+    prepared_dir: Path | None = None
+    """Folder with the prepared enwik8. Default: that of tensorflow-datasets."""
+    steps: int = 50
+    """T: characters of each stream in a batch, over which gradients are truncated; the state is carried on."""
+    generate: int | None = None
+    """Do not train: generate this many characters with the best parameters of the run in the workdir."""
+    prompt: str = "\n"
+    """The beginning of the generated text."""
+    temperature: float = 1.0
+    """Sampling temperature of the generated text; 0 takes the most likely character."""
+    paper: bool = False
+    """Take the values of the paper's largest experiment for the options that are not given."""
+    model: ModelOptions = tasks.LANGUAGE.model
+    train: EpochOptions = RECIPES["stdlib"]
+
+
+PAPER = Options(
+    data="enwik8",
+    paper=True,
+    model=ModelOptions(features=522, tensor_shape=(4, 4), forget_bias=1.0, conveyor_bias=0.0),
+    train=RECIPES["enwik8"],
+)
+"""The paper's values, for L = 4 with 10 million parameters in the kernel."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit status."""
+    return commandline.exit_status(lambda: run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Trains, or generates text, as the command line says."""
+    options = parse(arguments)
+    corpus = load(options)
+    if options.generate is None:
+        return runs.run(lambda: build(options, corpus), options.train)
+    request = generation.Request(options.generate, options.prompt, options.temperature, options.train.seed)
+    return generation.run(lambda: build(options, corpus), options.train, corpus.vocabulary, request)
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Parses a command line, with the defaults of the corpus that it names."""
+    default = PAPER if "--paper" in arguments else Options()
+    if (data := commandline.peek(arguments, "data")) in RECIPES:
+        default = dataclasses.replace(default, data=cast(Any, data), train=RECIPES[data])
+    return commandline.parse(Options, arguments, prog="experiments.language", default=default)
+
+
+def load(options: Options) -> texts.Corpus:
+    """Loads the corpus; errors are those of :func:`experiments.datasets.texts.load`."""
+    return texts.load(options.data, data_file=options.data_file, prepared_dir=options.prepared_dir)
+
+
+def build(options: Options, corpus: texts.Corpus | None = None) -> Experiment:
+    """Builds the data and the model.
+
+    Args:
+        options: the options.
+        corpus: the text; None loads the one that the options name.
+
+    Raises:
+        ValueError: an option does not fit.
+        DataError: the corpus cannot be loaded.
+    """
+    corpus = load(options) if corpus is None else corpus
+    model = options.model.resolved((PAPER if options.paper else Options()).model)
+    labeler = SymbolLabeler(model.layer(), len(corpus.vocabulary))
+    if options.steps < model.delay + 1:
+        raise ValueError(
+            f"steps must be at least the depth, {model.delay + 1}, so that gradients reach from an output to the "
+            f"input that it answers, got {options.steps}."
+        )
+    config = {
+        "task": tasks.LANGUAGE.name,
+        "data": corpus.name,
+        "characters": len(corpus.text),
+        "sha256": corpus.sha256,
+        "vocabulary": corpus.vocabulary.tolist(),
+        "steps": options.steps,
+    }
+    return Experiment(
+        name=tasks.LANGUAGE.setting(config),
+        task=language_modeling(labeler, model.delay, corpus, options),
+        params=jax.jit(labeler.init)(jax.random.key(options.train.seed), jnp.zeros((1, 1), jnp.int32))["params"],
+        model=model,
+        network=labeler,
+        config=config,
+        headline=lambda result: (
+            f"test {result['test_bits']:.4f} bits per character, validation {result['best']['validation_bits']:.4f}"
+        ),
+    )
+
+
+def language_modeling(labeler: SymbolLabeler, delay: int, corpus: texts.Corpus, options: Options) -> training.Task:
+    """Batches of parallel streams; the state is carried from batch to batch."""
+    symbol = np.zeros(256, np.int32)
+    symbol[corpus.vocabulary] = np.arange(len(corpus.vocabulary))
+    rows, steps = options.train.batch_size, options.steps
+    parts = {name: streams(symbol[getattr(corpus, name)], rows, steps, delay, name) for name in ("train", *EVALUATED)}
+    inputs, targets = parts["train"]
+
+    def batch(step: int) -> Batch:
+        begin = step % steps_per_epoch * steps
+        return {"inputs": inputs[:, begin : begin + steps], "targets": targets[:, begin : begin + steps]}
+
+    def batches(inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> list[Batch]:
+        begins = range(0, inputs.shape[1], steps)
+        return [{"inputs": inputs[:, i : i + steps], "targets": targets[:, i : i + steps]} for i in begins]
+
+    def sums(params: Any, batch: dict[str, jax.Array], carry: Any) -> tuple[training.Sums, Any]:
+        carry, logits = cast(Any, labeler.apply({"params": params}, batch["inputs"], carry, aligned=False))
+        scored = (batch["targets"] != UNSCORED) * batch["weights"][:, None]
+        targets = jnp.maximum(batch["targets"], 0)
+        total = (optax.softmax_cross_entropy_with_integer_labels(logits, targets) * scored).sum()
+        count = scored.sum()
+        return {"loss": (total, count), "bits": (total / math.log(2), count)}, carry
+
+    steps_per_epoch = inputs.shape[1] // steps
+    return training.Task(
+        sums=sums,
+        batch=batch,
+        steps_per_epoch=steps_per_epoch,
+        samples_per_epoch=int((targets != UNSCORED).sum()),
+        epochs=options.train.epochs,
+        patience=options.train.patience,
+        evaluated={name: batches(*parts[name]) for name in EVALUATED},
+        rank=lambda record: -record["validation_bits"],
+        carry=labeler.zero_carry,
+        unit=tasks.LANGUAGE.unit,
+        quantity=tasks.LANGUAGE.measure,
+    )
+
+
+def streams(
+    symbols: NDArray[np.int32], rows: int, steps: int, delay: int, name: str
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Splits a text into parallel streams: inputs and targets, ``(rows, timesteps)``.
+
+    The number of timesteps is a multiple of ``steps``. Row r is the r-th contiguous part of the text. The target at
+    timestep t is the character after input t - ``delay``, the input that output t answers. Every character of the text
+    except the first is the target of exactly one timestep.
+
+    Raises:
+        ValueError: there are fewer characters than rows.
+    """
+    answers = len(symbols) - 1
+    if answers < rows:
+        raise ValueError(
+            f"batch_size must be at most {answers}, the number of characters to predict in the {name} part, got {rows}."
+        )
+    length = math.ceil(answers / rows)
+    timesteps = math.ceil((length + delay) / steps) * steps
+    inputs, targets = np.zeros((rows, timesteps), np.int32), np.full((rows, timesteps), UNSCORED, np.int32)
+    for row in range(rows):
+        part = symbols[row * length : (row + 1) * length + 1]
+        answered = max(len(part) - 1, 0)  # because of rounding up, the last rows may be empty
+        inputs[row, :answered] = part[:answered]
+        targets[row, delay : delay + answered] = part[1:]
+    return inputs, targets
+
+
+def example(config: Mapping[str, Any], request: Request) -> Example:
+    """A test example of a run, read from a zero state; see :class:`experiments.tasks.TaskModule`."""
+    corpus = texts.load(config["data"].split()[0], data_file=request.data_file, prepared_dir=request.prepared_dir)
+    if corpus.sha256 != config["sha256"]:
+        raise DataError(
+            f"the run in {request.workdir} was trained on another text, {config['data']} of {config['characters']:,} "
+            f"characters, sha256 {config['sha256'][:12]}.., got {corpus.name} of {len(corpus.text):,}, "
+            f"{corpus.sha256[:12]}..: give it the same one"
+        )
+    begin = EXAMPLE * request.checked(max(1, (len(corpus.test) - 1) // EXAMPLE))
+    part = np.searchsorted(corpus.vocabulary, corpus.test[begin : begin + EXAMPLE + 1]).astype(np.int32)
+    names = {ord(" "): "␣", ord("\n"): "↵"}
+    alphabet = [names.get(byte, chr(byte) if 32 < byte < 127 else "·") for byte in corpus.vocabulary.tolist()]
+    labeler = SymbolLabeler(ModelOptions.recorded(config).layer(), len(alphabet))
+    return labeled(labeler, np.stack([part[:-1], part[1:]]), tuple(alphabet), len(part) - 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Markdown tables of what was measured on a GPU, beside the same measurement on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from experiments.reporting.measurements import TIMED_MODELS, Rows, read, size_of
+
+SHALLOW, DEEP = 1, 10
+"""The depths that :func:`gpu_cpu` compares."""
+
+
+def gpu_cpu(folder: Path) -> Rows:
+    """Milliseconds of forward + backward per timestep at two depths, on a GPU and on a CPU."""
+    timed = {device: training_times(folder / f"depth-{device}.json") for device in ("h200", "cpu")}
+    columns = [(device, depth) for device in timed for depth in (SHALLOW, DEEP)]
+    rows = [["ms per timestep", *(f"{device.upper()}, L={depth}" for device, depth in columns)]]
+    models = dict.fromkeys(model for times in timed.values() for model, _ in times)
+    for model in models:
+        times = [timed[device].get((model, depth)) for device, depth in columns]
+        rows.append([TIMED_MODELS.get(model, model), *("" if time is None else two_digits(time) for time in times)])
+    return rows
+
+
+def two_digits(number: float) -> str:
+    """A number with two significant digits, zeros included."""
+    return f"{number:#.2g}".removesuffix(".")
+
+
+def training_times(path: Path) -> dict[tuple[str, int], float]:
+    """Milliseconds of forward + backward per timestep, by model and depth."""
+    rows = read(path)["rows"]
+    return {
+        (row["model"], row["depth"]): row["ms_per_timestep"]
+        for row in rows
+        if row["pass"] == "training" and "ms_per_timestep" in row
+    }
+
+
+def gpu_depth(folder: Path) -> Rows:
+    """Milliseconds of forward + backward and of forward alone, per batch, at every depth timed on a GPU."""
+    timed = [row for row in read(folder / "depth-h200.json")["rows"] if "median_ms" in row]
+    header = [
+        "ms per batch",
+        *(f"{name}, L = {depth}" for name, depth in sorted({pass_and_depth(row) for row in timed})),
+    ]
+    found: dict[str, dict[str, str]] = {}
+    for row in timed:
+        name, depth = pass_and_depth(row)
+        found.setdefault(row["model"], {})[f"{name}, L = {depth}"] = f"{row['median_ms']:.2f}"
+    return [
+        header,
+        *([TIMED_MODELS.get(model, model), *(cells.get(x, "") for x in header[1:])] for model, cells in found.items()),
+    ]
+
+
+def pass_and_depth(row: dict[str, Any]) -> tuple[str, int]:
+    """What a timing is of, as a column."""
+    return {"training": "forward + backward"}.get(row["pass"], row["pass"]), row["depth"]
+
+
+def gpu_speed(folder: Path) -> Rows:
+    """Forward + backward of every contender on a GPU: milliseconds, ratio to ours, seconds to compile."""
+    timed = [row for row in read(folder / "speed-h200.json")["rows"] if "median_ms" in row]
+    (size,) = {row["size"] for row in timed}
+    ours = next(row for row in timed if row["contender"] == "auto")
+    return [
+        [size_of(ours), "ms per batch", "time / ours", "compile seconds"],
+        *(
+            [row["summary"], f"{row['median_ms']:.2f}", f"{row['ratio_to_auto']:.2f}", f"{row['compile_seconds']:.1f}"]
+            for row in timed
+            if row["size"] == size
+        ),
+    ]
+
+
+TABLES = {"gpu-cpu": gpu_cpu, "gpu-depth": gpu_depth, "gpu-speed": gpu_speed}
+"""Each table by its name in the pages; the argument is the folder of measurements."""

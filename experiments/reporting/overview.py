@@ -1,0 +1,107 @@
+"""The paper's own results beside ours, with a status for each: what was reproduced, and what was not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from experiments.reporting import summary
+from experiments.reporting.lines import Line
+from experiments.reporting.measurements import Rows
+from experiments.reporting.paper import TABLES, Column, Number, Table
+from experiments.reporting.summary import Group
+
+STATUSES = {
+    "reproduced": "the paper's number lies within the range of our seeds, to its precision",
+    "bettered": "every seed of ours is better",
+    "not reached": "every seed of ours is worse",
+    "not run": "there is no configuration of this model at this depth whose runs have all finished",
+}
+"""Each status and what it means."""
+
+
+class Cell(NamedTuple):
+    """A number of the paper's own models, and our best runs of the same model at the same depth, if there are any."""
+
+    table: int
+    column: Column
+    model: str
+    depth: int
+    number: Number
+    ours: Group | None
+
+    @property
+    def status(self) -> str:
+        """One of :data:`STATUSES`."""
+        return compared(self.number, self.ours)
+
+
+def compared(number: Number, ours: Group | None) -> str:
+    """The status of a number of the paper, given our runs."""
+    if ours is None:
+        return "not run"
+    sign = -1 if ours.info.higher_is_better and not ours.info.until_solved else 1
+    if max(ours.scores) < sign * number.score - number.precision / 2:
+        return "bettered"
+    if min(ours.scores) > sign * number.score + number.precision / 2:
+        return "not reached"
+    return "reproduced"
+
+
+def cells(lines: Iterable[Line]) -> list[Cell]:
+    """All numbers of the paper's own models in its tables 1 to 3, column by column."""
+    settings = summary.by_setting(lines)
+    found = []
+    for number, table in TABLES.items():
+        for i, column in enumerate(table.columns):
+            for (model, depth), numbers in table.own.items():
+                ours = best_of(settings.get(column.setting, []), model, depth)
+                found.append(Cell(number, column, model, depth, numbers[i], ours))
+    return found
+
+
+def best_of(lines: Sequence[Line], model: str, depth: int) -> Group | None:
+    """The best complete group of a model at a depth."""
+    same = [line for line in lines if (line.model, line.depth) == (model, depth)]
+    return summary.best(summary.by_configuration(same))
+
+
+def overview(lines: Sequence[Line]) -> tuple[str, Rows]:
+    """A sentence that counts the statuses, and the table of all cells."""
+    found = cells(lines)
+    settings = summary.by_setting(lines)
+    counts = Counter(cell.status for cell in found)
+    counted = ", ".join(f"{counts[status]} {status}" for status in STATUSES)
+    rows = [["table", "task", "model", "paper", "status", "ours"]]
+    for cell in found:
+        other = summary.best(summary.by_configuration(settings.get(cell.column.setting, [])))
+        instead = f"(instead: {described(other, named=True)})" if other else ""
+        model = f"{cell.model} L={cell.depth}"
+        ours = described(cell.ours) or instead
+        rows.append([str(cell.table), cell.column.setting, model, cell.number.text, f"**{cell.status}**", ours])
+    return f"**Of the {len(found)} results of the paper's own models: {counted}.**", rows
+
+
+def described(group: Group | None, *, named: bool = False) -> str:
+    """A group's result, with the model's name and depth if ``named``, and its size."""
+    if group is None:
+        return ""
+    name = f"{group.first.model} L={group.first.depth}: " if named else ""
+    return f"{name}{summary.outcome(group)}, {group.first.parameters:,} parameters"
+
+
+def paper_table(table: Table, lines: Sequence[Line]) -> Rows:
+    """A table of the paper with a column of ours beside each of its columns."""
+    settings = summary.by_setting(lines)
+    rows = [["model", *(f"{column.setting}, {whose}" for column in table.columns for whose in ("paper", "ours"))]]
+    rows += [
+        [f"{name} (quoted)", *(cell for text in texts for cell in (text, ""))] for name, texts in table.quoted.items()
+    ]
+    for (model, depth), numbers in table.own.items():
+        row = [f"{model} L={depth}"]
+        for column, number in zip(table.columns, numbers, strict=True):
+            ours = best_of(settings.get(column.setting, []), model, depth)
+            row += [number.text, described(ours) or "not run"]
+        rows.append(row)
+    return rows

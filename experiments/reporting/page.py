@@ -1,0 +1,213 @@
+"""The text of docs/results.md, and which figures it has."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import tasks
+from experiments.common.tables import markdown
+from experiments.reporting import lines as result_lines
+from experiments.reporting import overview, paper, result_figures, summary, tables
+from experiments.reporting.lines import Line
+from experiments.reporting.result_figures import Row
+
+OPTION_RUNS, GROWTH_RUNS = "defaults", "growth"
+"""Names of result files begin with these if their runs compare options, or belong to a notebook."""
+
+
+class Section(NamedTuple):
+    """The part of the page with one of the paper's tables and the figure of the same task."""
+
+    title: str
+    table: int
+    figure: int
+
+    @property
+    def file(self) -> str:
+        """The name of the figure's file."""
+        return f"figure-{self.figure}.png"
+
+
+SECTIONS = (
+    Section("Language modeling", table=1, figure=3),
+    Section("Addition and memorization", table=2, figure=4),
+    Section("Sequential image classification", table=3, figure=5),
+)
+RUNTIME = "runtime.png"
+CAPTIONS = {
+    3: "Bits per character on the test data against the depth L",
+    4: "Accuracy on the test data during and after training",
+    5: "Accuracy on the test data after training",
+}
+READING = (
+    "A number is the mean over seeds, followed by the smallest and the largest value. *Solved* means that more than "
+    "99% of the symbols of the answers in the test are right; the result is then the number of training samples that "
+    "this took, fewer being better. B is the batch size, lr the learning rate, L the depth and M the number of "
+    "channels. Runs that were cut short are not results: they are [listed separately](#runs-that-were-cut-short)."
+)
+FIGURES = (
+    "Points are means over seeds and bars their range; each model is drawn in the same color everywhere. Runs "
+    "that were cut short are left out."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """The runs that the page is about.
+
+    Args:
+        compared: runs to compare with the paper's numbers, in order.
+        options: runs that compare options, in order.
+    """
+
+    compared: list[Line]
+    options: list[Line]
+
+    @property
+    def count(self) -> int:
+        """How many runs there are."""
+        return len(self.compared) + len(self.options)
+
+    @property
+    def devices(self) -> list[str]:
+        """The kinds of devices on which runs have finished."""
+        return sorted({line.summary["device"] for line in (*self.compared, *self.options) if line.summary})
+
+    @classmethod
+    def read(cls, folder: Path) -> Results:
+        """Reads all files of result lines in a folder.
+
+        Raises:
+            ResultsError: a file cannot be read.
+        """
+        paths = [path for path in sorted(folder.glob("*.jsonl")) if not path.name.startswith(GROWTH_RUNS)]
+        options = [path for path in paths if path.name.startswith(OPTION_RUNS)]
+        compared = [path for path in paths if path not in options]
+        return cls(*(summary.in_order(result_lines.read_all(each)) for each in (compared, options)))
+
+
+def figures(found: Results, runtimes: Sequence[Mapping[str, Any]]) -> dict[str, list[Row]]:
+    """The rows of each figure, by the name of its file; none if there is no data."""
+    panels = {
+        section.file: result_figures.depth_panels(lines_of(section, found.compared), best_of_paper(section))
+        for section in SECTIONS
+    }
+    return {**panels, RUNTIME: result_figures.runtime_panels(runtimes)}
+
+
+def lines_of(section: Section, lines: Sequence[Line]) -> list[Line]:
+    """The runs of a section's tasks, those in the paper's settings first."""
+    columns = paper.TABLES[section.table].columns
+    settings = [column.setting for column in columns]
+    ours = [line for line in lines if line.task in {column.task for column in columns}]
+    return sorted(ours, key=lambda line: settings.index(line.setting) if line.setting in settings else len(settings))
+
+
+def best_of_paper(section: Section) -> dict[str, tuple[str, float]]:
+    """The paper's best model and its measure in each setting whose number is a measure, not a number of samples."""
+    table = paper.TABLES[section.table]
+    found = {}
+    for i, column in enumerate(table.columns):
+        info = tasks.find(column.task)
+        if not info.until_solved:
+            best = max if info.higher_is_better else min
+            (model, depth), numbers = best(table.own.items(), key=lambda item: item[1][i].score)
+            found[column.setting] = f"{model} L={depth}", numbers[i].score
+    return found
+
+
+def text(found: Results, runtimes: Sequence[Mapping[str, Any]], folder: str) -> str:
+    """The whole page.
+
+    Args:
+        found: the runs.
+        runtimes: the contents of files of ``benchmarks.depth``.
+        folder: the figures' folder, relative to the page.
+    """
+    drawn = figures(found, runtimes)
+    sentence, rows = overview.overview(found.compared)
+    parts = [
+        "<!-- Written by python -m experiments.report; do not edit. -->",
+        "# Results",
+        f"This page compares {found.count} runs in `results/*.jsonl` with the paper's numbers; they were made on "
+        f"{' and '.join(found.devices) or 'no device yet'}. `python -m experiments.sweep` adds runs, and "
+        "`python -m experiments.report` writes this page.",
+        "## What was reproduced",
+        sentence,
+        markdown(rows),
+        "\n".join(f"- **{status}**: {meaning}" for status, meaning in overview.STATUSES.items()),
+        READING,
+    ]
+    for section in SECTIONS:
+        parts += section_text(section, found.compared, bool(drawn[section.file]), folder)
+    parts += ["## Which options make it learn", *options_text(found.options)]
+    parts += ["## Runtime", *runtime_text(runtimes, folder)]
+    every = [*found.compared, *found.options]
+    unfinished = tables.unfinished(every)
+    cut = [
+        "These runs were stopped before they ended, for want of time. What they had reached when they were stopped "
+        "says nothing about what they would have reached.",
+        markdown(unfinished),
+    ]
+    parts += ["## Runs that were cut short", *(cut if len(unfinished) > 1 else ["None."])]
+    settings = {column.setting: column.task for table in paper.TABLES.values() for column in table.columns}
+    parts += ["## Not run", "Of the models and depths in the paper's figures 3 to 5, these were not run:"]
+    parts += [tables.not_run(settings, found.compared)]
+    parts += ["## Every run", *(every_run_text(found.compared) or ["None."])]
+    if found.options:
+        parts += ["## Every run that compares options", *every_run_text(found.options)]
+    return "\n\n".join(parts) + "\n"
+
+
+def section_text(section: Section, lines: Sequence[Line], drawn: bool, folder: str) -> list[str]:
+    """One of the paper's tables, a table of our runs in each setting, and the figure."""
+    table = paper.TABLES[section.table]
+    parts = [f"## {section.title}"]
+    if drawn:
+        caption = f"{CAPTIONS[section.figure]} (the task of the paper's figure {section.figure})."
+        parts += [f"![{CAPTIONS[section.figure]}]({folder}/{section.file})", f"{caption} {FIGURES}"]
+    parts += [f"### Table {section.table} of the paper: {table.title}"]
+    parts += [markdown(overview.paper_table(table, lines))]
+    in_paper = {column.setting for column in table.columns}
+    for setting, members in summary.by_setting(lines_of(section, lines)).items():
+        rows = tables.configurations(members)
+        parts.append(f"### Our runs: {setting}")
+        if setting not in in_paper:
+            parts.append("A setting of our own, for which the paper has no numbers.")
+        parts += [markdown(rows)] if rows else ["No run has finished."]
+    return parts
+
+
+def options_text(lines: Sequence[Line]) -> list[str]:
+    """A table for each setting of the runs that compare options."""
+    parts = []
+    for setting, members in summary.by_setting(lines).items():
+        parts += [f"### Options: {setting}", markdown(tables.configurations(members)), tables.common(members)]
+    return parts or [f"No such runs: there are no lines in `results/{OPTION_RUNS}*.jsonl`."]
+
+
+def runtime_text(runtimes: Sequence[Mapping[str, Any]], folder: str) -> list[str]:
+    """The figure of the runtime, and what was measured."""
+    if not runtimes:
+        return ["Not measured: there is no `benchmarks/results/depth-*.json`."]
+    measured = []
+    for run in runtimes:
+        device, asked = run["environment"]["device_kind"], run["options"]
+        sizes = f"M={asked['features']} in 2D and as many parameters in the others, T={asked['num_steps']}"
+        measured.append(f"- {device}: {sizes}, B={asked['batch_size']} (`{run['command']}`)")
+    return [
+        f"![Runtime against depth]({folder}/{RUNTIME})",
+        "Microseconds of forward and backward pass per timestep and example against the depth L:",
+        "\n".join(measured),
+    ]
+
+
+def every_run_text(lines: Sequence[Line]) -> list[str]:
+    """A table of the runs of each setting, and the options that it need not repeat."""
+    parts = []
+    for setting, members in summary.by_setting(lines).items():
+        parts += [f"### {setting}", markdown(tables.every_run(members)), tables.common(members)]
+    return parts

@@ -1,0 +1,230 @@
+"""Summaries of result lines: runs grouped by configuration, statistics over their seeds, and the words for both."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from experiments.reporting.lines import Line
+from experiments.running.models import LATER, PRESETS, ModelOptions
+from experiments.tasks import TASKS, TaskInfo
+
+Key = TypeVar("Key")
+
+STATED = ("task", "seed", "preset", "depth", "params")
+STATED_BY_MODEL = ("model", "features", "num_layers", "shared", "norm", "memory_conv")
+"""Options that other fields of a line state: task, seed, model, depth and features."""
+WITHIN_GROUP = ("task", "seed", "samples")
+"""Options in which the runs of a group may differ: the task's name, which was another once, the seed, and the number of
+samples after which a run that has not solved its task gives up."""
+SHORT_NAMES = {"batch_size": "B", "learning_rate": "lr"}
+"""Options with a short name in tables."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The runs of one configuration, which differ in their seeds."""
+
+    lines: tuple[Line, ...]
+
+    @property
+    def first(self) -> Line:
+        """One of the runs, for what is the same in all."""
+        return self.lines[0]
+
+    @property
+    def info(self) -> TaskInfo:
+        """The registry's record of the task."""
+        return self.first.info
+
+    @property
+    def finished(self) -> list[Line]:
+        """The runs that ended by themselves."""
+        return [line for line in self.lines if line.finished]
+
+    @property
+    def complete(self) -> bool:
+        """Whether no run was cut short."""
+        return len(self.finished) == len(self.lines)
+
+    @property
+    def values(self) -> list[float]:
+        """The measure on the test data of each finished run."""
+        return [line.value for line in self.finished if line.value is not None]
+
+    @property
+    def scores(self) -> list[float]:
+        """What each finished run is judged by, lower being better.
+
+        That is the number of training samples until the task was solved, infinite if it was not, of a task that can
+        be solved; of other tasks the measure, negative if higher is better.
+        """
+        if self.info.until_solved:
+            return [line.samples if line.solved else math.inf for line in self.finished]
+        return self.directed
+
+    @property
+    def directed(self) -> list[float]:
+        """:attr:`values`, negative if higher is better."""
+        return [-value if self.info.higher_is_better else value for value in self.values]
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """A sort key by which the better group comes first: mean score, then mean measure."""
+        return mean(self.scores), mean(self.directed)
+
+
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean; infinite if there are no values."""
+    return sum(values) / len(values) if values else math.inf
+
+
+def best(groups: Iterable[Group]) -> Group | None:
+    """The best group of which no run was cut short: its other seeds might have been worse."""
+    return min((group for group in groups if group.complete), key=lambda group: group.rank, default=None)
+
+
+@functools.cache
+def model_names() -> tuple[str, ...]:
+    """The names of the presets' models, in the paper's order."""
+    presets = (ModelOptions(preset=preset, depth=1) for preset in PRESETS)  # type: ignore[arg-type]
+    return tuple(options.resolved(ModelOptions()).name for options in presets)
+
+
+def in_order(lines: Iterable[Line]) -> list[Line]:
+    """Lines sorted by setting, model in the paper's order, depth, options and seed."""
+    names = model_names()
+
+    def key(line: Line) -> tuple[Any, ...]:
+        place = names.index(line.model) if line.model in names else len(names)
+        sizes = natural(line.title), natural(str(shown_options(line)))
+        return (
+            [*TASKS].index(line.task),
+            natural(line.setting),
+            place,
+            line.model,
+            line.depth,
+            *sizes,
+            line.seed,
+            line.id,
+        )
+
+    return sorted(lines, key=key)
+
+
+def natural(text: str) -> list[str | int]:
+    """A sort key by which "n=2" comes before "n=10"."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
+
+
+def grouped(lines: Iterable[Line], key: Callable[[Line], Key]) -> dict[Key, list[Line]]:
+    """Lines by a key, in their order."""
+    groups: dict[Key, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(key(line), []).append(line)
+    return groups
+
+
+def by_setting(lines: Iterable[Line]) -> dict[str, list[Line]]:
+    """Lines by setting."""
+    return grouped(lines, lambda line: line.setting)
+
+
+def by_configuration(lines: Iterable[Line]) -> list[Group]:
+    """Groups of lines that differ at most in :data:`WITHIN_GROUP`."""
+    ignored = dict.fromkeys(WITHIN_GROUP)
+    groups = grouped(lines, lambda line: json.dumps({**line.options, **ignored}, sort_keys=True))
+    return [Group(tuple(members)) for members in groups.values()]
+
+
+def shown_options(line: Line) -> dict[str, str]:
+    """The options that no other field of the line states, formatted."""
+    model = line.model_options
+    options = {**LATER, **line.options}
+    for name in (*STATED, *STATED_BY_MODEL, *line.info.setting_options, *model.meaningless):
+        options.pop(name, None)
+    if tuple(options.get("tensor_shape", ())) == (line.depth,) * len(model.tensor_shape):
+        options.pop("tensor_shape", None)
+    if set(model.kernel_size) in ({2}, {3}):  # 3 is the default, and 2 is stated as -F in the model's name
+        options.pop("kernel_size", None)
+    return {name: f"{x:g}" if isinstance(x, float) else json.dumps(x).strip('"') for name, x in options.items()}
+
+
+def common_options(lines: Sequence[Line]) -> dict[str, str]:
+    """The options that have the same value in every line that has them."""
+    found: dict[str, set[str]] = {}
+    for line in lines:
+        for name, value in shown_options(line).items():
+            found.setdefault(name, set()).add(value)
+    return {name: next(iter(values)) for name, values in found.items() if len(values) == 1}
+
+
+def varied_options(lines: Sequence[Line], ignore: Sequence[str] = WITHIN_GROUP) -> list[str]:
+    """The names of the other options, in their order."""
+    same = {*common_options(lines), *ignore}
+    return list(dict.fromkeys(name for line in lines for name in shown_options(line) if name not in same))
+
+
+def label(line: Line, among: Sequence[Line], ignore: Sequence[str] = WITHIN_GROUP) -> str:
+    """The options by which a line differs from others, for example "B=5, lr=0.001"."""
+    options = shown_options(line)
+    names = (name for name in varied_options(among, ignore) if name in options)
+    return ", ".join(f"{SHORT_NAMES.get(name, name)}={options[name]}" for name in names)
+
+
+def spread(values: Sequence[float], show: Callable[[float], str]) -> str:
+    """Mean and range of the values of several seeds, or the value of one."""
+    if len(values) == 1:
+        return show(values[0])
+    return f"{show(mean(values))} ({show(min(values))} to {show(max(values))})"
+
+
+def seeds(group: Group) -> str:
+    """How many seeds there are, for example "3 seeds", or "1 of 3 seeds" if the others were cut short."""
+    return f"{count_seeds(group)} seed{'s' * (len(group.lines) != 1)}"
+
+
+def count_seeds(group: Group) -> str:
+    """How many seeds there are, for example "3", or "1 of 3" if the others were cut short."""
+    return str(len(group.lines)) if group.complete else f"{len(group.finished)} of {len(group.lines)}"
+
+
+def samples_until_solved(group: Group) -> str:
+    """The training samples until the task was solved, or within which it was not; empty if no run has finished."""
+    solved = [line.samples for line in group.finished if line.solved]
+    failed = [line.samples for line in group.finished if not line.solved]
+    parts = [spread(solved, "{:,.0f}".format)] if solved else []
+    if solved and failed:
+        parts = [f"{parts[0]} for {len(solved)} of {len(group.finished)} seeds"]
+    return "; ".join([*parts, *(f"not within {within:,}" for within in sorted({*failed}))])
+
+
+def outcome(group: Group) -> str:
+    """The result of a group in a phrase; empty if no run has finished."""
+    if not group.finished:
+        return ""
+    value = spread(group.values, group.info.format)
+    if not group.info.until_solved:
+        return f"{value}, {seeds(group)}"
+    until = samples_until_solved(group)
+    if any(line.solved for line in group.finished):
+        return f"solved after {until} samples, {seeds(group)}"
+    return f"not solved {until.removeprefix('not ')} samples: {value}, {seeds(group)}"
+
+
+def cut_short(line: Line) -> str:
+    """What a run had reached when it was cut short."""
+    if line.value is None:
+        return "cut short before the first evaluation"
+    split = "validation " if line.watched.startswith("validation") else ""
+    return f"{split}{line.info.format(line.value)} after {line.samples:,} {line.info.unit}, cut short"
+
+
+def headline(line: Line) -> str:
+    """The result of one run in a phrase."""
+    return str(line.summary["headline"]) if line.summary is not None else cut_short(line)

@@ -1,0 +1,80 @@
+"""The pages of the site: their Python runs, their commands exist, and their links lead to files and headings."""
+
+import importlib
+import posixpath
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments.running import models, options
+from tests import snippets
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LINK = re.compile(r"!?\[[^\]]*\]\((?!\w+:)([^)\s]*)\)")
+"""A Markdown link to a place in the repository."""
+
+
+def name(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+def without_code(text):
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def anchors(text):
+    """The anchors of a page: its headings as MkDocs and GitHub spell them, and the objects of an API page."""
+    headings = re.findall(r"^#+ (.*)$", without_code(text), re.MULTILINE)
+    slugs = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings]
+    return {re.sub(r"\s+", "-", slug) for slug in slugs} | set(re.findall(r"^::: (\S+)", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES[1:] if "```python" in page.read_text()], ids=name)
+def test_the_python_of_a_page_runs(page):  # test_readme.py runs that of README.md
+    snippets.run(page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page):
+    for link in LINK.findall(without_code(page.read_text())):
+        path, _, anchor = link.partition("#")
+        target = ROOT / posixpath.normpath(posixpath.join(posixpath.dirname(name(page)), path)) if path else page
+        assert target.exists(), f"{name(page)} links to {link}, which does not exist"
+        assert target.is_relative_to(ROOT)
+        if anchor:
+            assert anchor in anchors(target.read_text()), f"{name(page)} links to {link}, which has no such heading"
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    for page in PAGES[3:]:
+        assert f": {page.relative_to(ROOT / 'docs').as_posix()}\n" in navigation
+
+
+def test_every_command_exists():
+    commands = [
+        command
+        for page in PAGES
+        for command in re.findall(r"python -m experiments\.(\w+)([^#\n`]*)", page.read_text())
+        if page.name != "CHANGELOG.md"  # which says what the commands were
+    ]
+    assert len(commands) > 10
+    for command, arguments in commands:
+        own, _, of_task = arguments.partition(" -- ")  # what follows a sweep's -- is for the task that it names
+        for module_name, words in ((command, own), *([(own.split()[0], of_task)] if of_task else [])):
+            module = importlib.import_module(f"experiments.{module_name}")
+            parsed = (module.Options, models.ModelOptions, options.TrainOptions, options.EpochOptions)
+            fields = {f"--{field.replace('_', '-')}" for cls in parsed for field in cls.__annotations__}
+            assert fields | {"--help"} >= set(re.findall(r"--[a-z-]+", words)), f"{command}{arguments}"
+
+
+def test_every_path_in_the_map_exists():
+    paths = re.findall(
+        r"`((?:tlstm_jax|experiments|benchmarks|tests|docs|\.ci|\.github)/[\w./-]*)`",
+        (ROOT / "CONTRIBUTING.md").read_text(),
+    )
+    assert len(paths) > 30
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    assert not missing, missing

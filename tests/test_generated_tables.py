@@ -1,0 +1,90 @@
+"""`python -m experiments.readme`: the tables in README.md and docs/ are the measurements."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments import readme
+from experiments.reporting import gpu_tables, measurements
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def page(path, *names):
+    path.write_text("before\n" + "".join(f"<!-- table: {name} -->\n<!-- end -->\nbetween\n" for name in names))
+    return str(path)
+
+
+def test_the_committed_tables_are_up_to_date():
+    assert readme.main(["--check"]) == 0
+
+
+def test_every_table_can_stand_in_any_page(tmp_path, capsys):
+    names = ["learnt", *readme.MEASURED]
+    first, second = page(tmp_path / "first.md", *names[:3]), page(tmp_path / "second.md", *names[3:])
+    pages = ["--pages", first, second]
+    assert readme.main([*pages, "--check"]) == 1
+    assert [line.split()[3] for line in capsys.readouterr().err.splitlines()] == [first, second]
+    assert (tmp_path / "first.md").read_text().count("|") == 0
+    assert readme.main(pages) == 0
+    assert f"{first}: {', '.join(names[:3])}\n" in capsys.readouterr().out
+    for path, expected in ((first, names[:3]), (second, names[3:])):
+        text = Path(path).read_text()
+        assert text.startswith("before\n")
+        assert text.count("between\n") == len(expected)
+        assert len(re.findall(r"-->\n\|.*\n\|---.*\n\|.*\n(?:\|.*\n)*<!-- end -->", text)) == len(expected)
+    assert readme.main([*pages, "--check"]) == 0
+    changed = re.sub(r"\| \d", "| 99", Path(second).read_text(), count=1)
+    Path(second).write_text(changed)
+    assert readme.main([*pages, "--check"]) == 1
+    assert capsys.readouterr().err == f"the tables in {second} are out of date: run python -m experiments.readme\n"
+    assert Path(second).read_text() == changed
+
+
+def test_what_could_not_be_timed_has_no_row(tmp_path):
+    row = {"model": "2d", "pass": "training", "depth": 1, "ms_per_timestep": 1.5}
+    rows = [row, {"model": "cudnn", "pass": "training", "depth": 1, "unavailable": "needs a GPU"}]
+    (tmp_path / "depth-cpu.json").write_text(json.dumps({"rows": rows}))
+    assert measurements.depth(tmp_path) == [["ms per timestep", "L = 1"], ["2D tLSTM+CN", "1.50"]]
+
+
+def test_bad_pages_exit_with_2_and_one_line(tmp_path, capsys):
+    def error(*arguments):
+        assert readme.main([*arguments]) == 2
+        found = capsys.readouterr().err
+        assert found.startswith("error: ")
+        assert len(found.splitlines()) == 1
+        return found
+
+    good = page(tmp_path / "good.md", "depth")
+    before = Path(good).read_text()
+    assert "asks for table 'spede', expected one of learnt, speed" in error(
+        "--pages", good, page(tmp_path / "a.md", "spede")
+    )
+    assert Path(good).read_text() == before
+    assert "give --pages existing Markdown files" in error("--pages", str(tmp_path / "none.md"))
+    kernels = page(tmp_path / "b.md", "kernels")
+    assert "give --benchmarks a folder" in error("--pages", kernels, "--benchmarks", str(tmp_path))
+
+
+def test_gpu_and_cpu_stand_side_by_side(tmp_path):
+    def timings(device, *rows):
+        keys = ("model", "pass", "depth", "ms_per_timestep")
+        text = json.dumps({"rows": [dict(zip(keys, row, strict=True)) for row in rows]})
+        (tmp_path / f"depth-{device}.json").write_text(text)
+
+    timings("h200", ("2d", "training", 1, 0.0501), ("2d", "forward", 10, 9.0), ("cudnn", "training", 10, 0.27))
+    timings("cpu", ("2d", "training", 10, 12.3), ("wavefront-unshared", "training", 1, 0.3))
+    assert gpu_tables.gpu_cpu(tmp_path) == [
+        ["ms per timestep", "H200, L=1", "H200, L=10", "CPU, L=1", "CPU, L=10"],
+        ["2D tLSTM+CN", "0.050", "", "", "12"],
+        ["cuDNN LSTM (unshared)", "", "0.27", "", ""],
+        ["sLSTM (unshared), skewed", "", "", "0.30", ""],
+    ]
