@@ -75,8 +75,7 @@ def draw(path: Path, values: NDArray[Any], cfg: tl.TLSTMConfig) -> None:
     with mpl.rc_context({**STYLE, "font.size": 10}):
         figure = Figure(figsize=(1.75 * len(values) + 0.6, 2.7), layout="constrained")
         panels = figure.subplots(1, len(values))
-        cmap = mpl.colormaps["Blues"].copy()
-        cmap.set_bad("0.95")
+        cmap = mpl.colormaps["Blues"].with_extremes(bad="0.95")
         norm = mpl.colors.PowerNorm(0.5, -0.03, 1.2)  # leaves out the palest and darkest blue
         for t, (axes, board) in enumerate(zip(panels, shares, strict=True)):
             picture = axes.imshow(np.ma.masked_equal(board, 0), cmap=cmap, norm=norm)

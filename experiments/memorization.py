@@ -51,7 +51,7 @@ PAPER = Options(
     model=ModelOptions(features=100, tensor_shape=(10, 10), forget_bias=1.0, conveyor_bias=0.0),
     train=symbols.SampleOptions(samples=5_000_000),
 )
-"""The paper's values. RESULTS.md shows what a model with a forget bias of 1 learns."""
+"""The paper's values. docs/results.md shows what a model with a forget bias of 1 learns."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

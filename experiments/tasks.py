@@ -110,7 +110,7 @@ MEMORIZATION = TaskInfo(
     until_solved=True,
 )
 """With its default model and 10 symbols: solved after 33,500 samples (three seeds), in two and a half minutes on one
-CPU core (RESULTS.md)."""
+CPU core (docs/results.md)."""
 ADDITION = TaskInfo(
     name="addition",
     title="Addition",

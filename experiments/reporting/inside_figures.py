@@ -1,4 +1,4 @@
-"""Figures of the inside of a model: its memory over time (figure 6 of the paper), and the reach of its inputs."""
+"""Figures of a model while it reads: its memory over time (the paper's figure 6), and the gradients of its outputs."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from experiments.common.figures import STYLE
 
 NEAR = 0.01
-"""Of the largest gradient; what is above it counts as reached."""
+"""Gradients above this share of the largest count as an influence."""
 READABLE = 130
-"""Timesteps, beyond which symbols would lie over each other."""
+"""The number of timesteps up to which symbols are written above them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """An example for people.
+    """An example as it is drawn.
 
     Args:
-        end: timesteps of input, after which only blanks follow.
-        inputs: a character for each timestep.
-        targets: the same.
-        alphabet: a character for each symbol.
-        pixels: the brightness at each timestep.
+        end: the number of timesteps with input; only blanks follow.
+        inputs: the input symbol at each timestep, as a character.
+        targets: the target symbol at each timestep, as a character.
+        alphabet: the character of each symbol.
+        pixels: the brightness at each timestep, ``(T,)``.
     """
 
     end: int
@@ -40,19 +40,19 @@ class Shown:
 
 @dataclasses.dataclass(frozen=True)
 class Inside:
-    """What was recorded of a model that reads T inputs.
+    """Recordings of a model that reads T inputs.
 
     Args:
-        kind: tlstm, trnn or slstm.
-        memory: the mean over channels at each place, ``(T + delay, L)``.
-        places: of each row of figure 6 its location, ``(L, D - 1)``, from 1; of an sLSTM its layer.
-        delay: L - 1, after which an input's output leaves.
-        outputs: the timesteps t of the outputs whose gradients were taken.
-        norms: ||d y_t / d x_s||, ``(len(outputs), T)``.
-        field: where eq. 9 lets it be other than 0, if eq. 9 concerns the model.
+        kind: "tlstm", "trnn" or "slstm".
+        memory: the mean over the channels of the memory cells at each row's location, ``(T + delay, L)``.
+        places: the location of each row of the figure, counted from 1, ``(L, D - 1)``; the layer of an sLSTM.
+        delay: the number of timesteps from an input to its output, L - 1.
+        outputs: the timesteps t of the outputs that were differentiated.
+        norms: the gradient norms ||d y_t / d x_s||, ``(len(outputs), T)``.
+        field: where eq. 9 allows nonzero gradients, ``(len(outputs), T)``; None for an sLSTM.
         inputs: symbols or pixels, ``(T,)``.
-        targets: symbols.
-        answers: the model's symbols.
+        targets: the target symbols, ``(T,)``.
+        answers: the symbols that the model predicts, ``(T,)``.
     """
 
     kind: str
@@ -68,35 +68,35 @@ class Inside:
 
     @property
     def what(self) -> str:
-        """What figure 6 shows of this kind of model."""
-        return "hidden state H, for want of memory cells" if self.kind == "trnn" else "memory cell C"
+        """The recorded quantity: a tRNN has no memory cells."""
+        return "hidden state H" if self.kind == "trnn" else "memory cell C"
 
     @property
     def rows(self) -> str:
-        """What the rows of figure 6 are."""
+        """What the rows of the figure are."""
         return "layers" if self.kind == "slstm" else "locations on the diagonal"
 
     @property
     def normalized(self) -> NDArray[np.float32]:
-        """The memory in [0, 1]."""
+        """The memory, scaled to [0, 1]."""
         low, high = self.memory.min(), self.memory.max()
         return (self.memory - low) / np.where(high > low, high - low, 1)
 
     @property
     def lags(self) -> NDArray[np.int64]:
-        """How far inputs lie behind an output's own, t - s; those that come later than it are below 0."""
+        """The lags t - s: negative for inputs after the one that the output answers."""
         steps = self.norms.shape[1]
         return np.arange(self.outputs[0] - steps + 1, self.outputs[-1] + 1)
 
     @property
     def mean_norms(self) -> NDArray[np.float32]:
-        """The mean of the gradient norms at each lag, over the outputs that have it; NaN if none has."""
+        """The mean of the gradient norms at each lag, over the outputs that have it; NaN if none does."""
         at = self.outputs[:, None] - np.arange(self.norms.shape[1])
         found = [self.norms[at == lag] for lag in self.lags]
         return np.array([each.mean() if each.size else np.nan for each in found], np.float32)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything that is drawn, by name."""
+        """The recordings by name, for a file."""
         found: dict[str, NDArray[Any] | None] = {
             "memory": self.memory,
             "memory_normalized": self.normalized,
@@ -113,32 +113,33 @@ class Inside:
         return {name: array for name, array in found.items() if array is not None}
 
     def summary(self) -> str:
-        """The numbers that matter, on a line."""
+        """A line with the lag of the largest gradients, and whether eq. 9 holds."""
         norms = np.nan_to_num(self.mean_norms)
         farthest, strongest = 0, 0
         if norms.any():
             farthest, strongest = self.lags[norms > NEAR * norms.max()].max(), self.lags[norms.argmax()]
-        reach = f"gradients are largest {strongest} timesteps back, and above {NEAR:.0%} of that up to {farthest} back"
-        reach = f"{reach}, of {self.lags[-1]}"
+        reach = (
+            f"gradients are largest at lag {strongest} and above {NEAR:.0%} of the largest up to lag {farthest}, "
+            f"of {self.lags[-1]}"
+        )
         if self.field is None:
-            return f"{reach}; eq. 9 does not concern an sLSTM, which answers at once"
+            return f"{reach}; eq. 9 does not apply to an sLSTM, whose outputs have no delay"
         outside, zeros = int((self.norms[~self.field] > 0).sum()), int((self.norms[self.field] == 0).sum())
         if outside:
-            return (
-                f"{reach}; the receptive field is NOT the one that eq. 9 predicts: {outside} inputs are felt too early"
-            )
-        within = f", but for {zeros} of {int(self.field.sum())} gradients too small for a number" if zeros else ""
+            violated = f"{outside} gradients outside it are not 0"
+            return f"{reach}; the receptive field is NOT the one that eq. 9 predicts: {violated}"
+        within = f", except that {zeros} of {int(self.field.sum())} gradients in it underflow to 0" if zeros else ""
         return f"{reach}; the receptive field is the one that eq. 9 predicts for L = {self.delay + 1}{within}"
 
 
 def draw_memory(path: Path, inside: Inside, shown: Shown, title: str) -> None:
-    """Figure 6: the memory's mean over channels at the places from input to output, against time.
+    """Draws the mean over channels of the memory, from the input's location to the output's, against time.
 
     Args:
         path: the PNG to write.
-        inside: what was recorded.
-        shown: what the model read, drawn above it: inputs when they enter, answers when they leave.
-        title: of the run.
+        inside: the recordings.
+        shown: the example, drawn above: inputs when they enter, targets and answers when the outputs leave.
+        title: the run's.
     """
     columns, rows = inside.memory.shape
     readable = shown.inputs is not None and columns <= READABLE
@@ -179,12 +180,12 @@ def draw_memory(path: Path, inside: Inside, shown: Shown, title: str) -> None:
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
         axes.set(xlabel="timestep", ylabel="layer" if inside.kind == "slstm" else "location")
         axes.set(yticks=list(ticks), yticklabels=[names[i] for i in ticks])
-        figure.colorbar(picture, ax=[strip, axes], label="least to most", pad=0.01)
+        figure.colorbar(picture, ax=[strip, axes], label="scaled to 0..1", pad=0.01)
         figure.savefig(path, format="png", dpi=110)
 
 
 def write_symbols(axes: Any, inside: Inside, shown: Shown) -> None:
-    """Rows of symbols; a wrong answer is red."""
+    """Writes rows of symbols, wrong answers in red."""
     assert inside.answers is not None
     assert inside.targets is not None
     answers = [shown.alphabet[symbol] for symbol in inside.answers]
@@ -202,57 +203,61 @@ def write_symbols(axes: Any, inside: Inside, shown: Shown) -> None:
 
 
 def draw_reach(path: Path, inside: Inside, title: str) -> None:
-    """Gradient norms: on the left against the lag, on the right of every output and input, with what eq. 9 predicts.
+    """Draws the gradient norms: on the left against the lag, on the right for each output and input.
 
     Args:
         path: the PNG to write.
-        inside: what was recorded.
-        title: of the run.
+        inside: the recordings.
+        title: the run's.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 4.2), layout="constrained")
-        figure.suptitle(f"{title}: how far inputs reach")
+        figure.suptitle(f"{title}: gradients of the outputs with respect to the inputs")
         left, right = figure.subplots(1, 2)
         against_lag(left, inside)
         picture = field(right, inside)
         if picture is not None:
-            figure.colorbar(picture, ax=right, label=r"$\log_{10}\,\|\partial y_t / \partial x_s\|$; white: exactly 0")
+            figure.colorbar(picture, ax=right, label=r"$\log_{10}\,\|\partial y_t / \partial x_s\|$")
         figure.savefig(path, format="png", dpi=110)
 
 
 def against_lag(axes: Any, inside: Inside) -> None:
-    """Each output's gradient norms, and their mean at each lag."""
+    """Draws each output's gradient norms against the lag, and their mean."""
     inputs = np.arange(inside.norms.shape[1])
-    positive = np.where(inside.norms > 0, inside.norms, np.nan)  # no logarithm of the others
-    for i, (t, norms) in enumerate(zip(inside.outputs, positive, strict=True)):
-        axes.plot(t - inputs, norms, color="0.75", linewidth=0.6, label=None if i else "an output")
+    positive = np.where(inside.norms > 0, inside.norms, np.nan)  # others have no logarithm
+    for t, norms in zip(inside.outputs, positive, strict=True):
+        axes.plot(t - inputs, norms, color="0.8", linewidth=0.6)
     mean = inside.mean_norms
-    shape = {"color": "tab:blue", "marker": "." if len(mean) <= READABLE else None}
-    axes.plot(inside.lags, np.where(mean > 0, mean, np.nan), label="mean over outputs", **shape)
+    axes.plot(inside.lags, np.where(mean > 0, mean, np.nan), marker="." if len(mean) <= READABLE else None)
     if np.nansum(mean) > 0:
-        near = NEAR * np.nanmax(mean)
-        axes.axhline(near, color="0.4", linestyle=":", linewidth=1, label=f"{NEAR:.0%} of the largest")
-        axes.set(yscale="log", ylim=(max(near * 1e-6, np.nanmin(positive) / 2), None))
-    low = max(inside.lags[0], -inside.delay - 5) - 0.5
-    if low < -0.5:
+        near = NEAR * float(np.nanmax(mean))
+        axes.set(yscale="log", ylim=(max(near * 1e-6, min(near, np.nanmin(positive)) / 2), None))
+        axes.axhline(near, color="0.4", linestyle=":", linewidth=1)
+        note(axes, f"{NEAR:.0%} of the largest mean", (0.99, near), "right", axes.get_yaxis_transform())
+    low = max(inside.lags[0], -inside.delay - 1) - 0.5
+    if low < -0.5:  # inputs after the one that is answered
         axes.axvspan(low, -0.5, color="0.93")
-        if -low > 0.03 * inside.lags[-1]:
-            place = {"rotation": 90, "ha": "center", "va": "center", "transform": axes.get_xaxis_transform()}
-            axes.text(low / 2, 0.5, "inputs that come later", **place)
     axes.set(xlim=(min(low, -0.5), inside.lags[-1] + 0.5))
-    axes.set(
-        xlabel="lag t - s: timesteps from an input to the one that is answered",
-        ylabel=r"$\|\partial y_t / \partial x_s\|$",
-    )
-    axes.legend(loc="best", framealpha=0.8, edgecolor="none")
+    axes.set(title="blue: mean over outputs, light gray: each output", ylabel=r"$\|\partial y_t / \partial x_s\|$")
+    axes.set(xlabel="lag t - s" + (" (shaded: inputs after the one that is answered)" if low < -0.5 else ""))
+
+
+def note(axes: Any, text: str, place: tuple[float, float], align: str, transform: Any) -> None:
+    """Writes a small gray text just above a place."""
+    offset = {"textcoords": "offset points", "xytext": (0, 3)}
+    axes.annotate(text, place, xycoords=transform, ha=align, color="0.4", fontsize="small", **offset)
 
 
 def field(axes: Any, inside: Inside) -> Any:
-    """All norms: a row for each output at the timestep when it leaves, and where eq. 9 says that its inputs end."""
+    """Draws all norms, a row for each output at the timestep when it leaves, and the limit that eq. 9 sets.
+
+    Returns:
+        The picture, for a colorbar; None if every norm is 0.
+    """
     norms = inside.norms
     with np.errstate(divide="ignore"):
         logarithms = np.ma.masked_invalid(np.log10(norms))
-    picture = None
+    title, picture = "white: exactly 0", None
     if logarithms.count():
         top = logarithms.max()
         steps = np.arange(norms.shape[1] + 1) - 0.5
@@ -263,15 +268,9 @@ def field(axes: Any, inside: Inside) -> Any:
         axes.invert_yaxis()
     if inside.field is not None:
         last = inside.field.sum(1) - 0.5
-        axes.step(
-            [*last, last[-1]],
-            np.arange(len(last) + 1) - 0.5,
-            color="tab:red",
-            linewidth=1.5,
-            label="last input of the receptive field, eq. 9",
-        )
-        axes.legend(loc="upper right", framealpha=0.8, edgecolor="none")
+        axes.step([*last, last[-1]], np.arange(len(last) + 1) - 0.5, color="tab:red", linewidth=1.5)
+        title = f"{title}; red: the last input in the receptive field, eq. 9"
     ticks = np.arange(0, len(norms), -(-len(norms) // 9))
-    axes.set(yticks=ticks, yticklabels=inside.outputs[ticks] + inside.delay)
-    axes.set(xlabel="timestep of the input, s", ylabel="timestep when the output leaves")
+    axes.set(yticks=ticks, yticklabels=inside.outputs[ticks] + inside.delay, title=title)
+    axes.set(xlabel="timestep s of the input", ylabel="timestep when the output leaves, t + L - 1")
     return picture

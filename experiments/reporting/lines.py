@@ -99,7 +99,7 @@ class Line:
         return float(self.history[-1][self.watched]) if self.history else None
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Line:
+    def from_json(cls, record: Mapping[str, Any]) -> Line:
         """The line that a JSON object holds; one in the format before 2026-11-26 is converted.
 
         Raises:
@@ -123,8 +123,7 @@ class Line:
                 raise ValueError(f"the history has a record without epoch, samples or {measure}")
         return line
 
-    @property
-    def json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The line as a JSON object."""
         return {name: getattr(self, name) for name in TYPES}
 
@@ -167,7 +166,7 @@ def collect(workdir: Path) -> Line:
         "date": datetime.datetime.fromtimestamp(latest.stat().st_mtime, datetime.UTC).date().isoformat(),
     }
     try:
-        return Line.of(record)
+        return Line.from_json(record)
     except ValueError as error:
         raise wd.WorkdirError(f"{workdir} cannot become a result line: {error}") from error
 
@@ -238,7 +237,7 @@ def read(path: Path) -> list[Line]:
     lines = []
     for number, record in enumerate(read_records(path), 1):
         try:
-            lines.append(Line.of(record))
+            lines.append(Line.from_json(record))
         except ValueError as error:
             raise ResultsError(f"{path}, line {number} is damaged ({error}): repair or delete the line") from error
     return lines
@@ -283,7 +282,7 @@ def add(path: Path, lines: Iterable[Line]) -> None:
     Raises:
         FileError: the file cannot be read or written.
     """
-    write_lines(path, [line.json for line in merged([*read(path), *lines])])
+    write_lines(path, [line.to_json() for line in merged([*read(path), *lines])])
 
 
 def merged(lines: Iterable[Line]) -> list[Line]:

@@ -16,7 +16,7 @@ STATUSES = {
     "reproduced": "the paper's number lies within the range of our seeds, to its precision",
     "bettered": "every seed of ours is better",
     "not reached": "every seed of ours is worse",
-    "not run": "there are no finished runs of this model at this depth",
+    "not run": "there is no configuration of this model at this depth whose runs have all finished",
 }
 """Each status and what it means."""
 

@@ -69,7 +69,7 @@ class ModelOptions:
     conveyor_bias: float | None = None
     """Initial bias of the memory kernel's logit that moves memory cells from the input's corner towards the output's.
     Default: 3 for tLSTMs with the memory-cell convolution and at least two tensorized dimensions, which do not always
-    learn memorization without it (RESULTS.md), else 0."""
+    learn memorization without it (docs/results.md), else 0."""
     num_layers: int = 3
     """Number of layers of slstm."""
     shared: bool = True

@@ -112,7 +112,7 @@ def test_a_trnn_of_permuted_pixels(monkeypatch, tmp_path, capsys):
     printed = capsys.readouterr().out
     title = "digits permuted, 3D tRNN+LN L=2 P=2x2 M=4"
     assert f"{title}: NOT FINISHED, and not tested yet: these are the initial parameters" in printed
-    assert "hidden state H, for want of memory cells" in printed
+    assert "hidden state H, mean over channels" in printed
     order = np.random.RandomState(92916).permutation(6)
     np.testing.assert_allclose(data["inputs"], striped(30, 2).images[0].ravel()[order] / 8 - 1)
     params, model, example = restored(run)
@@ -127,7 +127,7 @@ def test_an_slstm_of_text(corpus, tmp_path, capsys):
     options = language.parse(["--model", "slstm", "--num-layers", "2", "--features", "4", "--batch-size", "4"])
     run = begun(tmp_path / "run", language.build(options), options.train)
     data = looked(run)
-    assert "eq. 9 does not concern an sLSTM" in capsys.readouterr().out
+    assert "eq. 9 does not apply to an sLSTM" in capsys.readouterr().out
     part = np.searchsorted(corpus.vocabulary, corpus.test)  # of fewer than a hundred characters
     np.testing.assert_array_equal(data["inputs"], part[:-1])
     np.testing.assert_array_equal(data["targets"], part[1:])

@@ -137,8 +137,8 @@ def test_a_line_tells_of_a_run_what_is_to_be_kept(tmp_path):
     assert (epochs[0], epochs[-1], len(epochs)) == (1, 500, 60)
     assert {b - a for a, b in itertools.pairwise(epochs)} == {8, 9}
     assert line.history[0]["test_accuracy"] == 0.1  # to five digits
-    assert len(json.dumps(line.json)) < 10_000
-    assert lines.Line.of(json.loads(json.dumps(line.json))) == line
+    assert len(json.dumps(line.to_json())) < 10_000
+    assert lines.Line.from_json(json.loads(json.dumps(line.to_json()))) == line
     other = write_run(tmp_path / "other", epochs=500, permutation=permutation[::-1])
     assert lines.collect(other).id != line.id
 
@@ -311,7 +311,7 @@ def test_real_runs(tmp_path, capfd):
     (line,) = lines_of(path)
     (workdir,) = (path for path in (tmp_path / "runs").iterdir() if path.is_dir())
     assert line["finished"]
-    assert lines.Line.of(line) == lines.collect(workdir)
+    assert lines.Line.from_json(line) == lines.collect(workdir)
     assert (line["setting"], line["model"], line["depth"], line["features"]) == ("memorization n=1", "sLSTM", 1, 3)
     assert [record["samples"] for record in line["history"]] == [15, 30]
     assert "NOT solved after 30 training samples" in capfd.readouterr().out
