@@ -278,6 +278,8 @@ class Cotangents(NamedTuple):
     patches: Array | None
 
 
+# JAX transposes the branches of platform_dependent more than once; under jit the second time takes what is cached.
+@functools.partial(jax.jit, static_argnums=0, inline=True)
 def _backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState, TLSTMState | None, Array]) -> Any:
     weights, xs, reset, ends, states, saved = residuals
     d_weights = jax.tree.map(jnp.zeros_like, weights)
