@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tlstm_jax.config import Recurrent
     from tlstm_jax.layout import Layout
 
-C = TypeVar("C", bound="Recurrent")
+C = TypeVar("C")
 
 
 def check_config(name: str, cfg: Any, kind: type[C]) -> C:
@@ -140,9 +140,11 @@ def check_params(params: Any, cfg: Recurrent) -> Params:
 
 
 def _plain(tree: Any) -> Any:
-    """Dicts for Flax's FrozenDicts, and arrays for its boxes with metadata."""
+    """``tree`` with dicts for Flax's FrozenDicts and arrays for its boxes; the same objects where nothing changes."""
     if isinstance(tree, Mapping):
-        return {name: _plain(node) for name, node in tree.items()}
+        plain = {name: _plain(node) for name, node in tree.items()}
+        unchanged = type(tree) is dict and all(plain[name] is node for name, node in tree.items())
+        return tree if unchanged else plain
     return meta.unbox(tree) if isinstance(tree, meta.AxisMetadata) else tree
 
 

@@ -63,7 +63,7 @@ def resize(params: Params, cfg: TLSTMConfig, new_cfg: TLSTMConfig) -> Params:
     grows = len(cfg.tensor_shape) != len(new_cfg.tensor_shape)
     if grows and len(cfg.tensor_shape) > 1:
         raise ValueError(
-            f"only a 2D model can change its number of dimensions, got tensor_shape {cfg.tensor_shape} and "
+            f"only a 2D model can get more dimensions, got tensor_shape {cfg.tensor_shape} and "
             f"{new_cfg.tensor_shape}: a kernel of several dimensions has parts off the diagonal."
         )
     if (cfg.kernel_shape * len(new_cfg.tensor_shape) if grows else cfg.kernel_shape) != new_cfg.kernel_shape:

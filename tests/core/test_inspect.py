@@ -85,10 +85,13 @@ def test_the_diagonal_is_where_a_trace_is_first(tensor_shape, kernel_size, place
         (lambda c: tl.inspect.diagonal(jnp.ones((2, 3)), c), r"tensor_shape \(3,\), got \(2, 3\)"),
         (lambda c: tl.inspect.receptive_field(c, 5, 5), r"timestep must be in 0..4, got 5"),
         (lambda c: tl.inspect.sensitivity(lambda xs: xs, jnp.ones((5, 3)), [2, -1]), r"must be in 0..4, got -1"),
-        (lambda c: tl.inspect.receptive_field(c, 5, 1.5), r"timestep must be an integer, or an array of them, got 1.5"),
+        (
+            lambda c: tl.inspect.receptive_field(c, 5, 1.5),
+            r"timestep must be an integer, or an array of integers, got 1.5",
+        ),
         (
             lambda c: tl.inspect.sensitivity(lambda xs: xs, jnp.ones((2, 5, 3)), 0),
-            r"one sequence, \(T, R\), got .*take one",
+            r"one sequence, \(T, R\), got .*pass one row",
         ),
         (
             lambda c: tl.inspect.record(tl.init_params(jax.random.key(0), R, c), jnp.ones(R), c, id),
