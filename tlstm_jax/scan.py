@@ -181,8 +181,8 @@ def _answered(valid: Array | None, reset: Array | None, delay: int, num_steps: i
     return answered
 
 
-def select(mask: Bool[Array, " b"], new: State, old: State) -> State:
-    """Rows of ``new`` where ``mask``, rows of ``old`` elsewhere, in every leaf ``(.., b, m)``."""
+def select(mask: Bool[Array, "*b"], new: State, old: State) -> State:
+    """Rows of ``new`` where ``mask``, rows of ``old`` elsewhere, in every leaf ``(.., b, m)``; a scalar is all rows."""
     return jax.tree.map(lambda n, o: jnp.where(mask[..., None], n, o), new, old)
 
 

@@ -233,7 +233,11 @@ def _unroll(
 ) -> tuple[TLSTMState, Array]:
     batch_shape = Layout.of(xs.shape, options.time_major).batch_shape
     whole = layout.to_locations_major(states.start_state(params, initial_state, xs, batch_shape, cfg), batch_shape)
-    state = tuple(jax.tree.map(operator.itemgetter(i), whole) for i in range(cfg.num_layers))
+    fresh = states.reset_state(params, xs, cfg)
+
+    def by_layer(whole: TLSTMState) -> tuple[TLSTMState, ...]:
+        return tuple(jax.tree.map(operator.itemgetter(i), whole) for i in range(cfg.num_layers))
+
     dtype = whole.h.dtype
 
     def step(state: tuple[TLSTMState, ...], x: Array) -> tuple[tuple[TLSTMState, ...], Array]:
@@ -247,7 +251,7 @@ def _unroll(
 
     projection = parameters.cast_params({"input": params["input"]}, xs, cfg)
     project = functools.partial(cell.project, projection, precision=cfg.precision)
-    span = functools.partial(scan_span, step, options.unroll)
-    state, ys = run(project, span, state, xs, seq_lengths, reset, options)
+    span = functools.partial(scan_span, step, options.unroll, fresh=None if fresh is None else by_layer(fresh))
+    state, ys = run(project, span, by_layer(whole), xs, seq_lengths, reset, options)
     whole = jax.tree.map(lambda *layers: jnp.stack(layers), *state)
     return states.keep_dtypes(layout.to_batch_major(whole, batch_shape), initial_state), ys

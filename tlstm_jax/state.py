@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from tlstm_jax import checks
 from tlstm_jax.config import Recurrent, TLSTMConfig
+from tlstm_jax.layout import to_locations_major
 from tlstm_jax.typing import Array, Params, TLSTMState
 
 
@@ -75,6 +76,11 @@ def start_state(
     dtype = cfg.computation_dtype(x)
     c = None if state.c is None else state.c.astype(cfg.memory_dtype(dtype))
     return TLSTMState(c, state.h.astype(dtype))
+
+
+def reset_state(params: Params, x: Array, cfg: Recurrent) -> TLSTMState | None:
+    """The state after a reset in the internal layout, ``(*p, 1, m)``: the learned carry, or None for zeros."""
+    return to_locations_major(start_state(params, None, x, (1,), cfg), (1,)) if cfg.learn_carry else None
 
 
 def keep_dtypes(state: TLSTMState, given: TLSTMState | None) -> TLSTMState:

@@ -149,9 +149,7 @@ def _unroll(
     batch_shape = Layout.of(xs.shape, options.time_major).batch_shape
     state = layout.to_locations_major(states.start_state(params, initial_state, xs, batch_shape, cfg), batch_shape)
     cast = parameters.cast_params(params, xs, cfg)
-    fresh = None
-    if cfg.learn_carry:
-        fresh = layout.to_locations_major(states.start_state(params, None, xs, (1,), cfg), (1,))
+    fresh = states.reset_state(params, xs, cfg)
 
     def step(state: TLSTMState, projected: Array) -> tuple[TLSTMState, Array]:
         state = cell.timestep(cast, state, projected, cfg)

@@ -103,7 +103,6 @@ def test_the_learned_carry_of_a_stack():
         stacked.init_params(KEY, R, plain, carry_init=ones_like)
 
 
-@pytest.mark.xfail(strict=True, reason="a reset does not return to the learned carry yet")
 @pytest.mark.parametrize("implementation", ["reference", "fused", "stack"])
 def test_a_reset_returns_to_the_learned_carry(implementation):
     """What follows equals a fresh sequence."""

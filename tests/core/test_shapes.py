@@ -48,8 +48,8 @@ for shared in (True, False):
     trace(stacked.init_params, stacked.unroll, stacked.StackedLSTMConfig(6, 3, shared))
 try:
     tl.typing.TLSTMState
-    from tlstm_jax.convolution import memory_convolution
-    memory_convolution(jnp.ones((3, 2, 6)), jnp.ones((2, 3, 3)), tl.TLSTMConfig(6, (3,)))
+    from tlstm_jax.convolution import concatenate_input
+    concatenate_input(jnp.ones((3, 2, 6)), jnp.ones((3, 6)), tl.TLSTMConfig(6, (3,)))
 except Exception as error:
     assert type(error).__name__ == "TypeCheckError", error
 else:
