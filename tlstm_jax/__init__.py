@@ -12,7 +12,7 @@ from tlstm_jax.state import init_state
 from tlstm_jax.typing import TLSTMState
 from tlstm_jax.unrolling import step, unroll
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Fused",

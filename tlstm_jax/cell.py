@@ -136,7 +136,9 @@ def pointwise(
         C_t (None for the tRNN) and H_t, in the dtype of ``a``.
     """
     if cfg.cell == "rnn":
-        return None, jnp.tanh(norm(params, a[0], cfg, mean))  # eq. 7
+        z = norm(params, a[0], cfg, mean)
+        with scope("eq7_hidden_state"):
+            return None, jnp.tanh(z)
     g, i, f, o, q = gates(a)
     mixed = mix(q, neighbours) if q else neighbours[0]
     with scope("eq18_memory_cell"):
@@ -162,4 +164,5 @@ def pointwise_params(params: Params) -> Params:
 
 def output(h: Locations, cfg: TLSTMConfig) -> Float[Array, "b m"]:
     """H_t at the output corner (P_1, .., P_{D-1}), eqs. 8 and 23."""
-    return h[(-1,) * len(cfg.tensor_shape)]
+    with scope("eq8_output"):
+        return h[(-1,) * len(cfg.tensor_shape)]

@@ -253,17 +253,19 @@ def given_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not UNSET}
 
 
-def resolve_config(layer: str, config: TLSTMConfig | None, given: Mapping[str, Any]) -> TLSTMConfig:
+def resolve_config(layer: str, config: TLSTMConfig | int | None, given: Mapping[str, Any]) -> TLSTMConfig:
     """The configuration of a layer that takes either ``config`` or the fields of one.
 
     Args:
         layer: name of the layer, for messages.
-        config: the configuration, or None.
+        config: the configuration, or features, or None.
         given: the fields that were given, as from :func:`given_fields`.
 
     Raises:
         ValueError: both were given, neither was given, or a value is invalid.
     """
+    if isinstance(config, int) and "features" not in given:  # in first place, as for Flax's cells
+        config, given = None, {"features": config, **given}
     if config is None:
         if missing := [name for name in ("features", "tensor_shape") if name not in given]:
             raise ValueError(
@@ -271,10 +273,10 @@ def resolve_config(layer: str, config: TLSTMConfig | None, given: Mapping[str, A
                 f"{' nor '.join(missing)}."
             )
         return TLSTMConfig(**given)
-    check_config("config", config, TLSTMConfig)
+    checked = check_config("config", config, TLSTMConfig)
     if given:
         raise ValueError(
             f"{layer} takes either config or the fields of one, got both config and {', '.join(given)}: "
             "leave one of them out, or change the configuration with dataclasses.replace(config, ..)."
         )
-    return config
+    return checked

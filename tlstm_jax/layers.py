@@ -47,8 +47,8 @@ def run(
     if initial_carry is None and layer.carry_init is not None and not config.learn_carry:
         if reset is not None:
             raise ValueError(
-                "reset cannot return to a carry that carry_init draws anew in every call: use learn_carry=True, for "
-                "which carry_init gives the initial value, or pass an initial_carry."
+                "reset cannot return to a carry that carry_init draws anew in every call: leave out carry_init for "
+                "zeros, use learn_carry=True, for which carry_init gives the initial value, or pass an initial_carry."
             )
         params = checks.check_params(params, config)
         inputs = checks.check_inputs("inputs", inputs, params, time_axes=1, time_major=options.time_major)

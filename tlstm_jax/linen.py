@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from tlstm_jax import checks, layers, parameters, stacked, unrolling
@@ -134,8 +133,7 @@ class TLSTMCell(_Model, nn.RNNCellBase):
         config, batch_shape = self.cfg, tuple(input_shape[:-1])
         zeros = states.zero_state(config, batch_shape)
         if config.learn_carry and self.scope is not None and self.carry is not None:
-            learned = states.fresh_state({"carry": nn.unbox(self.carry)}, batch_shape, config)
-            return jax.tree.map(lambda leaf, zero: leaf.astype(zero.dtype), learned, zeros)
+            return states.learned_state({"carry": nn.unbox(self.carry)}, batch_shape, config)
         if self.carry_init is None:
             return zeros
         return states.drawn_state(self.carry_init, layers.key_sequence(rng), zeros)

@@ -16,7 +16,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -89,7 +88,7 @@ class TLSTMCell(nnx.RNNCellBase):
     ) -> None:
         self.config, groups = _resolve("TLSTMCell", locals())
         self.in_features = in_features
-        self.carry_init = carry_init
+        self.carry_init = None if self.config.learn_carry else carry_init  # as a static attribute only where it is used
         _create_params(self, in_features, groups, rngs)
 
     def __call__(self, carry: TLSTMState, inputs: Array) -> tuple[TLSTMState, Array]:
@@ -130,8 +129,7 @@ class TLSTMCell(nnx.RNNCellBase):
         batch_shape = tuple(input_shape[:-1])
         zeros = states.zero_state(self.config, batch_shape)
         if self.config.learn_carry and carry_init is None:
-            learned = states.fresh_state(_params(self), batch_shape, self.config)
-            return jax.tree.map(lambda leaf, zero: leaf.astype(zero.dtype), learned, zeros)
+            return states.learned_state(_params(self), batch_shape, self.config)
         carry_init = carry_init or self.carry_init
         if carry_init is None:
             return zeros
@@ -312,7 +310,7 @@ class TLSTM(RecurrentLayer):
         arguments = locals()
         self.config, groups = _resolve("TLSTM", arguments)
         self.in_features = in_features
-        self.carry_init = carry_init
+        self.carry_init = None if self.config.learn_carry else carry_init  # as a static attribute only where it is used
         self._set_options(arguments)
         _create_params(self, in_features, groups, rngs)
 
@@ -381,7 +379,7 @@ class StackedLSTM(RecurrentLayer):
             features, num_layers, shared, forget_bias, dtype, param_dtype, precision, learn_carry
         )
         self.in_features = in_features
-        self.carry_init = carry_init
+        self.carry_init = None if self.config.learn_carry else carry_init  # as a static attribute only where it is used
         self._set_options(arguments)
         groups = stacked.param_groups(self.config, Initializers(carry_init=carry_init))
         _create_params(self, in_features, groups, rngs)

@@ -16,13 +16,13 @@ class Fused:
     """How the fused implementation of :func:`tlstm_jax.unroll` computes gradients; None is chosen by platform.
 
     Args:
-        save: the residuals that the forward loop saves besides the inputs. ``"gates"`` saves H, C and the gates, so
-            that nothing is computed twice; the fastest on a CPU. ``"states"`` saves H and C only and recomputes the
-            gates of many timesteps in one matrix product; it launches the fewest kernels on a GPU, where each write
-            inside a loop is a kernel.
-        gather: the number of timesteps for which the backward pass recomputes gates and accumulates weight gradients
-            at once, in one matrix product each (a few with ``patches="kept"``). 1 keeps everything in a CPU's caches;
-            more timesteps need fewer kernels on a GPU.
+        save: the residuals that the forward loop saves besides the inputs. ``"gates"`` saves H, C and the
+            pre-activations of the gates, so that no matrix product is computed twice; the fastest on a CPU.
+            ``"states"`` saves H and C only and recomputes the pre-activations of many timesteps in one matrix product;
+            it launches the fewest kernels on a GPU, where each write inside a loop is a kernel.
+        gather: the largest number of timesteps for which the backward pass recomputes pre-activations and accumulates
+            weight gradients at once, in one matrix product each (a few with ``patches="kept"``). 1 keeps everything
+            in a CPU's caches; more timesteps need fewer kernels on a GPU.
         align: matrix products are padded with zeros, outside of the loops, to a multiple of this many channels.
         patches: ``"built"`` assembles the patches (the receptive field of each location) anew at every timestep, for a
             single matrix product; it launches the fewest kernels on a GPU. ``"kept"`` carries them from one timestep

@@ -57,7 +57,7 @@ def resize(params: Params, cfg: TLSTMConfig, new_cfg: TLSTMConfig) -> Params:
     for name in ("features", "cell", "memory_conv", "norm", "learn_carry"):
         if getattr(cfg, name) != getattr(new_cfg, name):
             raise ValueError(
-                f"new_cfg may differ from cfg in tensor_shape alone, got {name}={getattr(cfg, name)!r} in cfg and "
+                f"cfg and new_cfg must agree in {name}, got {name}={getattr(cfg, name)!r} in cfg and "
                 f"{getattr(new_cfg, name)!r} in new_cfg: use dataclasses.replace(cfg, tensor_shape=..)."
             )
     grows = len(cfg.tensor_shape) != len(new_cfg.tensor_shape)

@@ -26,11 +26,11 @@ Ends = Array | int | None
 
 @runtime_checkable
 class Span(Protocol[State]):
-    """A cell run from ``state`` over n timesteps, nothing else: what :func:`run` is built on.
+    """A cell run from ``state`` over n timesteps.
 
-    ``reset`` (n, b) makes the state zero before an input. Returns the last state; the state after ``ends`` timesteps,
-    a number for all rows (b,) or one for each (anything where that is not in 0..n, None if ``ends`` is None); and
-    the outputs (n, b, m).
+    ``reset`` (n, b) resets the state before an input, to zeros or the learned carry. Returns the last state; the
+    state after ``ends`` timesteps, an int for all rows or an array (b,) (undefined for rows whose end lies outside
+    0..n, None if ``ends`` is None); and the outputs (n, b, m).
     """
 
     def __call__(  # noqa: D102
@@ -57,7 +57,7 @@ def run(
         state: the state before the first timestep, flattened; leaves end in ``(b, m)``.
         xs: inputs, checked, as are the next two, which :func:`tlstm_jax.unroll` explains.
         seq_lengths: lengths of right-padded rows, or None.
-        reset: where the state is zero before the input, or None.
+        reset: where the state is reset before the input, or None.
         options: how to run.
         delay: timesteps from an input to its output.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.core import meta
 
 from tlstm_jax import checks
 from tlstm_jax.config import Recurrent, TLSTMConfig
@@ -43,8 +44,7 @@ def init_state(cfg: TLSTMConfig, batch_shape: tuple[int, ...] = (), params: Para
             "use init_state(cfg, batch_shape, params)."
         )
     checked = {} if params is None else checks.check_params(params, cfg)
-    dtypes = zero_state(cfg, ())
-    return jax.tree.map(lambda leaf, zero: leaf.astype(zero.dtype), fresh_state(checked, batch_shape, cfg), dtypes)
+    return learned_state(checked, batch_shape, cfg)
 
 
 def zero_state(cfg: Recurrent, batch_shape: tuple[int, ...]) -> TLSTMState:
@@ -63,9 +63,23 @@ def fresh_state(params: Params, batch_shape: tuple[int, ...], cfg: Recurrent) ->
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, shape), carry)
 
 
+def learned_state(params: Params, batch_shape: tuple[int, ...], cfg: Recurrent) -> TLSTMState:
+    """:func:`fresh_state` with the dtypes of :func:`zero_state`, which do not depend on the inputs."""
+    fresh = fresh_state(params, batch_shape, cfg)
+    return jax.tree.map(lambda leaf, zero: leaf.astype(zero.dtype), fresh, zero_state(cfg, ()))
+
+
 def drawn_state(carry_init: Callable[..., Any], next_key: Callable[[], Array], like: TLSTMState) -> TLSTMState:
-    """``carry_init(key, shape, dtype)`` for c and h, with the shapes and dtypes of ``like`` and a key for each."""
-    return jax.tree.map(lambda leaf: carry_init(next_key(), leaf.shape, leaf.dtype), like)
+    """``carry_init(key, shape, dtype)`` for c and h, with the shapes and dtypes of ``like`` and a key for each.
+
+    Boxes and nnx metadata of an annotated initializer are removed: a drawn carry is not a parameter.
+    """
+
+    def draw(leaf: Array) -> Any:
+        drawn = meta.unbox(carry_init(next_key(), leaf.shape, leaf.dtype))
+        return getattr(drawn, "raw_value", drawn)
+
+    return jax.tree.map(draw, like)
 
 
 def start_state(

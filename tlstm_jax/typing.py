@@ -59,8 +59,6 @@ Locations = Float[Array, "*p b m"]
 """H_t, C_t or G, I, F, O in the internal layout."""
 Preactivations = Float[Array, "*p b a"]
 """A_t, eq. 14."""
-MemoryKernels = Float[Array, "*p b k"]
-"""Q_t, eq. 15: one convex kernel over the offsets for each location."""
 Lengths = Integer[Array, "*b"]
 """The number of inputs in each right-padded row."""
 
@@ -95,7 +93,6 @@ __all__ = [
     "Integer",
     "Lengths",
     "Locations",
-    "MemoryKernels",
     "Outputs",
     "Params",
     "Preactivations",

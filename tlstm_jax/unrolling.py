@@ -38,10 +38,10 @@ def unroll(
 
     With ``aligned=True``, L - 1 timesteps of zero inputs are run after the T real ones, and
     ``ys[t]`` is h at the output corner of timestep t + L - 1: it sees x_0 .. x_t and nothing later
-    (with layer normalization, whose statistics span all locations, it is not so: there ``ys[t]``
-    also feels the L - 1 inputs that follow). With ``aligned=False`` no further timesteps are run
-    and ``ys[t]`` is the corner of timestep t itself, which answers input t - L + 1: what truncated
-    backpropagation and streams want.
+    (except with layer normalization, whose statistics span all locations: there ``ys[t]`` also
+    depends on the next L - 1 inputs). With ``aligned=False`` no further timesteps are run and
+    ``ys[t]`` is the corner of timestep t itself, the output for input t - L + 1; use it for
+    truncated backpropagation and streaming.
 
     Args:
         params: as from :func:`init_params`.
@@ -53,11 +53,11 @@ def unroll(
             beyond it are zero, and the row's state is the one after its last input; a row of length
             0 keeps its initial state. What the padding holds has no influence. Values are checked
             where they are known, that is outside ``jit``.
-        reset: ``(*batch, T)`` booleans (time-major with ``time_major``): the row's state is zero
-            before that input, so what follows equals a fresh sequence. The answers to the last L - 1
-            inputs before a reset are still inside when it comes: they are lost, and with
-            ``aligned=True`` their outputs are zero. (A chunk ends with a flush of its own and knows
-            no reset of the next chunk, so across chunks those answers are kept.)
+        reset: ``(*batch, T)`` booleans (time-major with ``time_major``): the row's state is
+            reset to zeros, or to the learned carry, before that input, so what follows equals a fresh
+            sequence. The outputs for the last L - 1 inputs before a reset have not reached the output
+            corner yet and are lost; with ``aligned=True`` they are zero. (Each chunk flushes its own
+            outputs, so a reset at the start of the next chunk does not discard them.)
         time_major: time is the first axis of ``xs``, ``reset`` and the outputs.
         aligned: see above.
         reverse: run from the last input to the first; outputs come in that order. With ``seq_lengths``
@@ -68,7 +68,7 @@ def unroll(
         remat: True to rematerialize every timestep in the backward pass, or a number of timesteps
             for each rematerialized chunk: memory for T / n states and n timesteps' residuals (the least
             for n near sqrt(T)).
-        implementation: ``"fused"`` has its derivative written by hand (:mod:`tlstm_jax.fused`), for speed and memory,
+        implementation: ``"fused"`` has a custom derivative (:mod:`tlstm_jax.fused`), for speed and memory,
             with its options chosen by platform, or given as ``Fused(..)``; ``"reference"`` leaves the derivative of
             a plain scan to JAX, and is what forward-mode derivatives need. ``"auto"`` is ``"fused"``.
 

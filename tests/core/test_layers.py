@@ -347,3 +347,28 @@ def test_tabulate_a_larger_model():
     table = nnx.tabulate(Model(nnx.Rngs(0)), normal(0, (2, 4, R)), console_kwargs={"width": 200})
     assert "layer" in table
     assert "head" in table
+
+
+def test_features_in_first_place():
+    """As for Flax's cells, and for the nnx layers."""
+    assert tl.linen.TLSTM(4, tensor_shape=(3,)).cfg == tl.TLSTMConfig(4, (3,))
+    with refused("got int", "config must be a TLSTMConfig"):
+        tl.linen.TLSTM(4, features=4, tensor_shape=(3,))
+
+
+def test_an_annotated_carry_init_draws_a_plain_carry():
+    init = nn.with_partitioning(nn.initializers.normal(), ("a", None, None))
+    layer = tl.linen.TLSTM(4, tensor_shape=(3,), carry_init=init)
+    ys, _ = layer.init_with_output(jax.random.key(0), jnp.ones((2, 5, 3)))
+    assert ys.shape == (2, 5, 4)
+    init = nnx.with_partitioning(nnx.initializers.normal(), ("a", None, None))
+    layer = tl.nnx.TLSTM(3, 4, tensor_shape=(3,), carry_init=init, rngs=nnx.Rngs(0))
+    assert layer(jnp.ones((2, 5, 3)), rngs=nnx.Rngs(1)).shape == (2, 5, 4)
+
+
+def test_equal_nnx_layers_have_equal_graphs():
+    """So that jit compiles once for both."""
+    make = lambda: tl.nnx.TLSTM(  # noqa: E731
+        3, 4, tensor_shape=(3,), learn_carry=True, carry_init=nnx.initializers.normal(), rngs=nnx.Rngs(0)
+    )
+    assert nnx.graphdef(make()) == nnx.graphdef(make())

@@ -73,7 +73,7 @@ class Residuals(NamedTuple):
         xs: projected inputs of all timesteps of the loops, which may be a few more than the span's.
         reset: where the state is reset before the input, or None.
         ends: as in :class:`tlstm_jax.scan.Span`, where that is an array.
-        states: the state before the first timestep and after each of the others, before any reset.
+        states: the state before the first timestep and after every timestep, before any reset.
         a: the pre-activations of all timesteps, if saved.
     """
 
@@ -189,8 +189,8 @@ def _span(
 
     end = ends if static.end is None else static.end
     last, end_state, ys = scan_span(step, static.unroll, state, xs, reset, end, weights.fresh)
-    # jax.vmap of a custom_vjp wants each result batched along the same axis here and in _forward; concatenation always
-    # gives the first, a scan the second.
+    # jax.vmap of a custom_vjp requires each result to be batched along the same axis here and in _forward;
+    # concatenation always gives the first, a scan the second.
     return last, end_state, jnp.concatenate([ys, ys[:0]])
 
 
@@ -206,7 +206,7 @@ def _forward(
     ) -> tuple[tuple[TLSTMState, Saved | None, Array | None], None]:
         t, x, is_reset = inputs
         states, saved, patches = carry
-        state = reset_rows(is_reset, _get(states, t), weights.fresh)
+        state = reset_rows(is_reset, _get(states, t), cast_weights.fresh)
         if patches is not None:
             patches = hidden.put(patches, state.h, x)
         a = _preactivations(static, cast_weights, state.h, x, patches)
@@ -307,7 +307,7 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState
         """From the cotangents of C_t, H_t and y_t to those of C_{t-1} and H_{t-1}."""
         d_state, d_fresh = carry
         t, is_reset, d_y, pull = inputs
-        with scope("output"):
+        with scope("eq8_output_transpose"):
             d_h = d_state.h.at[(-1,) * len(cfg.tensor_shape)].add(d_y.astype(d_state.h.dtype))
         d_a, d_c, d_pointwise = pull((d_state.c, d_h))
         padding = jnp.zeros((*d_h.shape[:-1], len(weights.bias) - cfg.gate_features), d_h.dtype)

@@ -1,8 +1,8 @@
-"""A clear message where a function with a hand-written reverse derivative is differentiated forward.
+"""A clear message where a function with a custom reverse derivative is differentiated forward.
 
-``jax.custom_vjp`` says only that it cannot; it knows no other implementation to name. So an identity
-stands in front of it. Its tangent goes through a primitive of its own that can be transposed, which
-is all that reverse mode does, but neither be run nor compiled, which is what forward mode would do.
+The message of ``jax.custom_vjp`` cannot name another implementation. The inputs therefore pass through an
+identity whose tangent is a primitive that can be transposed, which is all that reverse mode does, but
+neither evaluated nor compiled, as forward mode would.
 """
 
 from __future__ import annotations
