@@ -10,11 +10,11 @@ run: $(VENV)/installed
 	$(BIN)/python -m experiments.mnist --data digits
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2
 
 # The tests marked slow, the notebooks among them.
 test-slow: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	$(BIN)/python -m pytest -n 2 -m slow
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,7 +1,6 @@
 """What the tests share."""
 
 import atexit
-import gc
 import os
 import shutil
 import tempfile
@@ -21,9 +20,6 @@ if CACHE not in os.environ:
     os.environ[CACHE] = tempfile.mkdtemp(prefix="tlstm_jax-tests-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     atexit.register(shutil.rmtree, os.environ[CACHE], ignore_errors=True)
-
-# The objects that tracing leaves behind are many and live long: look for garbage among them less often.
-gc.set_threshold(100_000, 20, 100)
 
 import jax  # noqa: E402 (the flags are read when jax is imported)
 import pytest  # noqa: E402
