@@ -14,7 +14,7 @@ from jax import export, lax
 from tlstm_jax import cell
 from tlstm_jax.config import TLSTMConfig
 from tlstm_jax.fused.hidden import HiddenConvolution, Kernels
-from tlstm_jax.fused.memory import memory_convolution
+from tlstm_jax.fused.memory import convolve, memory_convolution
 from tlstm_jax.fused.reverse_only import reverse_only
 from tlstm_jax.normalization import mean_of
 from tlstm_jax.options import Fused
@@ -148,12 +148,20 @@ def _by_gates(a: Preactivations, cfg: TLSTMConfig) -> Saved:
     return jnp.split(a, [n * cfg.features for n in range(1, 5) if n * cfg.features < a.shape[-1]], axis=-1)
 
 
-def _pointwise(static: Static, a: Saved, c: Locations | None, params: Params) -> tuple[Locations | None, Locations]:
-    """:func:`tlstm_jax.cell.pointwise` with the memory-cell convolution of :mod:`tlstm_jax.fused.memory`."""
+def _pointwise(
+    static: Static, a: Saved, c: Locations | None, params: Params, *, transposed: bool = False
+) -> tuple[Locations | None, Locations]:
+    """:func:`tlstm_jax.cell.pointwise` with the memory-cell convolution of :mod:`tlstm_jax.fused.memory`.
+
+    ``transposed`` where it is differentiated with respect to ``c``, with the transpose written by hand. Elsewhere a
+    ``custom_vjp`` would stand in the way of second derivatives, which are forward over reverse.
+    """
     cfg = static.cfg
 
     def mix(q: Any, neighbours: Any) -> Locations:
-        return memory_convolution(cfg, static.hidden.all_pairs, q, *neighbours)
+        if transposed:
+            return memory_convolution(cfg, static.hidden.all_pairs, q, *neighbours)
+        return convolve(cfg, q, *neighbours)
 
     gates, q = a[:4], [] if len(a) < 5 else jnp.split(a[4], cfg.num_offsets, axis=-1)
     return cell.pointwise([*gates, *q], [] if c is None else [c], params, cfg, mix=mix, mean=mean_of(cfg))
@@ -340,7 +348,7 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState
             a = timesteps(start, saved)
 
         def linearize(a: Saved, c: Locations | None) -> Any:
-            return jax.vjp(functools.partial(_pointwise, static), a, c, weights.pointwise)[1]
+            return jax.vjp(functools.partial(_pointwise, static, transposed=True), a, c, weights.pointwise)[1]
 
         pull = _over_steps(size, linearize)(a, before.c)
         inputs = (start + jnp.arange(size), is_reset, d_y, pull)

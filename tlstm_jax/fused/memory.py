@@ -40,6 +40,11 @@ def memory_convolution(cfg: TLSTMConfig, all_pairs: bool, q: Sequence[Array], c:
         q: Q_t, ``(*p, b, 1)`` for each kernel offset.
         c: C_{t-1}.
     """
+    return convolve(cfg, q, c)
+
+
+def convolve(cfg: TLSTMConfig, q: Sequence[Array], c: Locations) -> Locations:
+    """:func:`memory_convolution` with JAX's own derivatives, forward mode among them."""
     return mix(fold(q, cfg), shifts(c, cfg))
 
 
