@@ -20,7 +20,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 def stopped(tmp_path, task):
     """The workdir of the stopped run of a task, and its options."""
     workdir = tmp_path / "run"
-    shutil.unpack_archive(FIXTURES / f"{task}.tar.xz", workdir)
+    shutil.unpack_archive(FIXTURES / f"{task}.tar.xz", workdir, filter="data")
     _, arguments = make.RUNS[task]
     if task == "wikipedia":
         arguments = [*arguments, "--data-file", str(FIXTURES / "text"), "--prepared-dir", str(tmp_path / "prepared")]
