@@ -12,7 +12,7 @@ import jax
 from benchmarks.measure import Limits
 from benchmarks.record import Report, default_path
 from benchmarks.tasks import PRECISIONS
-from experiments.common.commandline import command_line
+from experiments.common.commandline import command_line, user_path
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,8 +74,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def json_path(text: str) -> Path:
-    """A file name that ends in .json."""
-    path = Path(text)
+    """A file name that ends in .json; ``~`` is the home folder."""
+    path = user_path(text)
     if path.suffix != ".json":
         raise argparse.ArgumentTypeError(f"{text!r} does not end in .json")
     if path.is_dir():

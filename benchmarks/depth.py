@@ -36,6 +36,7 @@ from benchmarks.race import Entry, outcome, race
 from benchmarks.record import number
 from benchmarks.stream import step_calls
 from benchmarks.tasks import PASSES, PRECISIONS, Precision, Size, Task
+from experiments.common.commandline import exit_status
 from experiments.common.tables import aligned
 
 MODULE = "benchmarks.depth"
@@ -194,4 +195,4 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main, resumable=False))

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.common.commandline import command_line
+from experiments.common.commandline import command_line, exit_status, user_path
 from experiments.common.files import write_json
 
 JAX = {"jax": "0.11.2", "jaxlib": "0.11.2"}
@@ -331,8 +331,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     add("--lstm", action=argparse.BooleanOptionalAction, default=True, help="flax's LSTM, a yardstick")
     add("--hlo-breakdown", action="store_true", help="print every kernel of every loop")
-    add("--dump", type=Path, metavar="DIR", help="write the HLO texts there")
-    add("--out", type=Path, metavar="FILE", help="write the results there, as JSON")
+    add("--dump", type=user_path, metavar="DIR", help="write the HLO texts there")
+    add("--out", type=user_path, metavar="FILE", help="write the results there, as JSON")
     return parser.parse_args(arguments)
 
 
@@ -399,4 +399,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main, resumable=False))

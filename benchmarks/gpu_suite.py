@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks import commandline
 from benchmarks.record import ROOT, number
-from experiments.common.commandline import command_line
+from experiments.common.commandline import command_line, exit_status, user_path
 from experiments.common.files import write_json
 from experiments.common.tables import aligned
 
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of a command line."""
     parser = commandline.Parser(MODULE, __doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="folder of the results")
     parser.add_names("--parts", PARTS, list(PARTS), "what to run")
     seconds = commandline.positive_float
     parser.add_argument("--budget", type=seconds, default=450.0, metavar="SECONDS", help="for all parts (default: 450)")
@@ -217,4 +217,4 @@ def show(parts: Sequence[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main, resumable=False))

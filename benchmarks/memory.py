@@ -29,6 +29,7 @@ from benchmarks.programs import compile_function, differentiated, temp_bytes
 from benchmarks.race import describe, outcome
 from benchmarks.record import number
 from benchmarks.tasks import PRECISIONS, SIZES, Task
+from experiments.common.commandline import exit_status
 from experiments.common.tables import aligned
 
 MODULE = "benchmarks.memory"
@@ -111,4 +112,4 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main, resumable=False))

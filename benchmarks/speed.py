@@ -23,6 +23,7 @@ from benchmarks.contenders import BASE, CONTENDERS, FLOOR
 from benchmarks.race import Entry, outcome, race
 from benchmarks.record import number
 from benchmarks.tasks import PASSES, PRECISIONS, SIZES, Task
+from experiments.common.commandline import exit_status
 from experiments.common.tables import aligned
 
 MODULE = "benchmarks.speed"
@@ -103,4 +104,4 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main, resumable=False))

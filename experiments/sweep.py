@@ -38,11 +38,11 @@ from experiments.common.tables import aligned
 from experiments.reporting import lines, summary
 from experiments.running import workdir as wd
 from experiments.running.models import Preset
-from experiments.running.progress import asked_to_stop
+from experiments.running.progress import STOPPING, asked_to_stop
 
 OURS = ("preset", "depth", "seed", "workdir", "overwrite")
 """Options that the sweep sets for its runs; the task's options cannot contain them."""
-STOPPED = (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
+STOPPED = tuple(status for signum in STOPPING for status in (-signum, 128 + signum))
 """Exit statuses of a run that was asked to stop: before its training loop began, and after it saved a checkpoint."""
 POLL = 0.1
 """Seconds between two checks of the running processes."""
@@ -231,8 +231,12 @@ def run_all(grid: Sequence[Run], options: Options, path: Path, stop: list[int]) 
                 run = todo.popleft()
                 if (run.workdir / wd.SUMMARY).exists():
                     ended.append(settle(run, 0, path, " (already finished)"))
-                else:
+                    continue
+                try:
                     under_way[start(run)] = run, time.monotonic()
+                except CommandError as error:
+                    print(f"{run.name}: FAILED: {error}", flush=True)
+                    ended.append(Ended(run, None, failed=True))
             for process, (run, begin) in list(under_way.items()):
                 if process.poll() is not None:
                     del under_way[process]
@@ -243,8 +247,11 @@ def run_all(grid: Sequence[Run], options: Options, path: Path, stop: list[int]) 
                     asked.add(process)  # only once, since a second signal would prevent it from saving
                     process.terminate()
             time.sleep(POLL if under_way else 0)
+    except KeyboardInterrupt:  # a second Ctrl-C, which ends the runs that are still saving
+        asked.clear()
+        raise
     finally:
-        for process in under_way:  # after a second signal, or an error
+        for process in under_way.keys() - asked:
             process.terminate()
         for process in under_way:
             process.wait()
@@ -256,6 +263,7 @@ def start(run: Run) -> subprocess.Popen[bytes]:
 
     Raises:
         FileError: its log cannot be written.
+        CommandError: the operating system does not start a process.
     """
     try:
         log = run.log.open("ab")
@@ -263,14 +271,17 @@ def start(run: Run) -> subprocess.Popen[bytes]:
         raise FileError(f"cannot write {run.log} ({error.strerror or error})") from error
     with log:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}  # so that an error is the last thing in the log
-        return subprocess.Popen(
-            run.command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
+        try:
+            return subprocess.Popen(
+                run.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise CommandError(f"cannot start a process ({error.strerror or error})") from error
 
 
 def settle(run: Run, status: int, path: Path, how: str = "") -> Ended:
@@ -286,14 +297,22 @@ def settle(run: Run, status: int, path: Path, how: str = "") -> Ended:
     except CommandError as error:
         print(f"{run.name}: FAILED: {error}", flush=True)
         return Ended(run, None, failed=True)
-    lines.add(path, [line])
     print(f"{run.name}: {summary.headline(line)}, {line.seconds:,.0f} s{how}", flush=True)
+    try:
+        lines.add(path, [line])
+    except CommandError as error:  # the run's own files still hold the result
+        print(f"{run.name}: FAILED to add its result line: {error}", flush=True)
+        return Ended(run, line, failed=True)
     return Ended(run, line, failed=False)
 
 
 def last_words(log: Path) -> str:
     """The last line that a failed run printed, without the box that tyro draws around errors."""
-    printed = [line.strip(" │╭╮╰╯─") for line in re.split(r"[\r\n]+", log.read_text(errors="replace"))]
+    try:
+        text = log.read_text(errors="replace")
+    except OSError as error:
+        return f"no message ({error.strerror or error})"
+    printed = [line.strip(" │╭╮╰╯─") for line in re.split(r"[\r\n]+", text)]
     return next((line for line in reversed(printed) if line and not line.startswith("For full helptext")), "no message")
 
 
@@ -305,8 +324,8 @@ def print_table(ended: Sequence[Ended], options: Options, path: Path) -> None:
         cells = [[each for each in ended if (each.run.preset, each.run.depth) == (preset, depth)] for depth in depths]
         rows.append([preset, *map(cell, cells)])
     print(f"\n{options.info.title}\n{aligned(rows)}")
-    finished = sum(each.line is not None and each.line.finished for each in ended)
     failed = sum(each.failed for each in ended)
+    finished = sum(each.line is not None and each.line.finished and not each.failed for each in ended)
     print(f"\n{finished} runs finished, {len(ended) - finished - failed} cut short, {failed} failed; {path}")
 
 

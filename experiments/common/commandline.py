@@ -8,11 +8,17 @@ also run on machines with a GPU where only jax and flax are installed.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import errno
+import io
+import os
+import select
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TextIO, TypeVar, cast
 
 from experiments.common.errors import CommandError, Interrupted, UsageError
 
@@ -22,6 +28,9 @@ except ModuleNotFoundError:
     tyro = None  # type: ignore[assignment] # parse reports it
 
 Options = TypeVar("Options")
+
+GONE = (errno.EPIPE, errno.EIO)
+"""The errors of writing to a pipe without a reader, and to a terminal that was closed."""
 
 
 def parse(
@@ -43,7 +52,25 @@ def parse(
         raise UsageError("the command line needs tyro, which is not installed: pip install 'tlstm_jax[experiments]'")
     given: dict[str, Any] = {} if default is None else {"default": default}
     config = (tyro.conf.OmitArgPrefixes,)
-    return tyro.cli(options, args=arguments, prog=f"python -m {prog}", config=config, **given)
+    parsed: Options = tyro.cli(options, args=arguments, prog=f"python -m {prog}", config=config, **given)
+    return cast(Options, home_expanded(parsed))
+
+
+def user_path(text: str | Path) -> Path:
+    """A path with ``~`` replaced by the home folder; shells do that in ``--out ~/x``, but not in ``--out=~/x``."""
+    return Path(os.path.expanduser(text))
+
+
+def home_expanded(value: Any) -> Any:
+    """A path, or a dataclass or tuple that contains paths, with ``~`` replaced by the home folder."""
+    if isinstance(value, Path):
+        return user_path(value)
+    if isinstance(value, tuple):
+        return tuple(map(home_expanded, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **{name: home_expanded(part) for name, part in parts.items()})
+    return value
 
 
 def peek(arguments: Sequence[str], name: str) -> str | None:
@@ -54,8 +81,47 @@ def peek(arguments: Sequence[str], name: str) -> str | None:
     return value
 
 
-def exit_status(body: Callable[[], int]) -> int:
-    """Runs the body of a command and returns its exit status; errors for the user become one line on stderr."""
+def exit_status(body: Callable[[], int], *, resumable: bool = True) -> int:
+    """Runs the body of a command and returns its exit status; errors for the user become one line on stderr.
+
+    If nobody reads the output any more (a pipe to ``head``, a closed terminal), the command ends without a message and
+    with the status that SIGPIPE would give.
+
+    Args:
+        body: the command.
+        resumable: whether a command that was stopped continues when it is run again.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")  # for characters that the stream's encoding does not have
+    try:
+        status = reported(body, resumable)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError as error:
+        closed = [stream for stream in (sys.stdout, sys.stderr) if not has_reader(stream)]
+        if error.errno not in GONE or not closed:
+            raise
+        for stream in closed:  # so that Python does not report the same error when it flushes them at exit
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+        return 128 + int(signal.SIGPIPE)
+    return status
+
+
+def has_reader(stream: TextIO) -> bool:
+    """Whether what is written to a stream reaches somebody: False for a pipe without a reader or a closed terminal."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLOUT)
+        return not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (OSError, ValueError, AttributeError):  # a stream without a file; Windows has no poll
+        return True
+
+
+def reported(body: Callable[[], int], resumable: bool) -> int:
+    """Runs the body of a command, reports an error for the user in one line, and returns the exit status."""
     try:
         return body()
     except CommandError as error:
@@ -65,7 +131,7 @@ def exit_status(body: Callable[[], int]) -> int:
         message, signum = str(stop), stop.signum
     except KeyboardInterrupt:  # outside the training loop, which saves a checkpoint first
         message, signum = "stopped", signal.SIGINT
-    print(f"{message}: run the same command again to resume", file=sys.stderr)
+    print(f"{message}: run the same command again to resume" if resumable else message, file=sys.stderr)
     return 128 + signum
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def writing(path: Path) -> Iterator[Path]:
     Raises:
         FileError: the file cannot be written. What was at ``path`` is still there.
     """
-    beside = path.with_name(path.name + NEW)
+    beside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{NEW}")  # one for each writer
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
@@ -39,6 +40,9 @@ def writing(path: Path) -> Iterator[Path]:
         raise FileError(
             f"cannot write {path} ({error.strerror or error}): fix that, then run the same command again"
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()
 
 
 def write_json(path: Path, value: Any, indent: int = 2) -> None:

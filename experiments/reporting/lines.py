@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from experiments import tasks
 from experiments.common.files import FileError, write_lines
@@ -19,6 +22,8 @@ from experiments.running.models import ModelOptions
 
 MAX_RECORDS = 60
 """A line keeps at most this many records of a run's history."""
+LOCK_SECONDS = 60
+"""How long to wait for another process that is adding lines."""
 MAX_CHARACTERS = 200
 """An option whose JSON is longer, a permutation for example, is replaced by its length and checksum."""
 
@@ -279,10 +284,36 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def add(path: Path, lines: Iterable[Line]) -> None:
     """Adds lines to a file; a line replaces an earlier one of the same configuration, see :func:`merged`.
 
+    Several processes may add lines to one file at the same time: each reads and writes it under a lock.
+
     Raises:
         FileError: the file cannot be read or written.
     """
-    write_lines(path, [line.to_json() for line in merged([*read(path), *lines])])
+    with locked(path):
+        write_lines(path, [line.to_json() for line in merged([*read(path), *lines])])
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock of a file of result lines, ``.NAME.lock`` in its folder, which is created if it does not exist.
+
+    Raises:
+        FileError: the lock cannot be created, or another process has held it for :data:`LOCK_SECONDS`.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    with contextlib.ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(filelock.FileLock(lock, timeout=LOCK_SECONDS))
+        except filelock.Timeout as error:
+            raise FileError(
+                f"another process has held the lock {lock} for {LOCK_SECONDS} s: stop it, then run this again"
+            ) from error
+        except OSError as error:
+            raise FileError(
+                f"cannot lock {path} ({error.strerror or error}): fix that, then run the same command again"
+            ) from error
+        yield
 
 
 def merged(lines: Iterable[Line]) -> list[Line]:

@@ -38,12 +38,17 @@ def describe(record: dict[str, Any], epochs: int, unit: str, watched: str) -> st
     return "  ".join([*parts, f"{record['seconds']:.1f} s"])
 
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+"""The signals on which a run saves a checkpoint and ends; SIGHUP, which Windows does not have, is a closed terminal."""
+
+
 @contextlib.contextmanager
 def asked_to_stop(*, heed: bool = True) -> Iterator[list[int]]:
-    """Yields a list to which SIGINT and SIGTERM are appended as they arrive; a second signal has its usual effect.
+    """Yields a list to which the signals :data:`STOPPING` are appended; a second signal has its usual effect.
 
     Without ``heed`` the first one has, too: one of several processes cannot save a checkpoint alone. A signal after
-    the last step has no effect, since the run is about to finish.
+    the last step has no effect, since the run is about to finish. A signal that is ignored remains so: SIGHUP below
+    nohup, and SIGINT in a job that a script starts in the background.
     """
     received: list[int] = []
     if not heed:
@@ -57,8 +62,9 @@ def asked_to_stop(*, heed: bool = True) -> Iterator[list[int]]:
 
     previous = {}
     try:
-        for name in (signal.SIGINT, signal.SIGTERM):
-            previous[name] = signal.signal(name, handler)
+        for name in STOPPING:
+            if signal.getsignal(name) is not signal.SIG_IGN:
+                previous[name] = signal.signal(name, handler)
     except ValueError:  # not the main thread, which alone receives signals
         yield received
         return

@@ -111,6 +111,8 @@ def _discard(workdir: Path) -> None:
         if (workdir / name).exists():
             shutil.rmtree(workdir / name)
     for name in (METRICS, SUMMARY, CURVES, CONFIG):
+        for unfinished in workdir.glob(f"{name}.*{NEW}"):  # of a process that was killed
+            unfinished.unlink()
         (workdir / name).unlink(missing_ok=True)
 
 

@@ -1,11 +1,13 @@
 """Result lines: reading them, statistics over seeds, and the comparison with the paper's numbers."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from experiments import sweep
+from experiments.common.files import FileError
 from experiments.common.tables import markdown
 from experiments.reporting import lines, overview, page, paper, summary, tables
 from experiments.running.models import ModelOptions
@@ -215,3 +217,19 @@ def test_the_table_of_what_it_learns_has_the_best_of_each_model():
             f"L=4: {within}: 20.0%, 1 seed<br>L=4: {within}: 10.0%, 1 seed",
         ],
     ]
+
+
+def test_lines_that_are_added_at_the_same_time_are_all_kept(tmp_path):
+    """Each thread takes the lock by itself, as each process does."""
+    path = tmp_path / "lines.jsonl"
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda seed: lines.add(path, [line(seed=seed)]), range(12)))
+    assert [each.seed for each in lines.read(path)] == list(range(12))
+
+
+def test_a_lock_that_another_process_keeps_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "LOCK_SECONDS", 0)
+    path = tmp_path / "lines.jsonl"
+    with lines.locked(path), pytest.raises(FileError, match=r"held the lock .*\.lines\.jsonl\.lock"):
+        lines.add(path, [line()])
+    lines.add(path, [line()])

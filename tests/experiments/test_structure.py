@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import benchmarks.commandline
 import experiments
-from experiments import tasks
+from experiments import mnist, sweep, tasks
+from experiments.common import commandline
 
 ROOT = Path(__file__).parents[2]
 ORDER = ("common", "datasets", "running", "tasks", "reporting", "commands")
@@ -134,8 +136,10 @@ import importlib, pkgutil, sys
 from pathlib import Path
 
 sys.modules["tyro"] = sys.modules["tensorflow_datasets"] = None  # an import fails
+import benchmarks.commandline
 import experiments
-from experiments import tasks
+from experiments import mnist, sweep, tasks
+from experiments.common import commandline
 
 for package in ("common", "running", "reporting", "datasets"):
     package = importlib.import_module(f"experiments.{package}")
@@ -167,3 +171,13 @@ def test_training_needs_neither_tyro_nor_tensorflow_datasets(tmp_path):
     assert done.stderr.splitlines()[-1] == (
         "error: the command line needs tyro, which is not installed: pip install 'tlstm_jax[experiments]'"
     )
+
+
+def test_a_tilde_in_any_path_option_is_the_home_folder(monkeypatch, tmp_path):
+    """Shells expand ``--workdir ~/x`` but not ``--workdir=~/x``."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = commandline.parse(sweep.Options, ["--folder=~/runs", "--collect", "~/a", "b~"], prog="")
+    assert (found.folder, found.collect) == (tmp_path / "runs", (tmp_path / "a", Path("b~")))
+    found = commandline.parse(mnist.Options, ["--workdir=~/x", "--data-dir=~"], prog="")
+    assert (found.train.workdir, found.data_dir) == (tmp_path / "x", tmp_path)
+    assert benchmarks.commandline.json_path("~/x.json") == tmp_path / "x.json"

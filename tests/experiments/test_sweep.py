@@ -1,8 +1,10 @@
 """`python -m experiments.sweep`: the grid of runs, their processes, and their result lines."""
 
 import dataclasses
+import io
 import itertools
 import json
+import os
 import signal
 import sys
 
@@ -13,6 +15,7 @@ from experiments.common.files import write_json, write_lines
 from experiments.reporting import lines
 from experiments.running import workdir as wd
 from experiments.running.models import ModelOptions
+from experiments.running.progress import asked_to_stop
 
 TINY = ["--length", "1", "--num-symbols", "9", "--features", "3", "--samples", "30", "--check-every", "15"]
 SAVED = 128 + signal.SIGTERM
@@ -292,12 +295,13 @@ def test_a_run_whose_time_is_over_is_asked_to_stop_once(tmp_path, capsys, monkey
     assert "0 runs finished, 2 cut short, 0 failed" in shown
 
 
-def test_stopped_it_stops_its_runs_and_starts_no_others(tmp_path, capsys, monkeypatch):
-    stopping = "import os, signal, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(60)"
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+def test_stopped_it_stops_its_runs_and_starts_no_others(tmp_path, capsys, monkeypatch, signum):
+    stopping = f"import os, time; os.kill(os.getppid(), {int(signum)}); time.sleep(60)"
     arguments = of_scripts(monkeypatch, tmp_path / "runs", leaving(tmp_path, 0), stopping, "never")
-    assert sweep.main(arguments) == 128 + signal.SIGINT
+    assert sweep.main(arguments) == 128 + signum
     shown = capsys.readouterr()
-    assert "stopped by SIGINT: run the same command again to resume" in shown.err
+    assert f"stopped by {signum.name}: run the same command again to resume" in shown.err
     assert "1 runs finished, 1 cut short, 0 failed" in shown.out
     assert "seed 2" not in shown.out
 
@@ -339,3 +343,56 @@ def test_a_real_run_cut_short_goes_on_to_the_same_end(tmp_path):
         for record in line["history"]:
             del record["seconds"]
     assert one["history"] == other["history"]
+
+
+@pytest.mark.parametrize("name", ["lines.jsonl", "1.log"])
+def test_a_file_that_cannot_be_written_fails_one_run_and_not_the_others(tmp_path, capsys, monkeypatch, name):
+    """The results file is replaced by a folder while the sweep runs; the log of one run cannot be opened."""
+    in_the_way = f"from pathlib import Path; Path({str(tmp_path / 'runs' / 'lines.jsonl')!r}).mkdir(); "
+    scripts = [leaving(tmp_path, 0, seed=seed) for seed in range(3)]
+    if name == "lines.jsonl":
+        scripts[0] = in_the_way + scripts[0]
+    arguments = of_scripts(monkeypatch, tmp_path / "runs", *scripts)
+    if name == "1.log":
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert sweep.main(arguments) == 1
+    shown = capsys.readouterr().out
+    assert shown.count("FAILED") == {"lines.jsonl": 3, "1.log": 1}[name]
+    assert all((tmp_path / "runs" / str(seed)).is_dir() for seed in (0, 2))
+    (tmp_path / "runs" / name).rmdir()
+    assert sweep.main(arguments) == 0  # which adds the lines of the finished runs
+    assert [line["seed"] for line in lines_of(tmp_path / "runs" / "lines.jsonl")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_stops_it_unless_it_was_ignored(signum):
+    """SIGHUP is ignored below nohup, and SIGINT in the background jobs of a script."""
+    before = signal.signal(signum, signal.SIG_IGN)
+    try:
+        with asked_to_stop() as stop:
+            signal.raise_signal(signum)
+            assert not stop
+        signal.signal(signum, signal.default_int_handler)
+        with asked_to_stop() as stop:
+            signal.raise_signal(signum)
+            assert stop == [signum]
+    finally:
+        signal.signal(signum, before)
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_without_a_reader_it_ends_quietly(tmp_path, monkeypatch, stream):
+    reading, written = os.pipe()
+    os.close(reading)
+    with open(written, "w") as pipe:  # which fails on closing if something is left to be written
+        monkeypatch.setattr(sys, stream, pipe)
+        arguments = ["mnist", *(["--dry-run"] if stream == "stdout" else ["--depths", "0"])]
+        assert sweep.main(arguments) == 128 + signal.SIGPIPE
+        monkeypatch.undo()
+
+
+def test_output_that_the_terminal_cannot_show_is_escaped(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    grid = ["mnist", "--presets", "2d", "--depths", "1", "--seeds", "0", "--folder", "\N{SNOWMAN}"]
+    assert sweep.main([*grid, "--dry-run"]) == 0
+    assert rb"\u2603" in sys.stdout.buffer.getvalue()
