@@ -123,7 +123,7 @@ def trained(workdir: Path, example: Example) -> tuple[Any, str]:
     if summary is not None:
         return params, str(summary["headline"])
     if not meta["history"]:
-        return params, "NOT FINISHED, and not tested yet: these are the initial parameters"
+        return params, f"NOT FINISHED, and not tested yet: the parameters after step {meta['best_step']}"
     last = meta["history"][-1]
     return params, f"NOT FINISHED: the best of the first {last['epoch']} epochs, {last['samples']:,} samples"
 

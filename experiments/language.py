@@ -29,7 +29,8 @@ from experiments.running.devices import Batch
 from experiments.running.examples import Example, Request, labeled
 from experiments.running.experiment import Experiment
 from experiments.running.models import ModelOptions, SymbolLabeler
-from experiments.running.options import EpochOptions
+from experiments.running.options import EpochOptions, check_size
+from experiments.running.workdir import EVALUATION_STREAMS
 
 RECIPES = {
     "stdlib": EpochOptions(batch_size=100, epochs=3, learning_rate=2e-3),
@@ -37,6 +38,8 @@ RECIPES = {
 }
 """The default training options of each corpus: the paper's for enwik8; for stdlib ones that take a few minutes."""
 EVALUATED = ("validation", "test")
+SHORTEST_STREAM = 1000
+"""The least number of characters of a stream in evaluation, if there is more than one stream."""
 UNSCORED = -1
 """The target of a timestep whose output is not scored."""
 EXAMPLE = 100
@@ -64,6 +67,8 @@ class Options:
     """The beginning of the generated text."""
     temperature: float = 1.0
     """Sampling temperature of the generated text; 0 takes the most likely character."""
+    sampling_seed: int = 0
+    """Seed of the generated text."""
     paper: bool = False
     """Take the values of the paper's largest experiment for the options that are not given."""
     model: ModelOptions = tasks.LANGUAGE.model
@@ -90,7 +95,7 @@ def run(arguments: Sequence[str]) -> int:
     corpus = load(options)
     if options.generate is None:
         return runs.run(lambda: build(options, corpus), options.train)
-    request = generation.Request(options.generate, options.prompt, options.temperature, options.train.seed)
+    request = generation.Request(options.generate, options.prompt, options.temperature, options.sampling_seed)
     return generation.run(lambda: build(options, corpus), options.train, corpus.vocabulary, request)
 
 
@@ -126,6 +131,7 @@ def build(options: Options, corpus: texts.Corpus | None = None) -> Experiment:
             f"steps must be at least the depth, {model.delay + 1}, so that gradients reach from an output to the "
             f"input that it answers, got {options.steps}."
         )
+    check_size("steps", options.steps)
     config = {
         "task": tasks.LANGUAGE.name,
         "data": corpus.name,
@@ -134,7 +140,26 @@ def build(options: Options, corpus: texts.Corpus | None = None) -> Experiment:
         "vocabulary": corpus.vocabulary.tolist(),
         "steps": options.steps,
     }
-    return Experiment(
+
+    def evaluating(experiment: Experiment, streams: int, name: str = corpus.name) -> Experiment:
+        """The experiment that evaluates in so many streams, with this name of the corpus."""
+        found: dict[str, Any] = {**config, "data": name}
+        if streams != options.train.batch_size:
+            found[EVALUATION_STREAMS] = streams
+        return dataclasses.replace(
+            experiment,
+            name=tasks.LANGUAGE.setting(found),
+            task=dataclasses.replace(experiment.task, evaluated=evaluated(corpus, streams, options.steps, model.delay)),
+            config={**{key: x for key, x in experiment.config.items() if key != EVALUATION_STREAMS}, **found},
+        )
+
+    def as_recorded(experiment: Experiment, there: Mapping[str, Any]) -> Experiment:
+        """Earlier versions evaluated in as many streams as a batch has, and called any text "enwik8 prefix"."""
+        if there.get("sha256") != corpus.sha256:
+            return experiment
+        return evaluating(experiment, there.get(EVALUATION_STREAMS, there["batch_size"]), there["data"])
+
+    experiment = Experiment(
         name=tasks.LANGUAGE.setting(config),
         task=language_modeling(labeler, model.delay, corpus, options),
         params=jax.jit(labeler.init)(jax.random.key(options.train.seed), jnp.zeros((1, 1), jnp.int32))["params"],
@@ -144,24 +169,19 @@ def build(options: Options, corpus: texts.Corpus | None = None) -> Experiment:
         headline=lambda result: (
             f"test {result['test_bits']:.4f} bits per character, validation {result['best']['validation_bits']:.4f}"
         ),
+        as_recorded=as_recorded,
     )
+    return evaluating(experiment, evaluation_streams(len(corpus.test)))
 
 
 def language_modeling(labeler: SymbolLabeler, delay: int, corpus: texts.Corpus, options: Options) -> training.Task:
-    """Batches of parallel streams; the state is carried from batch to batch."""
-    symbol = np.zeros(256, np.int32)
-    symbol[corpus.vocabulary] = np.arange(len(corpus.vocabulary))
+    """Batches of parallel streams; the state is carried from batch to batch. ``evaluated`` is empty."""
     rows, steps = options.train.batch_size, options.steps
-    parts = {name: streams(symbol[getattr(corpus, name)], rows, steps, delay, name) for name in ("train", *EVALUATED)}
-    inputs, targets = parts["train"]
+    inputs, targets = streams(symbols(corpus, "train"), rows, steps, delay, "train")
 
     def batch(step: int) -> Batch:
         begin = step % steps_per_epoch * steps
         return {"inputs": inputs[:, begin : begin + steps], "targets": targets[:, begin : begin + steps]}
-
-    def batches(inputs: NDArray[np.int32], targets: NDArray[np.int32]) -> list[Batch]:
-        begins = range(0, inputs.shape[1], steps)
-        return [{"inputs": inputs[:, i : i + steps], "targets": targets[:, i : i + steps]} for i in begins]
 
     def sums(params: Any, batch: dict[str, jax.Array], carry: Any) -> tuple[training.Sums, Any]:
         carry, logits = cast(Any, labeler.apply({"params": params}, batch["inputs"], carry, aligned=False))
@@ -179,12 +199,38 @@ def language_modeling(labeler: SymbolLabeler, delay: int, corpus: texts.Corpus, 
         samples_per_epoch=int((targets != UNSCORED).sum()),
         epochs=options.train.epochs,
         patience=options.train.patience,
-        evaluated={name: batches(*parts[name]) for name in EVALUATED},
+        evaluated={},  # see :func:`evaluated`
         rank=lambda record: -record["validation_bits"],
         carry=labeler.zero_carry,
         unit=tasks.LANGUAGE.unit,
         quantity=tasks.LANGUAGE.measure,
     )
+
+
+def symbols(corpus: texts.Corpus, split: str) -> NDArray[np.int32]:
+    """A split of a text as indices into its vocabulary, ``(N,)``."""
+    symbol = np.zeros(256, np.int32)
+    symbol[corpus.vocabulary] = np.arange(len(corpus.vocabulary))
+    return symbol[getattr(corpus, split)]
+
+
+def evaluation_streams(characters: int) -> int:
+    """The number of streams in which a text of this length is evaluated, whatever the batch size.
+
+    Each stream begins with a zero state. A fixed number of streams makes the results of different batch sizes
+    comparable, and a short text is split into fewer, so that the beginnings are a small part of it.
+    """
+    return max(1, min(tasks.MOST_STREAMS, characters // SHORTEST_STREAM))
+
+
+def evaluated(corpus: texts.Corpus, rows: int, steps: int, delay: int) -> dict[str, Sequence[Batch]]:
+    """The batches of the validation and test texts, each split into ``rows`` parallel streams."""
+    found: dict[str, Sequence[Batch]] = {}
+    for name in EVALUATED:
+        inputs, targets = streams(symbols(corpus, name), rows, steps, delay, name)
+        begins = range(0, inputs.shape[1], steps)
+        found[name] = [{"inputs": inputs[:, i : i + steps], "targets": targets[:, i : i + steps]} for i in begins]
+    return found
 
 
 def streams(
@@ -217,7 +263,8 @@ def streams(
 
 def example(config: Mapping[str, Any], request: Request) -> Example:
     """A test example of a run, read from a zero state; see :class:`experiments.tasks.TaskModule`."""
-    corpus = texts.load(config["data"].split()[0], data_file=request.data_file, prepared_dir=request.prepared_dir)
+    name: Literal["stdlib", "enwik8"] = "stdlib" if config["data"] == "stdlib" else "enwik8"
+    corpus = texts.load(name, data_file=request.data_file, prepared_dir=request.prepared_dir)
     if corpus.sha256 != config["sha256"]:
         raise DataError(
             f"the run in {request.workdir} was trained on another text, {config['data']} of {config['characters']:,} "

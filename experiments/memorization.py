@@ -23,6 +23,7 @@ from experiments.running import runs, symbols
 from experiments.running.examples import Example, Request
 from experiments.running.experiment import Experiment
 from experiments.running.models import ModelOptions
+from experiments.running.options import check_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +82,10 @@ def make(length: int, num_symbols: int) -> symbols.GeneratedTask:
     """The task.
 
     Raises:
-        ValueError: the length is below 1, or there are fewer than 3 symbols.
+        ValueError: a size is too large, the length is below 1, or there are fewer than 3 symbols.
     """
-    if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}.")
+    check_size("length", length)
+    check_size("num_symbols", num_symbols, least=0)
     if num_symbols < 3:
         raise ValueError(f"num_symbols must be at least 3, the blank and two others, got {num_symbols}.")
 

@@ -146,6 +146,8 @@ LANGUAGE = TaskInfo(
     setting_options=("data",),
     data_options=("data_file", "prepared_dir"),
 )
+MOST_STREAMS = 100
+"""The number of parallel streams into which the validation and test texts are split, unless they are very short."""
 TASKS = {info.name: info for info in (MEMORIZATION, ADDITION, MNIST, LANGUAGE)}
 """Every task by name."""
 

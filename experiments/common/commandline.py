@@ -129,6 +129,12 @@ def reported(body: Callable[[], int], resumable: bool) -> int:
         return error.status
     except Interrupted as stop:
         message, signum = str(stop), stop.signum
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):  # jax's error is a RuntimeError
+            raise
+        reason = " ".join(str(error).split())[:200]
+        print(f"error: not enough memory ({reason}): give a smaller model, sequence or batch", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:  # outside the training loop, which saves a checkpoint first
         message, signum = "stopped", signal.SIGINT
     print(f"{message}: run the same command again to resume" if resumable else message, file=sys.stderr)

@@ -20,6 +20,14 @@ class FileError(CommandError):
     """A file that cannot be read or written; the message names it and the reason."""
 
 
+def check_name(path: Path) -> None:
+    """Raises a FileError if a path is not UTF-8; tensorstore and array_record, which store our data, need that."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise FileError(f"{path} has a name that is not UTF-8: give another path, or rename the folder") from error
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder and, on leaving, renames that file to ``path``.

@@ -15,14 +15,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from experiments.common.files import check_name
 from experiments.datasets.base import DataError
 
 COMPLETE = "dataset_info.json"  # in every complete copy
 
 
 def root(given: Path | None) -> Path:
-    """The folder of all copies: ``given``, or that of tensorflow-datasets."""
-    return (given or Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")).expanduser().absolute()
+    """The folder of all copies: ``given``, or that of tensorflow-datasets.
+
+    Raises:
+        FileError: its path is not UTF-8.
+    """
+    folder = (given or Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")).expanduser().absolute()
+    check_name(folder)
+    return folder
 
 
 def exists(folder: Path) -> bool:

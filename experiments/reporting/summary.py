@@ -10,8 +10,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from experiments import tasks
 from experiments.reporting.lines import Line
 from experiments.running.models import LATER, PRESETS, ModelOptions
+from experiments.running.workdir import EVALUATION_STREAMS
 from experiments.tasks import TASKS, TaskInfo
 
 Key = TypeVar("Key")
@@ -148,6 +150,9 @@ def shown_options(line: Line) -> dict[str, str]:
     options = {**LATER, **line.options}
     for name in (*STATED, *STATED_BY_MODEL, *line.info.setting_options, *model.meaningless):
         options.pop(name, None)
+    streams = options.pop(EVALUATION_STREAMS, options.get("batch_size"))
+    if line.info.measure == "bits" and streams != tasks.MOST_STREAMS:  # so a result is not quite comparable
+        options[EVALUATION_STREAMS] = streams
     if tuple(options.get("tensor_shape", ())) == (line.depth,) * len(model.tensor_shape):
         options.pop("tensor_shape", None)
     if set(model.kernel_size) in ({2}, {3}):  # 3 is the default, and 2 is stated as -F in the model's name

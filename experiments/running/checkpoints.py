@@ -17,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.common.errors import CommandError
+from experiments.common.files import check_name
 
 REPLACED = ".replaced"
 """The suffix of a checkpoint while another one replaces it."""
@@ -36,9 +37,11 @@ class Checkpoints:
 
     Raises:
         CheckpointError: ``folder`` is a file.
+        FileError: its path is not UTF-8.
     """
 
     def __init__(self, folder: Path, keep: int = 2, *, read_only: bool = False) -> None:
+        check_name(folder)
         self.folder = folder.absolute()
         self._read_only = read_only
         if folder.exists() and not folder.is_dir():

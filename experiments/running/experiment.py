@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Experiment:
         network: the model, from inputs to predictions.
         config: everything else that determines the results, as JSON.
         headline: summarizes the result of :func:`experiments.running.training.fit` in one line.
+        as_recorded: maps this experiment and the configuration of a run to the experiment as that run evaluates and
+            names it, which earlier versions may have done differently.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Experiment:
     network: nn.Module
     config: dict[str, Any]
     headline: Callable[[dict[str, Any]], str]
+    as_recorded: Callable[[Experiment, Mapping[str, Any]], Experiment] = lambda experiment, config: experiment
 
     @property
     def title(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -48,6 +49,8 @@ def run(
 ) -> int:
     """Prints the prompt and its continuation by the best parameters of the run in the workdir.
 
+    If the run has not been evaluated yet, its latest parameters are used.
+
     Returns:
         The exit status, 0.
 
@@ -61,12 +64,21 @@ def run(
     except ValueError as error:
         raise UsageError(error) from error
     workdir = experiment.workdir(options)
+    if config := wd.recorded_here(workdir):
+        experiment = experiment.as_recorded(experiment, config)
+        if config.get("seed") != options.seed:
+            raise UsageError(
+                f"the run in {workdir} has seed {config.get('seed')}, got seed {options.seed}: give --seed "
+                f"{config.get('seed')}; --sampling-seed changes the text that is sampled"
+            )
     wd.check_same(workdir, experiment.recorded(options))
-    params, _ = best_so_far(workdir, experiment.params)
+    params, meta = best_so_far(workdir, experiment.params)
+    if not meta["history"]:
+        print(f"not evaluated yet: the parameters after step {meta['best_step']}", file=sys.stderr)
     key, network = jax.random.key(request.seed), cast(SymbolLabeler, experiment.network)
     symbols = generated(params, prompt, key, network, request.count, request.temperature)
-    text = vocabulary[np.asarray(symbols)].tobytes().decode(errors="replace")
-    print(request.prompt + text)
+    text = vocabulary[np.concatenate([prompt, symbols])].tobytes()  # a character of several bytes may be in both
+    print(text.decode(errors="replace"))
     return 0
 
 
@@ -80,7 +92,10 @@ def encoded(request: Request, vocabulary: NDArray[np.uint8]) -> NDArray[np.int32
         raise ValueError(f"generate must be at least 1, got {request.count}.")
     if not 0 <= request.temperature < float("inf"):
         raise ValueError(f"temperature must be 0 or a positive number, got {request.temperature}.")
-    data = np.frombuffer(request.prompt.encode(), np.uint8)
+    try:
+        data = np.frombuffer(request.prompt.encode(errors="surrogateescape"), np.uint8)  # the bytes that were typed
+    except UnicodeEncodeError as error:
+        raise ValueError(f"prompt must be text that UTF-8 can encode, got {request.prompt!a:.80}.") from error
     if not data.size:
         raise ValueError("prompt must have at least one character, got an empty one.")
     unknown = sorted({chr(byte) if byte < 128 else f"byte {byte:#x}" for byte in data[~np.isin(data, vocabulary)]})

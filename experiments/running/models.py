@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import tlstm_jax as tl
+from experiments.running.options import LARGEST, check_size
 from tlstm_jax.stacked import StackedLSTMConfig
 
 Preset = Literal["slstm", "trnn", "2d", "2d-M", "2d-F", "2d+CN", "3d", "3d+LN", "3d+CN"]
@@ -110,8 +111,7 @@ class ModelOptions:
                 if getattr(self, name) != getattr(default, name):
                     raise ValueError(f"{name} is set by --preset {self.preset}, got {getattr(self, name)}.")
             depth = default.config.depth if self.depth is None else self.depth
-            if depth < 1:
-                raise ValueError(f"depth must be at least 1, got {depth}.")
+            check_size("depth", depth)
             fixed = dict(PRESETS[self.preset])
             dims = fixed.pop("dims", None)
             fixed |= {"num_layers": depth} if dims is None else {"tensor_shape": (depth,) * dims}
@@ -140,7 +140,11 @@ class ModelOptions:
         return min(max(1, least - 1), least, key=lambda features: abs(size(features) - budget))
 
     def check(self, default: ModelOptions) -> None:
-        """Raises a ValueError for an option that the model does not have, unless it has its default value."""
+        """Raises a ValueError for a size that is too large, and for an option that the model does not have."""
+        for name in ("features", "num_layers", "tensor_shape", "kernel_size"):
+            given = getattr(self, name)
+            for size in given if isinstance(given, tuple) else (given,):
+                check_size(name, size, least=-LARGEST)  # the library refuses those below 1
         for name in self.meaningless:
             given, usual = getattr(self, name), getattr(default, name)
             if given not in (usual, None) and (given, usual) != (0, None):  # None becomes 0 for these models
@@ -288,6 +292,8 @@ def parse_count(text: str) -> int:
     number = round(float(match[1]) * {"": 1, "K": 1e3, "M": 1e6}[match[2].upper()]) if match else 0
     if number < 1:
         raise ValueError(f"params must be a positive number like 10M, 250K or 4000, got {text!r}.")
+    if number > LARGEST**2:
+        raise ValueError(f"params must be at most {LARGEST}M, got {text}.")
     return number
 
 

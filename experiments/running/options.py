@@ -16,6 +16,18 @@ NO_MATTER = (
 differently)."""
 
 
+LARGEST = 10**6
+"""The largest size of a model or a sequence along one axis; more cannot be represented, let alone be computed."""
+
+
+def check_size(name: str, value: int, least: int = 1, most: float = LARGEST) -> None:
+    """Raises a ValueError unless a size is in ``least..most``."""
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}.")
+    if value > most:
+        raise ValueError(f"{name} must be at most {most}, got {value}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
     """Training; the defaults shown are those of the task."""
@@ -62,8 +74,7 @@ class TrainOptions:
     def check(self) -> None:
         """Raises a ValueError for options that do not fit."""
         for name in self.sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+            check_size(name, getattr(self, name), most=2**31 - 1 if name == "batch_size" else math.inf)
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate must be a positive number, got {self.learning_rate}.")
         for name in ("clip_norm", "weight_decay", "checkpoint_seconds"):

@@ -32,13 +32,18 @@ def best_so_far(workdir: Path, like: Any) -> tuple[Any, dict[str, Any]]:
         like: a tree of the parameters' shapes and dtypes.
 
     Raises:
-        UsageError: there is no checkpoint yet.
+        UsageError: there is no checkpoint yet, or none with trained parameters.
         CheckpointError: no checkpoint can be read, or they are of another model.
     """
     if (workdir / wd.CHECKPOINTS).is_dir():
         with Checkpoints(workdir / wd.CHECKPOINTS, read_only=True) as checkpoints:
             if checkpoints.latest_step is not None:
                 restored, meta = checkpoints.restore({"best": like}, lambda line: print(line, file=sys.stderr))
+                if not meta["history"] and "best_step" not in meta:
+                    raise UsageError(
+                        f"the checkpoint in {workdir} was written by an earlier version and has no trained parameters "
+                        "before the first evaluation: resume the run first"
+                    )
                 return restored["best"], meta
     raise UsageError(f"{workdir} holds no checkpoints yet: train first")
 

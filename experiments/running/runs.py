@@ -40,10 +40,12 @@ def run(build: Callable[[], Experiment], options: TrainOptions) -> int:
         if options.distributed:  # before anything asks for the devices
             devices.initialize(options.coordinator, options.num_processes, options.process_id)
         experiment = started(build(), options)
+        workdir = experiment.workdir(options)
+        if not options.overwrite and (config := wd.recorded_here(workdir)):
+            experiment = experiment.as_recorded(experiment, config)
         config = experiment.recorded(options)
     except ValueError as error:
         raise UsageError(error) from error
-    workdir = experiment.workdir(options)
     with contextlib.ExitStack() as held:
         if devices.is_first():
             held.enter_context(wd.claimed(workdir, config, overwrite=options.overwrite))

@@ -242,10 +242,16 @@ def resumed(checkpoints: Checkpoints, start: State, params: Any, bar: Any) -> tu
 
 
 def save(checkpoints: Checkpoints, step: int, state: State, best: Any, history: list[Record]) -> None:
-    """Writes a checkpoint. Every process must call it, since each may hold a part of the state."""
+    """Writes a checkpoint. Every process must call it, since each may hold a part of the state.
+
+    Before the first evaluation the current parameters stand for the best ones, and the metadata has their step.
+    """
     whole = devices.fetch(state)
     if devices.is_first():
-        checkpoints.save(step, {"state": whole, "best": best}, {"history": history})
+        meta: dict[str, Any] = {"history": history}
+        if not history:
+            best, meta["best_step"] = whole.params, step
+        checkpoints.save(step, {"state": whole, "best": best}, meta)
 
 
 def starting_state(task: Task, params: Any, optimizer: optax.GradientTransformation, rows: int) -> State:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import filelock
 
 from experiments.common.errors import CommandError
-from experiments.common.files import NEW, read_json, write_json
+from experiments.common.files import NEW, FileError, check_name, read_json, write_json
 from experiments.running.models import LATER
 
 CONFIG, METRICS, SUMMARY, CURVES = "config.json", "metrics.jsonl", "summary.json", "learning_curves.png"
@@ -20,6 +21,9 @@ CHECKPOINTS, TENSORBOARD, PROFILE, INSIDE = "checkpoints", "tensorboard", "profi
 LOCK = ".lock"  # held by the process that runs there
 FORMER_TASKS = {"wikipedia": "language"}
 """Tasks that were renamed: the name that earlier versions recorded, and today's."""
+EVALUATION_STREAMS = "evaluation_streams"
+"""An option of language modeling that is recorded if it differs from the batch size, which is what earlier versions
+took: the number of parallel streams into which the validation and test texts are split."""
 ELSEWHERE = "give --workdir another folder"
 
 
@@ -40,8 +44,9 @@ def claimed(workdir: Path, config: dict[str, Any], *, overwrite: bool) -> Iterat
     Raises:
         WorkdirError: the folder holds a run of another configuration or files of no run, cannot be written, or
             another process is running there.
-        FileError: its configuration cannot be read.
+        FileError: its configuration cannot be read, or its path is not UTF-8.
     """
+    check_name(workdir)
     with contextlib.ExitStack() as held:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -79,6 +84,15 @@ def _claim(workdir: Path, config: dict[str, Any], overwrite: bool) -> None:
     check_same(workdir, config)
 
 
+def recorded_here(workdir: Path) -> dict[str, Any] | None:
+    """The configuration of the run in a folder; None if there is no folder, no run or a damaged configuration."""
+    try:
+        config = read_json(workdir / CONFIG)
+    except FileError:
+        return None  # which is reported when the workdir is claimed
+    return config if isinstance(config, dict) and "task" in config else None
+
+
 def renamed(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with today's name of the task; see :data:`FORMER_TASKS`."""
     return {**config, "task": FORMER_TASKS.get(config["task"], config["task"])}
@@ -93,7 +107,7 @@ def check_same(workdir: Path, config: dict[str, Any]) -> None:
         raise WorkdirError(f"{workdir / CONFIG} is not of a run: {ELSEWHERE}")
     there, here = renamed(recorded), renamed(json.loads(json.dumps(config)))  # tuples become lists, as when read back
     if there != here:
-        there, here = {**LATER, **there}, {**LATER, **here}
+        there, here = ({**LATER, EVALUATION_STREAMS: each.get("batch_size"), **each} for each in (there, here))
         differences = ", ".join(
             f"{key} {_shown(there.get(key))} there and {_shown(here.get(key))} here"
             for key in sorted({*there, *here})
@@ -106,10 +120,17 @@ def check_same(workdir: Path, config: dict[str, Any]) -> None:
 
 
 def _discard(workdir: Path) -> None:
-    """Deletes the files of a run, the configuration last: until then the folder is recognized as a workdir."""
+    """Deletes the files of a run, the configuration last: until then the folder is recognized as a workdir.
+
+    Of a folder that is a symbolic link only the link is deleted: there may be other files where it leads to.
+    """
     for name in (CHECKPOINTS, TENSORBOARD, PROFILE, INSIDE):
-        if (workdir / name).exists():
-            shutil.rmtree(workdir / name)
+        folder = workdir / name
+        if folder.is_symlink():
+            print(f"{folder} was a link to {folder.resolve()}, where the files are kept", file=sys.stderr)
+            folder.unlink()
+        elif folder.exists():
+            shutil.rmtree(folder)
     for name in (METRICS, SUMMARY, CURVES, CONFIG):
         for unfinished in workdir.glob(f"{name}.*{NEW}"):  # of a process that was killed
             unfinished.unlink()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 
 import jax
@@ -11,8 +12,9 @@ import pytest
 
 from experiments import language, wikipedia
 from experiments.common.files import write_json
-from experiments.running import generation, runs
+from experiments.running import devices, generation, runs, training
 from experiments.running import workdir as wd
+from experiments.running.checkpoints import Checkpoints
 from experiments.running.models import ModelOptions, SymbolLabeler
 from experiments.running.options import EpochOptions
 from tests.experiments.small_runs import TEXT, assert_same_run, killed_at, metrics, replace_texts
@@ -151,8 +153,8 @@ def test_text_from_a_run(trained, capsys):
     [
         (["--steps", "1"], "steps must be at least the depth, 2"),
         (
-            ["--batch-size", "40"],
-            "batch_size must be at most 28, the number of characters to predict in the validation part",
+            ["--batch-size", "600"],
+            "batch_size must be at most 517, the number of characters to predict in the train part",
         ),
         (
             ["--generate", "9", "--prompt", "Zürich"],
@@ -162,6 +164,9 @@ def test_text_from_a_run(trained, capsys):
         (["--generate", "0"], "generate must be at least 1, got 0"),
         (["--generate", "9", "--prompt", "the", "--temperature", "-1"], "temperature must be 0 or a positive number"),
         (["--generate", "9", "--prompt", "the"], "holds no checkpoints yet: train first"),
+        (["--generate", "9", "--prompt", os.fsdecode(b"the \xff")], "that the corpus does not have, 'byte 0xff'"),
+        (["--generate", "9", "--prompt", "\ud800"], r"prompt must be text that UTF-8 can encode, got '\ud800'"),
+        (["--steps", "1000000000000"], "steps must be at most 1000000"),
     ],
 )
 def test_bad_options_exit_with_2_and_one_line(tmp_path, capsys, arguments, message):
@@ -171,6 +176,51 @@ def test_bad_options_exit_with_2_and_one_line(tmp_path, capsys, arguments, messa
     assert message in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_before_the_first_evaluation_text_comes_from_the_current_parameters(trained, tmp_path, capsys, monkeypatch):
+    """The sampling has a seed of its own."""
+    arguments = [*TINY, "--workdir", str(tmp_path / "run"), "--checkpoint-seconds", "0"]
+    with killed_at(9, monkeypatch):  # of 19 steps in an epoch
+        language.main(arguments)
+    with Checkpoints(tmp_path / "run" / wd.CHECKPOINTS, read_only=True) as checkpoints:
+        step = checkpoints.latest_step
+    assert 0 < step < 19
+    with monkeypatch.context() as context:
+        context.setattr(generation, "generated", lambda params, *_: used.append(params) or np.zeros(1, np.int32))
+        used = []
+        for seed in ("0", "1"):
+            assert language.main([*arguments, "--generate", "1", "--prompt", "the", "--sampling-seed", seed]) == 0
+    assert f"not evaluated yet: the parameters after step {step}" in capsys.readouterr().err
+    initial = language.build(language.parse(arguments)).params
+    moved = jax.tree.map(lambda now, then: np.abs(now - then).max(), used[0], initial)
+    assert min(jax.tree.leaves(moved)) > 0
+    assert language.main([*arguments, "--generate", "1", "--prompt", "the", "--seed", "1"]) == 2
+    assert "--sampling-seed changes the text" in capsys.readouterr().err
+
+
+def test_bits_per_character_do_not_depend_on_the_batch_size(corpus):
+    """Nor on the length of the batches: the same parameters get the same result."""
+    found = []
+    for batch, steps in ((2, 7), (5, 9)):
+        arguments = [*TINY, "--batch-size", str(batch), "--steps", str(steps)]
+        experiment = language.build(language.parse(arguments), corpus)
+        mesh = devices.data_mesh(1)
+        params = experiment.params
+        found.append(training.evaluate("test", jax.jit(experiment.task.sums), params, experiment.task, mesh))
+        assert experiment.config["evaluation_streams"] == 1
+    assert found[0]["test_bits"] == pytest.approx(found[1]["test_bits"], rel=1e-5)
+    assert [language.evaluation_streams(n) for n in (1, 1999, 5_000, 5_000_000)] == [1, 1, 5, 100]
+
+
+def test_a_run_that_was_evaluated_in_as_many_streams_as_its_batch_remains_so(trained, corpus):
+    """As those of earlier versions, whose configuration does not have the number; here the batch has 4 streams."""
+    there = json.loads((trained / wd.CONFIG).read_text())
+    assert there.pop("evaluation_streams") == 1
+    experiment = language.build(language.parse(TINY), corpus)
+    former = experiment.as_recorded(experiment, there)
+    assert "evaluation_streams" not in former.config
+    assert {len(batch["inputs"]) for batches in former.task.evaluated.values() for batch in batches} == {4}
 
 
 def test_text_from_another_configurations_run_is_refused(trained, capsys):

@@ -1,6 +1,7 @@
 """A run: its files, its workdir, and the number of devices."""
 
 import json
+import os
 import re
 import struct
 import sys
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import mnist
+from experiments import memorization, mnist
 from experiments.running import devices, training
 from experiments.running import workdir as wd
 from experiments.running.options import TrainOptions
@@ -105,6 +106,44 @@ def test_a_folder_of_something_else_is_refused(tiny, tmp_path, capsys, name, ove
     assert "give --workdir another folder" in capsys.readouterr().err
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
     assert (tmp_path / name).read_text() == '{"my": "project"}'
+
+
+def test_overwrite_keeps_what_a_link_leads_to(whole, tmp_path, capsys):
+    """The checkpoints are on another disk, as it were."""
+    (whole / wd.CHECKPOINTS).rename(tmp_path / "disk")
+    (whole / wd.CHECKPOINTS).symlink_to(tmp_path / "disk")
+    assert mnist.main([*TINY, "--epochs", "1", "--workdir", str(whole), "--overwrite"]) == 0
+    assert f"checkpoints was a link to {tmp_path / 'disk'}, where the files are kept" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "disk").iterdir()} == {"10", "15"}
+    assert {path.name for path in (whole / wd.CHECKPOINTS).iterdir()} == {"5"}
+
+
+def test_a_workdir_whose_name_is_not_utf8(tiny, tmp_path, capsys):
+    """The library that writes the checkpoints accepts no other."""
+    workdir = tmp_path / os.fsdecode(b"\xff")
+    assert mnist.main([*TINY, "--workdir", str(workdir)]) == 2
+    assert re.fullmatch("error: .* has a name that is not UTF-8: give another path.*\n", capsys.readouterr().err)
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--batch-size", "1" + "0" * 12], 2, "batch_size must be at most 2147483647, got 1000000000000"),
+        (["--params", "9" * 40], 2, "params must be at most 1000000M, got 999"),
+        (["--features", "9" * 12], 2, "features must be at most 1000000, got 999"),
+        (["--preset", "3d", "--depth", "9" * 12], 2, "depth must be at most 1000000, got 999"),
+        (["--tensor-shape", "3", "9" * 12], 2, "tensor_shape must be at most 1000000, got 999"),
+        (["--length", "9" * 12], 2, "length must be at most 1000000, got 999"),
+        (["--num-symbols", "9" * 12], 2, "num_symbols must be at most 1000000, got 999"),
+        (["--batch-size", "2000000000", "--length", "1000000"], 1, "not enough memory (Unable to allocate"),
+    ],
+)
+def test_sizes_beyond_any_memory(tmp_path, capsys, arguments, status, message):
+    assert memorization.main([*arguments, "--workdir", str(tmp_path / "run")]) == status
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}")
+    assert len(error.splitlines()) == 1
 
 
 def test_a_workdir_that_cannot_be_written(tiny, tmp_path, capsys):

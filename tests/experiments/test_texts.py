@@ -24,11 +24,13 @@ import numpy as np
 import pytest
 
 from experiments.datasets import prepared, texts
-from experiments.datasets.texts import builder, corpus, enwik8, source
+from experiments.datasets.texts import builder, corpus, enwik8, enwik8_blocks, source
 
 REPOSITORY = Path(__file__).parents[2]
 OFFICIAL_SIZE, OFFICIAL_MD5 = source.OFFICIAL_SIZE, source.OFFICIAL_MD5
+KNOWN = enwik8_blocks.BLOCK_SIZE, enwik8_blocks.CHECKSUMS
 CHUNK = 1024
+BLOCK = 500
 WHOLE = b"<mediawiki>" + np.random.default_rng(0).integers(0, 200, 3000, np.uint8).tobytes()
 """Stands for enwik8 in these tests: two chunks and a shorter one."""
 
@@ -39,6 +41,9 @@ def _everything_is_small_and_below_tmp_path(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # tensorflow-datasets leaves empty folders there
     monkeypatch.setattr(builder, "CHUNK", CHUNK)
+    monkeypatch.setattr(enwik8_blocks, "BLOCK_SIZE", BLOCK)
+    sums = (hashlib.sha256(WHOLE[i : i + BLOCK]).hexdigest()[: enwik8_blocks.DIGITS] for i in range(0, 2500, BLOCK))
+    monkeypatch.setattr(enwik8_blocks, "CHECKSUMS", "".join(sums))
     monkeypatch.setattr(source, "OFFICIAL_SIZE", len(WHOLE))
     monkeypatch.setattr(source, "OFFICIAL_MD5", hashlib.md5(WHOLE).hexdigest())
 
@@ -216,6 +221,37 @@ def test_a_file_that_is_not_enwik8(file: Path, tmp_path: Path, contents: bytes, 
     assert not (tmp_path / "prepared").exists()
 
 
+@pytest.mark.parametrize(
+    ("contents", "name", "said"),
+    [
+        (WHOLE[:1700], "enwik8 prefix", None),
+        (WHOLE[:2900], "enwik8 prefix", None),
+        (WHOLE[:3005], "enwik8 prefix", "only its first 2,500 characters can be checked"),
+        (WHOLE.replace(b"\n", b"\r\n")[:2400], "other text", "differs from enwik8"),
+        (_flip(WHOLE, 2499)[:2600], "other text", "differs from enwik8"),
+        (WHOLE[:499], "other text", "is too short to tell whether it is enwik8"),
+    ],
+)
+def test_a_text_is_called_enwik8_only_if_its_checksums_are(
+    file: Path, capsys: pytest.CaptureFixture[str], contents: bytes, name: str, said: str | None
+) -> None:
+    file.write_bytes(contents)
+    found = texts.load("enwik8", data_file=file)
+    _assert_is(found, contents, name)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("WARNING")]
+    assert [said in line for line in warnings] == ([True] if said else [])
+
+
+@pytest.mark.parametrize("pack", [bytes, _gzip, _zip])
+def test_a_text_can_come_through_a_pipe(pack: Callable[[bytes], bytes]) -> None:
+    """As `--data-file <(zcat enwik8.gz)` gives it."""
+    reading, writing = os.pipe()
+    with open(reading, "rb"), open(writing, "wb") as pipe:
+        pipe.write(pack(WHOLE))  # less than a pipe holds
+        pipe.close()
+        _assert_is(source.read(Path(f"/dev/fd/{reading}")), WHOLE, "enwik8")
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with _refused("nowhere does not exist: expected enwik8 or a prefix of it"):
         texts.load("enwik8", data_file=tmp_path / "nowhere")
@@ -252,10 +288,15 @@ def test_prepared_once_and_read_back(
 
 
 def test_every_prefix_has_a_copy_of_its_own(file: Path, tmp_path: Path, no_network: None) -> None:
-    prefixes = [WHOLE[:2000], WHOLE[:1999] + b"x", WHOLE[:2048], WHOLE[:11]]
-    for prefix in prefixes * 2:
+    prefixes = {
+        WHOLE[:2000]: "enwik8 prefix",
+        WHOLE[:1999] + b"x": "other text",
+        WHOLE[:2048]: "enwik8 prefix",
+        WHOLE[:11]: "other text",
+    }
+    for prefix, name in [*prefixes.items()] * 2:
         file.write_bytes(prefix)
-        _assert_is(texts.load("enwik8", data_file=file), prefix, "enwik8 prefix")
+        _assert_is(texts.load("enwik8", data_file=file), prefix, name)
     names = [f"prefix_{len(prefix)}_{hashlib.sha256(prefix).hexdigest()[:12]}" for prefix in prefixes]
     assert sorted(os.listdir(_copy(tmp_path).parents[1])) == sorted(names)
     with pytest.raises(texts.DataUnavailable):  # the copy of a prefix is not that of the whole
@@ -395,7 +436,10 @@ def test_the_text_itself_comes_back_byte_by_byte(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(source, "OFFICIAL_SIZE", OFFICIAL_SIZE)
     monkeypatch.setattr(source, "OFFICIAL_MD5", OFFICIAL_MD5)
     monkeypatch.setattr(builder, "CHUNK", 1 << 20)
+    monkeypatch.setattr(enwik8_blocks, "BLOCK_SIZE", KNOWN[0])
+    monkeypatch.setattr(enwik8_blocks, "CHECKSUMS", KNOWN[1])
     expected = source.read(found)
+    assert expected.name in ("enwik8", "enwik8 prefix")
     loaded = texts.load("enwik8", data_file=found)
     assert (loaded.name, loaded.sha256) == (expected.name, expected.sha256)
     np.testing.assert_array_equal(loaded.text, expected.text)

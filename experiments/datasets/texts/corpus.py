@@ -20,7 +20,7 @@ class Corpus:
     """A text, one byte per character, in three consecutive splits.
 
     Args:
-        name: ``"stdlib"``, ``"enwik8"`` or ``"enwik8 prefix"``.
+        name: ``"stdlib"``, ``"enwik8"``, ``"enwik8 prefix"`` or ``"other text"``.
         text: the whole text.
         sha256: the checksum of ``text``, in hex.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ def load(*, data_file: Path | None = None, prepared_dir: Path | None = None) -> 
         DataError: the file is missing or not enwik8, or the copy is damaged or not writable.
     """
     given = None if data_file is None else source.read(data_file.expanduser().absolute())
+    if given is not None and (doubt := source.doubt(given)):
+        print(f"WARNING: {data_file} {doubt}", file=sys.stderr)
     config = OFFICIAL if given is None else config_name(given)
     folder = prepared.root(prepared_dir) / relative_path(config)
     if not prepared.exists(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -12,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.datasets.base import DataError
+from experiments.datasets.texts import enwik8_blocks
 from experiments.datasets.texts.corpus import SMALLEST, Corpus, sha256
 
 OFFICIAL_SIZE = 100_000_000
 OFFICIAL_MD5 = "a1fa5ffddb56f4953e226637dabbb36a"
 BEGINNING = b"<mediawiki"
+OTHER = "other text"
+"""The name of a text that begins as enwik8 does and differs from it, or is too short to be checked."""
 EXPECTED = "expected enwik8 or a prefix of it, plain, as .gz or as .zip"
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -36,7 +40,9 @@ def read(path: Path) -> Corpus:
         raise DataError(f"{path} is a folder: {EXPECTED}")
     try:
         with path.open("rb") as file:
-            return decode(file, origin=str(path))
+            # a pipe can be read only once; no packed text is twice as long as enwik8
+            contents = file if file.seekable() else io.BytesIO(file.read(2 * OFFICIAL_SIZE))
+            return decode(contents, origin=str(path))
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: {EXPECTED}") from error
     except OSError as error:
@@ -69,9 +75,22 @@ def decode(packed: BinaryIO, *, origin: str) -> Corpus:
 
 
 def identify(text: NDArray[np.uint8]) -> Corpus:
-    """The corpus of ``text``; its checksum decides whether it is enwik8."""
-    whole = len(text) == OFFICIAL_SIZE and _md5(text) == OFFICIAL_MD5
-    return Corpus("enwik8" if whole else "enwik8 prefix", text, sha256(text))
+    """The corpus of ``text``; its checksums decide whether it is enwik8, a prefix of it, or another text."""
+    if len(text) == OFFICIAL_SIZE and _md5(text) == OFFICIAL_MD5:
+        return Corpus("enwik8", text, sha256(text))
+    return Corpus("enwik8 prefix" if enwik8_blocks.checked(text) else OTHER, text, sha256(text))
+
+
+def doubt(corpus: Corpus) -> str | None:
+    """What makes it doubtful that a text is enwik8 or a prefix of it; None if its checksums are known."""
+    checked = enwik8_blocks.checked(corpus.text)
+    if checked is None:
+        return f"differs from enwik8 (line ends converted?): its results will be those of {OTHER!r}"
+    if not checked:
+        return f"is too short to tell whether it is enwik8: its results will be those of {OTHER!r}"
+    if corpus.name != "enwik8" and len(corpus.text) - checked >= enwik8_blocks.BLOCK_SIZE:
+        return f"begins as enwik8 does; only its first {checked:,} characters can be checked"
+    return None
 
 
 def _unpack(packed: BinaryIO, origin: str) -> bytes:
