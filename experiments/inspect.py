@@ -123,7 +123,9 @@ def trained(workdir: Path, example: Example) -> tuple[Any, str]:
     if summary is not None:
         return params, str(summary["headline"])
     if not meta["history"]:
-        return params, f"NOT FINISHED, and not tested yet: the parameters after step {meta['best_step']}"
+        step = meta.get("best_step")  # earlier versions saved the initial parameters until the first evaluation
+        which = "initial parameters" if step is None else f"parameters after step {step}"
+        return params, f"NOT FINISHED, and not tested yet: these are the {which}"
     last = meta["history"][-1]
     return params, f"NOT FINISHED: the best of the first {last['epoch']} epochs, {last['samples']:,} samples"
 

@@ -202,9 +202,10 @@ def grid(options: Options, rest: Sequence[str]) -> list[Run]:
 def planned(options: Options, rest: Sequence[str], preset: str, depth: int, seed: int) -> Run:
     """A run of the grid. The name of its workdir contains its options, and a checksum of those of the task."""
     parts = [str(options.task), preset, f"L{depth}", f"seed{seed}"]
-    if rest:
-        readable = re.sub(r"[^A-Za-z0-9.+]+", "-", " ".join(rest)).strip("-")[:60]
-        parts += [readable, hashlib.sha256(json.dumps(rest).encode()).hexdigest()[:8]]
+    told = [word for word in rest if word != "--any-environment"]  # with it, the same run is resumed
+    if told:
+        readable = re.sub(r"[^A-Za-z0-9.+]+", "-", " ".join(told)).strip("-")[:60]
+        parts += [readable, hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]]
     workdir = options.folder / "-".join(parts)
     given = ["--preset", preset, "--depth", str(depth), "--seed", str(seed), "--workdir", str(workdir)]
     return Run(preset, depth, seed, workdir, [sys.executable, "-m", f"experiments.{options.task}", *given, *rest])

@@ -21,7 +21,7 @@ from experiments.running import workdir as wd
 from experiments.running.experiment import Experiment
 from experiments.running.models import SymbolLabeler
 from experiments.running.options import TrainOptions
-from experiments.running.pretrained import best_so_far, started
+from experiments.running.pretrained import best_so_far, started, unevaluated_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ def run(
     wd.check_same(workdir, experiment.recorded(options))
     params, meta = best_so_far(workdir, experiment.params)
     if not meta["history"]:
-        print(f"not evaluated yet: the parameters after step {meta['best_step']}", file=sys.stderr)
+        print(f"not evaluated yet: the parameters after step {unevaluated_step(workdir, meta)}", file=sys.stderr)
     key, network = jax.random.key(request.seed), cast(SymbolLabeler, experiment.network)
     symbols = generated(params, prompt, key, network, request.count, request.temperature)
     text = vocabulary[np.concatenate([prompt, symbols])].tobytes()  # a character of several bytes may be in both

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 NO_MATTER = (
-    *("workdir", "overwrite", "checkpoint_seconds", "steps_per_dispatch", "profile", "tensorboard"),
+    *("workdir", "overwrite", "any_environment", "checkpoint_seconds", "steps_per_dispatch", "profile", "tensorboard"),
     *("distributed", "coordinator", "num_processes", "process_id"),
 )
 """Options that do not affect a run's results and are not recorded (steps that are compiled together may round
@@ -54,6 +54,8 @@ class TrainOptions:
     """Folder for the run's files; the same command again resumes the run there. Default: a folder below runs/."""
     overwrite: bool = False
     """Delete the files of an earlier run in the workdir first."""
+    any_environment: bool = False
+    """Resume the run although its precision settings or the kind of device have changed since."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints, at most; every evaluation saves one too (with several processes, only those)."""
     profile: bool = False

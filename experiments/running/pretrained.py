@@ -32,20 +32,30 @@ def best_so_far(workdir: Path, like: Any) -> tuple[Any, dict[str, Any]]:
         like: a tree of the parameters' shapes and dtypes.
 
     Raises:
-        UsageError: there is no checkpoint yet, or none with trained parameters.
+        UsageError: there is no checkpoint yet.
         CheckpointError: no checkpoint can be read, or they are of another model.
     """
     if (workdir / wd.CHECKPOINTS).is_dir():
         with Checkpoints(workdir / wd.CHECKPOINTS, read_only=True) as checkpoints:
             if checkpoints.latest_step is not None:
                 restored, meta = checkpoints.restore({"best": like}, lambda line: print(line, file=sys.stderr))
-                if not meta["history"] and "best_step" not in meta:
-                    raise UsageError(
-                        f"the checkpoint in {workdir} was written by an earlier version and has no trained parameters "
-                        "before the first evaluation: resume the run first"
-                    )
                 return restored["best"], meta
     raise UsageError(f"{workdir} holds no checkpoints yet: train first")
+
+
+def unevaluated_step(workdir: Path, meta: dict[str, Any]) -> int:
+    """The step of the parameters that :func:`best_so_far` reads before the first evaluation.
+
+    Raises:
+        UsageError: they are the initial ones, which earlier versions saved until then.
+    """
+    if "best_step" not in meta:
+        raise UsageError(
+            f"the checkpoint in {workdir} was written by an earlier version, without trained parameters before the "
+            "first evaluation: resume the run first"
+        )
+    step: int = meta["best_step"]
+    return step
 
 
 def started(experiment: Experiment, options: TrainOptions) -> Experiment:

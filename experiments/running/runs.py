@@ -48,7 +48,8 @@ def run(build: Callable[[], Experiment], options: TrainOptions) -> int:
         raise UsageError(error) from error
     with contextlib.ExitStack() as held:
         if devices.is_first():
-            held.enter_context(wd.claimed(workdir, config, overwrite=options.overwrite))
+            overwrite, any_environment = options.overwrite, options.any_environment
+            held.enter_context(wd.claimed(workdir, config, overwrite=overwrite, any_environment=any_environment))
         devices.wait_for_all(f"claimed, {experiment.config.get('start_sha256')}")  # fails where these differ
         summary = wd.read_summary(workdir)
         if summary is None:

@@ -14,6 +14,7 @@ import filelock
 
 from experiments.common.errors import CommandError
 from experiments.common.files import NEW, FileError, check_name, read_json, write_json
+from experiments.running import environment
 from experiments.running.models import LATER
 
 CONFIG, METRICS, SUMMARY, CURVES = "config.json", "metrics.jsonl", "summary.json", "learning_curves.png"
@@ -32,7 +33,7 @@ class WorkdirError(CommandError):
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path, config: dict[str, Any], *, overwrite: bool) -> Iterator[None]:
+def claimed(workdir: Path, config: dict[str, Any], *, overwrite: bool, any_environment: bool = False) -> Iterator[None]:
     """Locks ``workdir`` for this process, for a new run or to resume the run with the same configuration.
 
     Args:
@@ -40,10 +41,11 @@ def claimed(workdir: Path, config: dict[str, Any], *, overwrite: bool) -> Iterat
         config: everything that determines the run's results, as JSON.
         overwrite: first delete the files of an earlier run: those that runs write, and no others. A folder that is
             not a workdir is never changed.
+        any_environment: resume a run that was begun in an environment of another precision, too.
 
     Raises:
-        WorkdirError: the folder holds a run of another configuration or files of no run, cannot be written, or
-            another process is running there.
+        WorkdirError: the folder holds a run of another configuration or environment, or files of no run, cannot be
+            written, or another process is running there.
         FileError: its configuration cannot be read, or its path is not UTF-8.
     """
     check_name(workdir)
@@ -52,7 +54,7 @@ def claimed(workdir: Path, config: dict[str, Any], *, overwrite: bool) -> Iterat
             workdir.mkdir(parents=True, exist_ok=True)
             _recorded(workdir)  # before writing anything, since the folder may not be a workdir
             held.enter_context(filelock.FileLock(workdir / LOCK, timeout=0))
-            _claim(workdir, config, overwrite)
+            _claim(workdir, config, overwrite, any_environment)
         except filelock.Timeout as error:
             raise WorkdirError(
                 f"another process is running in {workdir}: wait until it has ended or stop it, or {ELSEWHERE}"
@@ -75,13 +77,31 @@ def _recorded(workdir: Path) -> Any:
     return recorded
 
 
-def _claim(workdir: Path, config: dict[str, Any], overwrite: bool) -> None:
+def _claim(workdir: Path, config: dict[str, Any], overwrite: bool, any_environment: bool) -> None:
     recorded = _recorded(workdir)
     if recorded is not None and overwrite:
         _discard(workdir)
-    if recorded is None or overwrite:
-        write_json(workdir / CONFIG, config)
+        recorded = None
+    here = environment.current()
+    if recorded is None:
+        write_json(workdir / CONFIG, {**config, environment.RECORDED: [here]})
+        return
     check_same(workdir, config)
+    known = recorded.get(environment.RECORDED)  # earlier versions did not record it
+    if not known or (workdir / SUMMARY).exists():
+        return
+    begun = any((workdir / CHECKPOINTS).glob("[0-9]*"))
+    changes = environment.changes(known[-1], here) if begun else {}
+    differences = ", ".join(changes.values())
+    if changes.keys() - {*environment.ROUNDING} and not any_environment:
+        raise WorkdirError(
+            f"the run in {workdir} was trained in another environment ({differences}), which changes its numbers: "
+            f"restore it, or give --any-environment to resume the run nevertheless, or {ELSEWHERE}"
+        )
+    if changes:
+        print(f"WARNING: resuming in another environment ({differences})", file=sys.stderr)
+    if known[-1] != here:
+        write_json(workdir / CONFIG, {**recorded, environment.RECORDED: [*(known if begun else []), here]})
 
 
 def recorded_here(workdir: Path) -> dict[str, Any] | None:
@@ -94,8 +114,13 @@ def recorded_here(workdir: Path) -> dict[str, Any] | None:
 
 
 def renamed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with today's name of the task; see :data:`FORMER_TASKS`."""
-    return {**config, "task": FORMER_TASKS.get(config["task"], config["task"])}
+    """A configuration with today's name of the task, see :data:`FORMER_TASKS`, and without environments."""
+    return without_environments({**config, "task": FORMER_TASKS.get(config["task"], config["task"])})
+
+
+def without_environments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What identifies a run."""
+    return {name: value for name, value in config.items() if name != environment.RECORDED}
 
 
 def check_same(workdir: Path, config: dict[str, Any]) -> None:
@@ -138,7 +163,7 @@ def _discard(workdir: Path) -> None:
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """Reads the configuration of a run.
+    """Reads the configuration of a run, without the environments in which it was trained.
 
     Raises:
         WorkdirError: there is none, or it is not of a run.
@@ -147,7 +172,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
     config = read_json(workdir / CONFIG)
     if not (isinstance(config, dict) and "task" in config):
         raise WorkdirError(f"{workdir} is not the workdir of a run: there is no {CONFIG} of a run")
-    return config
+    return without_environments(config)
 
 
 def read_summary(workdir: Path) -> dict[str, Any] | None:

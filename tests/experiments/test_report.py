@@ -235,7 +235,8 @@ def test_check_compares_and_writes_nothing(make, tmp_path):
     status, _, printed = make("--check", memorization=[line()])
     assert status == 1
     assert re.fullmatch(r".*results.md is out of date: run python -m experiments.report\n", printed.err)
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["memorization.jsonl"]
+    files = [path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert files == ["memorization.jsonl"]
     assert make()[0] == 0
     assert make("--check")[0] == 0
     before = (tmp_path / "docs" / "results.md").read_text()

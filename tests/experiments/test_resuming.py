@@ -1,5 +1,6 @@
 """Resuming a run after kills and signals, with damaged checkpoints, after a full disk."""
 
+import json
 import os
 import re
 import resource
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 
 from experiments import mnist
+from experiments.common.files import write_json
+from experiments.reporting import lines
 from experiments.running import runs
 from experiments.running import workdir as wd
 from experiments.running.checkpoints import CheckpointError, Checkpoints
@@ -65,6 +68,30 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, unbroken, capsys):
     error = capsys.readouterr().err
     assert re.search("error: cannot write the checkpoint .*again to resume from step 10", error), error
     assert mnist.main([*TINY, "--workdir", str(whole)]) == 0
+    assert_same_run(unbroken, whole)
+
+
+def test_another_environment_is_reported_or_refused(whole, unbroken, capsys):
+    """A finished run is not resumed, and earlier versions did not record the environment."""
+    config = json.loads((whole / wd.CONFIG).read_text())
+    (now,) = config["environments"]
+    assert (now["jax"], now["platform"], now["x64"]) == (jax.__version__, "cpu", False)
+    former = {**now, "jax": "0.1", "platform": "gpu", "matmul_precision": "highest"}
+    write_json(whole / wd.CONFIG, {**config, "environments": [former]})
+    arguments = [*TINY, "--workdir", str(whole)]
+    assert mnist.main(arguments) == 0
+    (whole / wd.SUMMARY).unlink()
+    assert mnist.main(arguments) == 2
+    assert "platform gpu there and cpu here, matmul_precision highest there and None" in capsys.readouterr().err
+    assert mnist.main([*arguments, "--any-environment"]) == 0
+    assert f"resuming in another environment (jax 0.1 there and {jax.__version__} here" in capsys.readouterr().err
+    assert json.loads((whole / wd.CONFIG).read_text())["environments"] == [former, now]
+    assert lines.collect(whole).id == lines.collect(unbroken).id
+    assert "environments" not in lines.collect(whole).options
+    write_json(whole / wd.CONFIG, {**config, "environments": [{**now, "jax": "0.1", "device": "abacus"}]})
+    (whole / wd.SUMMARY).unlink()
+    assert mnist.main(arguments) == 0
+    assert "device abacus there and cpu here" in capsys.readouterr().err
     assert_same_run(unbroken, whole)
 
 
