@@ -7,7 +7,10 @@ import hashlib
 import itertools
 import json
 import logging
+import os
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,7 @@ class Checkpoints:
             barrier_sync_key_prefix=f"process {jax.process_index()}",
         )
         self.folder.mkdir(parents=True, exist_ok=True)
+        _hide_tracebacks()
         with _silenced():
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
@@ -170,7 +174,37 @@ def _silenced() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _hide_tracebacks() -> None:
+    """Hides what orbax prints when it cannot read or write: tens of tracebacks, from threads that end after the call.
+
+    The call itself raises an error too, which becomes a CheckpointError.
+    """
+    logger = logging.getLogger("absl")
+    if _not_of_orbax not in logger.filters:
+        logger.addFilter(_not_of_orbax)
+    if not isinstance(sys.unraisablehook, _ExceptClosedLoops):
+        sys.unraisablehook = _ExceptClosedLoops(sys.unraisablehook)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR or "orbax" not in record.pathname
+
+
+class _ExceptClosedLoops:
+    """A ``sys.unraisablehook`` without errors of tensorstore, whose reads and writes end after their event loop."""
+
+    def __init__(self, hook: Callable[[Any], Any]) -> None:
+        self._hook = hook
+
+    def __call__(self, error: Any) -> None:
+        if not (isinstance(error.exc_value, RuntimeError) and str(error.exc_value) == "Event loop is closed"):
+            self._hook(error)
+
+
 def _reason(error: Exception) -> str:
+    """The error in one line; that of the operating system if there is one, which tensorstore puts at the end."""
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(code[1]))
     return " ".join(str(error).split())[:200]
 
 

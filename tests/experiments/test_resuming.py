@@ -54,7 +54,7 @@ def test_without_any_checkpoint_that_can_be_read_nothing_is_touched(whole, capsy
     assert sorted((whole / wd.CHECKPOINTS).rglob("*")) == before
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(whole, unbroken, capsys):
+def test_a_full_disk_leaves_the_checkpoint_before(whole, unbroken, capsys, caplog):
     """Files cannot grow beyond a limit from the second epoch on; then the limit is lifted."""
     for name in (wd.SUMMARY, wd.METRICS):
         (whole / name).unlink()
@@ -66,7 +66,10 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, unbroken, capsys):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     error = capsys.readouterr().err
-    assert re.search("error: cannot write the checkpoint .*again to resume from step 10", error), error
+    assert re.search(r"\nerror: cannot write the checkpoint .* \(File too large\): .* to resume from step 10", error), (
+        error
+    )
+    assert not any(word in error + caplog.text for word in ("Traceback", "orbax", "ERROR"))
     assert mnist.main([*TINY, "--workdir", str(whole)]) == 0
     assert_same_run(unbroken, whole)
 
