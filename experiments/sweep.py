@@ -34,10 +34,10 @@ from experiments.common import commandline
 from experiments.common.commandline import tyro
 from experiments.common.errors import CommandError, UsageError
 from experiments.common.files import FileError
-from experiments.common.tables import aligned
 from experiments.reporting import lines, summary
+from experiments.reporting.grid import Result, table
 from experiments.running import workdir as wd
-from experiments.running.models import Preset
+from experiments.running.models import ModelOptions, Preset
 from experiments.running.progress import STOPPING, asked_to_stop
 
 OURS = ("preset", "depth", "seed", "workdir", "overwrite")
@@ -72,6 +72,9 @@ class Options:
     """The file of result lines. Default: results/TASK.jsonl."""
     folder: Path = Path("runs") / "sweep"
     """Folder for the workdirs."""
+    equal_params: bool = True
+    """Give every model as many recurrent parameters as the task's default model, unless the task's options say
+    --features or --params. Without it, every model has the task's M."""
     dry_run: bool = False
     """Print the commands and run nothing."""
     collect: tuple[Path, ...] = ()
@@ -166,6 +169,8 @@ def sweep(options: Options, rest: Sequence[str]) -> int:
     path = options.results or default_path(options.info.name)
     todo = grid(options, rest)
     lines.read(path)  # a damaged file must be reported now, not after the first run
+    for line in sizes(options, rest):
+        print(line, file=sys.stderr if options.dry_run else sys.stdout, flush=True)
     if options.dry_run:
         for run in todo:
             print(shlex.join(run.command) + ("  # finished" if (run.workdir / wd.SUMMARY).exists() else ""))
@@ -199,6 +204,35 @@ def grid(options: Options, rest: Sequence[str]) -> list[Run]:
     ]
 
 
+def budget(options: Options, rest: Sequence[str]) -> int | None:
+    """The size of the recurrent kernel that all models of the grid get; None if the options do not ask for one."""
+    given = commandline.given_options(rest)
+    if not options.equal_params or given & {"features", "params"}:
+        return None
+    return default_model(options, rest).recurrent_size
+
+
+def default_model(options: Options, rest: Sequence[str]) -> ModelOptions:
+    """The model of the task if nothing is said about it."""
+    return options.info.module.PAPER.model if "--paper" in rest else options.info.model
+
+
+def sizes(options: Options, rest: Sequence[str]) -> list[str]:
+    """Lines that tell how many channels each model has."""
+    size = budget(options, rest)
+    if size is None:
+        return [
+            "the models keep the features or params of the task; their numbers of parameters are in the table below"
+        ]
+    found, default = [], default_model(options, rest)
+    for preset in options.presets:
+        depth = (options.depths or options.info.depths)[0]
+        chosen = dataclasses.replace(default, preset=preset, depth=depth, params=str(size))
+        model = chosen.resolved(default)
+        found.append(f"{preset} M={model.features}: {model.recurrent_size:,}")
+    return [f"parameters of the recurrent kernels, nearest to {size:,}: {'; '.join(found)}"]
+
+
 def planned(options: Options, rest: Sequence[str], preset: str, depth: int, seed: int) -> Run:
     """A run of the grid. The name of its workdir contains its options, and a checksum of those of the task."""
     parts = [str(options.task), preset, f"L{depth}", f"seed{seed}"]
@@ -206,8 +240,12 @@ def planned(options: Options, rest: Sequence[str], preset: str, depth: int, seed
     if told:
         readable = re.sub(r"[^A-Za-z0-9.+]+", "-", " ".join(told)).strip("-")[:60]
         parts += [readable, hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]]
+    given = ["--preset", preset, "--depth", str(depth), "--seed", str(seed)]
+    if (size := budget(options, rest)) is not None:
+        given += ["--params", str(size)]
+        parts.append(f"params{size}")
     workdir = options.folder / "-".join(parts)
-    given = ["--preset", preset, "--depth", str(depth), "--seed", str(seed), "--workdir", str(workdir)]
+    given += ["--workdir", str(workdir)]
     return Run(preset, depth, seed, workdir, [sys.executable, "-m", f"experiments.{options.task}", *given, *rest])
 
 
@@ -319,28 +357,11 @@ def last_words(log: Path) -> str:
 
 def print_table(ended: Sequence[Ended], options: Options, path: Path) -> None:
     """Prints the results, a row per preset and a column per depth, then how many runs finished, stopped and failed."""
-    depths = sorted({each.run.depth for each in ended})
-    rows = [["", *(f"L={depth}" for depth in depths)]]
-    for preset in dict.fromkeys(options.presets):
-        cells = [[each for each in ended if (each.run.preset, each.run.depth) == (preset, depth)] for depth in depths]
-        rows.append([preset, *map(cell, cells)])
-    print(f"\n{options.info.title}\n{aligned(rows)}")
+    results = [Result(each.run.preset, each.run.depth, each.line, each.failed) for each in ended]
+    print(f"\n{options.info.title}\n{table(dict.fromkeys(options.presets), results)}")
     failed = sum(each.failed for each in ended)
     finished = sum(each.line is not None and each.line.finished and not each.failed for each in ended)
     print(f"\n{finished} runs finished, {len(ended) - finished - failed} cut short, {failed} failed; {path}")
-
-
-def cell(ended: Sequence[Ended]) -> str:
-    """The results of the runs of a preset at a depth."""
-    found = [each.line for each in ended if each.line is not None]
-    texts = []
-    for group in summary.by_configuration(found):
-        label = summary.label(group.first, found)
-        unfinished = [f"{summary.cut_short(line)} (seed {line.seed})" for line in group.lines if not line.finished]
-        text = "; ".join(filter(None, (summary.outcome(group), *unfinished)))
-        texts.append(f"{text} ({label})" if label else text)
-    failed = sum(each.failed for each in ended)
-    return "; ".join([*texts, *([f"{failed} failed"] if failed else [])])
 
 
 if __name__ == "__main__":

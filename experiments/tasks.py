@@ -32,6 +32,9 @@ Config = Mapping[str, Any]
 class TaskModule(Protocol):
     """What a task's module defines."""
 
+    PAPER: Any
+    """The options with the paper's values."""
+
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Runs the command line and returns the exit status."""
         ...

@@ -45,15 +45,29 @@ def parse(
         default: the values of options that are not given; None takes the dataclass's own.
 
     Raises:
-        UsageError: tyro is not installed.
+        UsageError: tyro is not installed, or the method ``check_given`` of the dataclass or of one that it contains,
+            which gets the names of the options that were given, raises a ValueError.
         SystemExit: with status 2 if the arguments do not fit, with 0 after ``--help``.
     """
     if tyro is None:
         raise UsageError("the command line needs tyro, which is not installed: pip install 'tlstm_jax[experiments]'")
     given: dict[str, Any] = {} if default is None else {"default": default}
     config = (tyro.conf.OmitArgPrefixes,)
-    parsed: Options = tyro.cli(options, args=arguments, prog=f"python -m {prog}", config=config, **given)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parsed: Any = tyro.cli(options, args=arguments, prog=f"python -m {prog}", config=config, **given)
+    try:
+        for part in (parsed, *(getattr(parsed, field.name) for field in dataclasses.fields(parsed))):
+            if hasattr(part, "check_given"):
+                part.check_given(given_options(arguments))
+    except ValueError as error:
+        raise UsageError(error) from error
     return cast(Options, home_expanded(parsed))
+
+
+def given_options(arguments: Sequence[str]) -> set[str]:
+    """The names of the options on a command line, whatever their values; ``--no-x`` gives both ``x`` and ``no_x``."""
+    names = {word[2:].partition("=")[0].replace("-", "_") for word in arguments if word.startswith("--")}
+    return names | {name.removeprefix("no_") for name in names}
 
 
 def user_path(text: str | Path) -> Path:

@@ -6,7 +6,7 @@ import bisect
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -124,15 +124,30 @@ class ModelOptions:
             raise ValueError(f"params sets features, got params {chosen.params} and features {chosen.features}.")
         return dataclasses.replace(chosen, params=None, features=chosen.nearest_features(parse_count(chosen.params)))
 
+    def check_given(self, names: Collection[str]) -> None:
+        """Raises a ValueError if one of the options given replaces another one, even if it has its default value."""
+        if self.preset is not None:
+            for name in FIXED:
+                if name in names:
+                    raise ValueError(
+                        f"{name} is set by --preset {self.preset}, got {getattr(self, name)}: leave one of them out."
+                    )
+        if self.params is not None and "features" in names:
+            raise ValueError(f"params sets features, got params {self.params} and features {self.features}.")
+
+    @property
+    def recurrent_size(self) -> int:
+        """The number of parameters of the recurrent kernel, or of the recurrent kernels of an sLSTM's layers."""
+        shapes = (self.stack_config if self.model == "slstm" else self.config).param_shapes(1)
+        leaves = jax.tree_util.tree_leaves_with_path(shapes, is_leaf=lambda node: isinstance(node, tuple))
+        kernels = [shape for path, shape in leaves if path[-1].key == "kernel" and path[0].key != "input"]
+        return sum(map(math.prod, kernels))
+
     def nearest_features(self, budget: int) -> int:
-        """The M with which the size of the recurrent kernel is nearest to ``budget``."""
+        """The M with which :attr:`recurrent_size` is nearest to ``budget``."""
 
         def size(features: int) -> int:
-            sized = dataclasses.replace(self, features=features)
-            shapes = (sized.stack_config if self.model == "slstm" else sized.config).param_shapes(1)
-            leaves = jax.tree_util.tree_leaves_with_path(shapes, is_leaf=lambda node: isinstance(node, tuple))
-            kernels = [shape for path, shape in leaves if path[-1].key == "kernel" and path[0].key != "input"]
-            return sum(map(math.prod, kernels))
+            return dataclasses.replace(self, features=features).recurrent_size
 
         least = bisect.bisect_left(
             range(math.isqrt(budget) + 1), budget, lo=1, key=size

@@ -92,6 +92,24 @@ def test_bad_options_exit_with_2_and_one_line(tiny, tmp_path, capsys, arguments,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "3d", "--tensor-shape", "3"], "tensor_shape is set by --preset 3d, got (3,): leave one"),
+        (["--preset=slstm", "--num_layers=3"], "num_layers is set by --preset slstm, got 3"),
+        (["--preset", "2d", "--memory-conv"], "memory_conv is set by --preset 2d, got True"),
+        (["--preset", "2d", "--no-memory-conv"], "memory_conv is set by --preset 2d, got False"),
+        (["--params", "10K", "--features", "64"], "params sets features, got params 10K and features 64"),
+    ],
+)
+def test_an_option_that_another_replaces_is_refused_though_it_has_its_default_value(
+    capsys, monkeypatch, arguments, message
+):
+    monkeypatch.setattr(mnist.runs, "run", lambda *_: 0)
+    assert mnist.main(["--data", "digits", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
 def test_bad_options_without_a_workdir(tiny, tmp_path, capsys, monkeypatch):
     """Because the default workdir is named for the model, which does not exist."""
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from experiments import sweep
+from experiments import addition, sweep
+from experiments.common import commandline
 from experiments.common.files import write_json, write_lines
 from experiments.reporting import lines
 from experiments.running import workdir as wd
@@ -60,7 +61,9 @@ def leaving(tmp_path, status, **run):
 
 
 def test_every_model_at_every_depth_first_of_one_seed():
-    options = sweep.Options(task="memorization", presets=("2d", "slstm"), depths=(1, 4), seeds=(3, 5))
+    options = sweep.Options(
+        task="memorization", presets=("2d", "slstm"), depths=(1, 4), seeds=(3, 5), equal_params=False
+    )
     runs = sweep.grid(options, ["--length", "20"])
     assert [run.name for run in runs[:5]] == [
         "2d L=1 seed 3",
@@ -74,6 +77,39 @@ def test_every_model_at_every_depth_first_of_one_seed():
     assert len({run.workdir for run in runs}) == len(runs) == 8
 
 
+def test_models_have_equally_many_parameters_unless_the_task_is_told_how_many(capsys):
+    """Within 3%: M is an integer. --paper has a larger default model, and the former workdirs can still be named."""
+    presets = ("slstm", "trnn", "2d-M", "3d+CN")
+
+    def features(*rest, **options):
+        grid = sweep.grid(sweep.Options(task="addition", presets=presets, depths=(4,), seeds=(0,), **options), rest)
+        found = []
+        for run in grid:
+            parsed = commandline.parse(addition.Options, run.command[3:], prog="", default=default)
+            model = parsed.model.resolved(default.model)
+            found.append((model.recurrent_size, model.features, run.workdir.name))
+        return [list(column) for column in zip(*found, strict=True)]
+
+    default = addition.Options()
+    sizes, channels, names = features("--digits", "3")
+    assert sizes == pytest.approx([default.model.recurrent_size] * 4, rel=0.03)
+    assert len({*channels}) == 4
+    assert all(name.endswith("-params120900") for name in names)
+    for told in (["--features", "9"], ["--params=5K"]):
+        sizes, channels, names = features(*told)
+        assert (channels == [9] * 4) == (told[0] == "--features")
+        assert not any("params120900" in name for name in names)
+    assert features("--digits", "3", equal_params=False)[1:] == [
+        [100] * 4,
+        [f"addition-{preset}-L4-seed0-digits-3-2442f726" for preset in presets],
+    ]
+    default = addition.PAPER
+    assert features("--paper")[0] == pytest.approx([default.model.recurrent_size] * 4, rel=0.03)
+    options = ["addition", "--presets", *presets, "--depths", "4", "--dry-run"]
+    assert sweep.main(options) == 0
+    assert "nearest to 120,900: slstm M=123: 121,032; trnn M=201: 121,203" in capsys.readouterr().err
+
+
 def test_the_papers_grid_is_the_default():
     depths = {task: {run.depth for run in sweep.grid(sweep.Options(task=task), [])} for task in ("language", "mnist")}
     assert depths == {"language": {1, 2, 3, 4}, "mnist": {1, 3, 5}}
@@ -82,7 +118,7 @@ def test_the_papers_grid_is_the_default():
 
 def test_the_former_name_of_a_task_is_its_alias():
     """Its workdirs keep their names, and its result lines go to the file of the task."""
-    options = sweep.Options(task="wikipedia", presets=("2d",), depths=(1,), seeds=(0,))
+    options = sweep.Options(task="wikipedia", presets=("2d",), depths=(1,), seeds=(0,), equal_params=False)
     (run,) = sweep.grid(options, [])
     assert run.command[:3] == [sys.executable, "-m", "experiments.wikipedia"]
     assert run.workdir.name == "wikipedia-2d-L1-seed0"
@@ -91,12 +127,14 @@ def test_the_former_name_of_a_task_is_its_alias():
 
 def test_a_workdir_is_named_for_everything_that_the_run_is_told():
     def name(*rest):
-        return sweep.grid(sweep.Options(task="mnist", presets=("2d-F",), depths=(3,), seeds=(0,)), rest)[0].workdir.name
+        options = sweep.Options(task="mnist", presets=("2d-F",), depths=(3,), seeds=(0,), equal_params=False)
+        return sweep.grid(options, rest)[0].workdir.name
 
     assert name() == "mnist-2d-F-L3-seed0"
     named = name("--data", "digits", "--data-dir", "/some where/with *")
     assert named.startswith("mnist-2d-F-L3-seed0-data-digits-data-dir-some-where-with-")
     assert not set(named) & set(" /*'")
+    assert name("--any-environment") == name()  # it resumes the same run
     others = [name("--x", "-3"), name("--x", "3"), name("--x=3"), name("--x", "3" * 200), name("--x", "3" * 201)]
     assert len(set(others)) == len(others)
     assert max(map(len, others)) < 120
