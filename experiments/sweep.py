@@ -273,6 +273,7 @@ def run_all(grid: Sequence[Run], options: Options, path: Path, stop: list[int]) 
                     continue
                 try:
                     under_way[start(run)] = run, time.monotonic()
+                    print(f"{run.name}: started, run {len(grid) - len(todo)} of {len(grid)}; {run.log}", flush=True)
                 except CommandError as error:
                     print(f"{run.name}: FAILED: {error}", flush=True)
                     ended.append(Ended(run, None, failed=True))

@@ -22,6 +22,7 @@ def profile(
     at_once: int,
     *,
     wait: Callable[[], None],
+    report: Callable[[str], None],
     bare_steps: Callable[[Any], Any],
     trace: Path,
 ) -> str:
@@ -32,6 +33,7 @@ def profile(
         dispatch: starts steps of the loop, given the state, the number of the first batch, and the number of steps.
         at_once: the number of steps per dispatch.
         wait: waits for all steps of the loop in flight.
+        report: called with lines about the progress.
         bare_steps: the same number of compiled steps, on batches that are on the devices already.
         trace: folder for the trace, for TensorBoard or Perfetto.
 
@@ -55,14 +57,19 @@ def profile(
         state = run(state, steps)
         return (time.perf_counter() - begin) / steps, state
 
+    report("profiling: compiling")
     state = bare(loop(jax.tree.map(jnp.copy, state), at_once), at_once)
     once, state = seconds(bare, state, 2 * at_once)
     steps = at_once * math.ceil(max(5, ROUND_SECONDS / once) / at_once)
     times: list[tuple[float, float]] = []
-    for _ in range(ROUNDS):
+    report(f"profiling: {ROUNDS} rounds of {steps} steps, in the loop and alone, about {2 * steps * once:.1f} s each")
+    for number in range(1, ROUNDS + 1):
+        if number % 5 == 0:
+            report(f"profiling: round {number} of {ROUNDS}")
         with_loop, state = seconds(loop, state, steps)
         alone, state = seconds(bare, state, steps)
         times.append((with_loop, alone))
+    report("profiling: writing a trace")
     with jax.profiler.trace(str(trace)):
         loop(state, max(5, at_once))
     with_loop, alone = (statistics.median(column) for column in zip(*times, strict=True))

@@ -95,7 +95,7 @@ def summarize(experiment: Experiment, result: dict[str, Any], parameters: int) -
         "epochs": len(history),
         "best_epoch": best["epoch"],
         "samples": history[-1]["samples"],
-        "solved": experiment.task.solved(history[-1]),
+        **({} if experiment.task.solved is None else {"solved": experiment.task.solved(history[-1])}),
         **{name: value for name, value in best.items() if name.startswith("validation_")},
         **{name: value for name, value in result.items() if name.startswith("test_")},
         "seconds": round(sum(record["seconds"] for record in history), 1),

@@ -23,11 +23,11 @@ import optax
 from jax.sharding import Mesh
 
 from experiments.common.errors import CommandError, Interrupted
-from experiments.common.files import write_lines
 from experiments.running import devices, profiling, progress
 from experiments.running import workdir as wd
 from experiments.running.checkpoints import Checkpoints
 from experiments.running.devices import Batch
+from experiments.running.metrics import Estimate, Metrics
 from experiments.running.options import TrainOptions
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]
@@ -55,11 +55,12 @@ class Task:
         evaluated: the batches of each evaluation split; the first batch of a split has the most rows. The first split
             is evaluated after every epoch, the split ``test`` at the end.
         rank: sort key of a record; higher is better.
-        solved: whether a record ends the training because the task is solved.
+        solved: whether a record ends the training because the task is solved; None if there is no such thing.
         carry: the carry of the first batch of an epoch or of an evaluation, for a given number of rows: a pytree with
             the rows along the first axis.
         unit: what training samples are called.
         quantity: the metric to report beside the loss.
+        shorter: what to say beside the estimate of a long run: how to get a short one.
     """
 
     sums: Callable[[Any, dict[str, jax.Array], Any], tuple[Sums, Any]]
@@ -70,10 +71,11 @@ class Task:
     patience: int
     evaluated: dict[str, Sequence[Batch]]
     rank: Callable[[Record], Any]
-    solved: Callable[[Record], bool] = lambda record: False
+    solved: Callable[[Record], bool] | None = None
     carry: Callable[[int], Any] = lambda rows: ()
     unit: str = "samples"
     quantity: Literal["accuracy", "bits"] = "accuracy"
+    shorter: str = ""
 
     @property
     def watched(self) -> str:
@@ -133,6 +135,7 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
         Checkpoints(workdir / wd.CHECKPOINTS, read_only=not devices.is_first()) as checkpoints,
         progress.progress_bar(disable=not devices.is_first()) as bar,
         progress.asked_to_stop(heed=not options.distributed) as stop,
+        Metrics(workdir, options) as metrics,
     ):
         state, best, history = resumed(checkpoints, start, params, bar)
         if checkpoints.latest_step is not None:
@@ -142,9 +145,10 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
         pipeline = Pipeline(task, options, mesh, train_steps, tuple(start.totals), bar)
         if options.profile:
             bar.write(pipeline.profile(state, done, at_once, workdir / wd.PROFILE))
-        record_metrics(workdir, history, options)
+        metrics.write(history, resumed=True)
         bar.total, bar.initial, bar.n = num_steps, done, done
         saved = time.monotonic()
+        pipeline.estimate = Estimate(num_steps - done, task.epochs)
         while not is_over(history, task):
             epoch = len(history) + 1
             begin = time.monotonic()
@@ -169,7 +173,7 @@ def fit(task: Task, params: Any, options: TrainOptions, workdir: Path) -> dict[s
             state = state._replace(totals=devices.replicate(start.totals, mesh), carry=devices.shard(start.carry, mesh))
             save(checkpoints, done, state, best, history)
             saved = time.monotonic()
-            record_metrics(workdir, history, options)
+            metrics.write(history)
             if devices.is_first():
                 bar.write(progress.describe(record, task.epochs, task.unit, task.watched))
     test = evaluate("test", eval_step, devices.replicate(best, mesh), task, mesh)
@@ -194,6 +198,8 @@ class Pipeline:
         self._task, self._options, self._mesh, self._train_steps, self._bar = task, options, mesh, train_steps, bar
         self._names = [f"train_{metric}" for metric in metrics]
         self._in_flight: collections.deque[tuple[int, jax.Array]] = collections.deque()
+        self.estimate: Estimate | None = None
+        """Told as steps end; its line is shown."""
 
     def dispatch(self, state: State, number: int, count: int) -> State:
         """Starts ``count`` steps with the batches from ``number`` on; waits while more than AHEAD are in flight."""
@@ -210,7 +216,10 @@ class Pipeline:
         """
         while len(self._in_flight) > in_flight:
             number, means = self._in_flight.popleft()
-            for step, row in enumerate(np.asarray(means).tolist(), number + 1):
+            rows = np.asarray(means).tolist()
+            if self.estimate is not None and (line := self.estimate.after(len(rows))):
+                self._bar.write(f"{line}. {self._task.shorter}".rstrip(" ."), file=sys.stderr)
+            for step, row in enumerate(rows, number + 1):
                 mean = dict(zip(self._names, row, strict=True))
                 check_finite(step, mean, self._options)
                 progress.show(self._bar, mean)
@@ -223,6 +232,7 @@ class Pipeline:
             self.dispatch,
             at_once,
             wait=self.wait,
+            report=functools.partial(self._bar.write, file=sys.stderr),
             bare_steps=lambda state: self._train_steps(state, batches)[0],
             trace=trace,
         )
@@ -349,7 +359,8 @@ def is_over(history: list[Record], task: Task) -> bool:
     if not history:
         return False
     since_best = len(history) - best_of(history, task)["epoch"]
-    return len(history) >= task.epochs or since_best >= task.patience or task.solved(history[-1])
+    solved = task.solved is not None and task.solved(history[-1])
+    return len(history) >= task.epochs or since_best >= task.patience or solved
 
 
 def check_finite(step: int, mean: dict[str, float], options: TrainOptions) -> None:
@@ -359,17 +370,3 @@ def check_finite(step: int, mean: dict[str, float], options: TrainOptions) -> No
             f"the loss became {mean['train_loss']} at step {step}: "
             f"try a --learning-rate below {options.learning_rate:g}, or a smaller --clip-norm"
         )
-
-
-def record_metrics(workdir: Path, history: list[Record], options: TrainOptions) -> None:
-    """Writes all records as JSON Lines and the last one for TensorBoard."""
-    if not devices.is_first():
-        return
-    write_lines(workdir / wd.METRICS, history)
-    if options.tensorboard and history:
-        from tensorboardX import SummaryWriter
-
-        suffix = f".{history[-1]['step']:09}"  # files written in the same second would overwrite each other
-        with SummaryWriter(str(workdir / wd.TENSORBOARD), filename_suffix=suffix) as writer:
-            for name, value in history[-1].items():
-                writer.add_scalar(name, value, history[-1]["step"])

@@ -13,6 +13,7 @@ import pytest
 from experiments import memorization, mnist
 from experiments.running import devices, training
 from experiments.running import workdir as wd
+from experiments.running.metrics import Estimate, Metrics, duration
 from experiments.running.options import TrainOptions
 from tests.experiments.small_runs import TINY, assert_same_run, killed_at, metrics, saved, striped
 
@@ -234,8 +235,11 @@ def test_tensorboard_gets_every_record(tmp_path):
     options = TrainOptions(tensorboard=True)
     options.check()
     history = [{"step": 10 * n, "test_loss": 1 / n} for n in (1, 2, 3)]
-    for n in (1, 2, 3):
-        training.record_metrics(tmp_path, history[:n], options)
+    with Metrics(tmp_path, options) as metrics:
+        metrics.write([], resumed=True)
+        for n in (1, 2, 3):
+            metrics.write(history[:n])
+    assert len(list((tmp_path / wd.TENSORBOARD).iterdir())) == 1
     found = [
         (event.step, value.simple_value)
         for path in sorted((tmp_path / wd.TENSORBOARD).iterdir())
@@ -244,6 +248,16 @@ def test_tensorboard_gets_every_record(tmp_path):
         if value.tag == "test_loss"
     ]
     assert found == [(10, 1), (20, 0.5), (30, pytest.approx(1 / 3))]
+
+
+def test_a_long_run_says_at_the_beginning_how_long_it_takes(monkeypatch):
+    """Once, measured without the first step, which compiles."""
+    clock = iter([0.0, 4.0, 6.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    estimate = Estimate(50_003, 50)
+    said = [estimate.after(1) for _ in range(5)]
+    assert said == [None, None, "about 42 hours for at most 50 epochs, 3000 ms a step", None, None]
+    assert [duration(n) for n in (5, 130, 54_000, 200_000)] == ["5 seconds", "2 minutes", "15 hours", "2 days"]
 
 
 def events(data):
