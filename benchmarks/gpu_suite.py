@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of a command line."""
     parser = commandline.Parser(MODULE, __doc__)
-    parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="folder of the results (required)")
     parser.add_names("--parts", PARTS, list(PARTS), "what to run")
     seconds = commandline.positive_float
     parser.add_argument("--budget", type=seconds, default=450.0, metavar="SECONDS", help="for all parts (default: 450)")

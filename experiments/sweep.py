@@ -44,6 +44,8 @@ OURS = ("preset", "depth", "seed", "workdir", "overwrite")
 """Options that the sweep sets for its runs; the task's options cannot contain them."""
 STOPPED = tuple(status for signum in STOPPING for status in (-signum, 128 + signum))
 """Exit statuses of a run that was asked to stop: before its training loop began, and after it saved a checkpoint."""
+TELL = 60.0
+"""Seconds between two reports on the running processes."""
 POLL = 0.1
 """Seconds between two checks of the running processes."""
 NAMES = "{" + ",".join(tasks.TASKS) + "}"
@@ -57,7 +59,7 @@ class Options:
     """
 
     task: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar=NAMES)] = None
-    """The task to run."""
+    """The task to run. Required, unless there is --collect."""
     presets: tuple[Preset, ...] = get_args(Preset)
     """Models of the paper."""
     depths: tuple[int, ...] = ()
@@ -264,6 +266,7 @@ def run_all(grid: Sequence[Run], options: Options, path: Path, stop: list[int]) 
     under_way: dict[subprocess.Popen[bytes], tuple[Run, float]] = {}
     asked: set[subprocess.Popen[bytes]] = set()
     ended = []
+    told = time.monotonic()
     try:
         while under_way or (todo and not stop):
             while todo and not stop and len(under_way) < options.jobs:
@@ -286,6 +289,10 @@ def run_all(grid: Sequence[Run], options: Options, path: Path, stop: list[int]) 
                         print(f"{run.name}: asked to stop", file=sys.stderr, flush=True)
                     asked.add(process)  # only once, since a second signal would prevent it from saving
                     process.terminate()
+            if time.monotonic() - told > TELL:
+                told = time.monotonic()
+                for run, _ in under_way.values():
+                    print(f"{run.name}: {last_words(run.log)}", flush=True)
             time.sleep(POLL if under_way else 0)
     except KeyboardInterrupt:  # a second Ctrl-C, which ends the runs that are still saving
         asked.clear()

@@ -16,6 +16,7 @@ import select
 import shlex
 import signal
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
@@ -54,7 +55,10 @@ def parse(
     given: dict[str, Any] = {} if default is None else {"default": default}
     config = (tyro.conf.OmitArgPrefixes,)
     arguments = sys.argv[1:] if arguments is None else arguments
-    parsed: Any = tyro.cli(options, args=arguments, prog=f"python -m {prog}", config=config, **given)
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(optional_value)
+    with registry:
+        parsed: Any = tyro.cli(options, args=arguments, prog=f"python -m {prog}", config=config, **given)
     try:
         for part in (parsed, *(getattr(parsed, field.name) for field in dataclasses.fields(parsed))):
             if hasattr(part, "check_given"):
@@ -62,6 +66,24 @@ def parse(
     except ValueError as error:
         raise UsageError(error) from error
     return cast(Options, home_expanded(parsed))
+
+
+def optional_value(info: Any) -> Any:
+    """A rule for tyro: the help of an option of type ``X | None`` shows it as one of ``X``, without ``{None}|``."""
+    types = [kind for kind in typing.get_args(info.type) if kind is not type(None)]
+    if len(types) != 1 or len(typing.get_args(info.type)) != 2:
+        return None
+    inner_info = tyro.constructors.PrimitiveTypeInfo.make(types[0], info.markers)
+    inner = tyro.constructors.ConstructorRegistry.get_primitive_spec(inner_info)
+    if isinstance(inner, tyro.constructors.UnsupportedTypeAnnotationError):
+        return None
+    return dataclasses.replace(
+        inner,
+        instance_from_str=lambda words: None if words == ["None"] else inner.instance_from_str(words),
+        is_instance=lambda value: value is None or inner.is_instance(value),
+        str_from_instance=lambda value: ["None"] if value is None else inner.str_from_instance(value),
+        choices=(*inner.choices, "None") if inner.choices else None,
+    )
 
 
 def given_options(arguments: Sequence[str]) -> set[str]:

@@ -151,6 +151,7 @@ def test_defaults_are_those_of_the_dataset():
     assert mnist.parse(["--data", "digits"]).train == mnist.RECIPES["digits"]
     assert mnist.parse(["--data=digits", "--epochs", "3"]).train.learning_rate == mnist.RECIPES["digits"].learning_rate
     assert mnist.parse(["--epochs", "3"], instead="digits").train.epochs == 3
+    assert mnist.parse(["--depth", "None", "--workdir", "None", "--preset", "None"]) == mnist.Options()
 
 
 def test_help_names_every_option(capsys):
@@ -158,5 +159,7 @@ def test_help_names_every_option(capsys):
         mnist.main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
+    assert "{None" not in shown
+    assert "--workdir PATH" in shown
     for name in ("data-dir", "permuted", "tensor-shape", "kernel-size", "forget-bias", "learning-rate", "workdir"):
         assert f"--{name}" in shown

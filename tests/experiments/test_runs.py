@@ -1,5 +1,6 @@
 """A run: its files, its workdir, and the number of devices."""
 
+import contextlib
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import memorization, mnist
-from experiments.running import devices, training
+from experiments.running import devices, profiling, training
 from experiments.running import workdir as wd
 from experiments.running.metrics import Estimate, Metrics, duration
 from experiments.running.options import TrainOptions
@@ -275,3 +276,20 @@ def test_without_tensorboardx_it_says_what_to_install(tmp_path, monkeypatch, cap
     assert mnist.main([*TINY, "--tensorboard", "--workdir", str(tmp_path / "run")]) == 2
     assert "tensorboard needs tensorboardX: pip install" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_profiling_says_what_it_is_doing(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiling, "ROUND_SECONDS", 0)
+    monkeypatch.setattr(jax.profiler, "trace", lambda _: contextlib.nullcontext())
+    said = []
+    steps = {"dispatch": lambda state, *_: state, "at_once": 1, "wait": lambda: None, "bare_steps": lambda state: state}
+    line = profiling.profile(np.zeros(1), **steps, report=said.append, trace=tmp_path)
+    assert "the loop adds" in line
+    assert [words.split(": ")[1].split()[0] for words in said] == [
+        "compiling",
+        "15",
+        "round",
+        "round",
+        "round",
+        "writing",
+    ]

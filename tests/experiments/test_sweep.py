@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 
@@ -305,8 +306,11 @@ def test_a_failing_run_is_reported_and_the_others_go_on(tmp_path, capsys, monkey
     nothing = "pass"
     scripts = [failing, leaving(tmp_path, 0), leaving(tmp_path, SAVED, finished=False, seed=2), boxed, nothing]
     arguments = of_scripts(monkeypatch, tmp_path / "runs", *scripts)
+    monkeypatch.setattr(sweep, "TELL", 0)
     assert sweep.main([*arguments, "--jobs", "2"]) == 1
     shown = capsys.readouterr().out
+    assert "2d L=4 seed 2: started, run 3 of 5; " in shown
+    assert re.search("2d L=4 seed 0: (no message|of no interest)", shown)  # while it runs
     assert "2d L=4 seed 0: FAILED with status 1: error: length must be at least 1" in shown
     assert "2d L=4 seed 1: solved" in shown
     assert "2d L=4 seed 2: 50.0% after 500 samples, cut short" in shown
