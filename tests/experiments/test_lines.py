@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import sweep
 from experiments.common.files import FileError
 from experiments.common.tables import markdown
-from experiments.reporting import lines, overview, page, paper, summary, tables
+from experiments.reporting import grid, lines, overview, page, paper, summary, tables
 from experiments.running.models import ModelOptions
 from tests.experiments.result_lines import group, line
 
@@ -105,7 +104,7 @@ def test_runs_of_two_configurations_have_no_mean():
     members = [line(end=0.5, conveyor_bias=0.0), line(end=0.7, seed=1, conveyor_bias=3.0)]
     cut = line(end=0.6, seed=2, conveyor_bias=3.0, finished=False)
     assert len(summary.by_configuration(members)) == 2
-    assert sweep.cell([sweep.Ended(None, one, False) for one in [*members, cut]]) == (
+    assert grid.cell([grid.Result("", 4, one, False) for one in [*members, cut]]) == (
         "not solved within 1,000 samples: 50.0%, 1 seed (conveyor_bias=0); "
         "not solved within 1,000 samples: 70.0%, 1 of 2 seeds; "
         "60.0% after 1,000 samples, cut short (seed 2) (conveyor_bias=3)"
