@@ -1,12 +1,13 @@
-"""The precision of matrix products."""
+"""The precision of matrix products, and implicit promotion of ranks and dtypes, which JAX can forbid."""
 
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 import tlstm_jax as tl
-from tests.core.rows import CFG, XS, M, R
+from tests.core.rows import CFG, LENGTHS, RESET, RNN, SQUARE, XS, M, R
 from tests.core.variants import nearly, refused
 from tlstm_jax import stacked
 
@@ -66,3 +67,35 @@ def test_precision_of_every_product_of_a_stack(precision):
     assert set(found) == {None if precision is None else (jax.lax.Precision.HIGHEST,) * 2}
     with refused(r"got \('high', 'highest'\)", "the same for both operands"):
         stacked.StackedLSTMConfig(M, 2, precision=("high", "highest"))
+
+
+@pytest.mark.parametrize("forbidden", ["rank", "dtype"])
+def test_nothing_is_promoted_implicitly(forbidden):
+    """Traced, forward and backward: promotion is a matter of types alone."""
+    plain, half = {}, {"dtype": jnp.bfloat16, "memory_conv": False}
+    everything = {"seq_lengths": LENGTHS, "reset": RESET, "reverse": True, "keep_order": True}
+    built = tl.Fused("states", 2, 16, "built")
+    context = jax.numpy_rank_promotion("raise") if forbidden == "rank" else jax.numpy_dtype_promotion("strict")
+
+    def traces(run, params):
+        jax.eval_shape(jax.grad(lambda params: run(params).astype(jnp.float32).sum()), params)
+
+    with context:
+        for cfg, changes in [(CFG, plain), (CFG, half), (SQUARE, {"norm": "layer", "learn_carry": True}), (RNN, plain)]:
+            cfg = dataclasses.replace(cfg, **changes)
+            params = jax.eval_shape(lambda key, cfg=cfg: tl.init_params(key, R, cfg), KEY)
+            for options in [
+                plain,
+                {"implementation": built, **everything},
+                {"implementation": "reference", "remat": 2},
+            ]:
+                traces(lambda p, cfg=cfg, options=options: tl.unroll(p, XS, cfg, **options)[1], params)
+            state = tl.TLSTMState(
+                None if cfg.cell == "rnn" else jnp.zeros((*cfg.tensor_shape, M)), jnp.zeros((*cfg.tensor_shape, M))
+            )
+            traces(lambda p, cfg=cfg, state=state: tl.step(p, state, XS[0, 0, 0], cfg)[1], params)
+            traces(lambda p, cfg=cfg: tl.inspect.record(p, XS, cfg, lambda now: now.h), params)
+            larger = dataclasses.replace(cfg, tensor_shape=(5,) * len(cfg.tensor_shape))
+            jax.eval_shape(lambda p, cfg=cfg, larger=larger: tl.resize(p, cfg, larger), params)
+        stack = stacked.StackedLSTMConfig(M, 2, learn_carry=True)
+        traces(lambda p: stacked.unroll(p, XS, stack, **everything)[1], stacked.init_params(KEY, R, stack))
