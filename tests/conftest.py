@@ -10,7 +10,7 @@ from pathlib import Path
 # Compiling is most of what these tests do: leave out what only makes the compiled code faster (4x less time here).
 # Four devices, for the data-parallel tests; everything else runs on the first.
 flags = ["--xla_backend_optimization_level=0", "--xla_force_host_platform_device_count=4"]
-if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 12):  # later ones abort at a flag they do not know
+if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # later ones abort at a flag they do not know
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
 
