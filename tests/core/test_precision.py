@@ -72,30 +72,23 @@ def test_precision_of_every_product_of_a_stack(precision):
 @pytest.mark.parametrize("forbidden", ["rank", "dtype"])
 def test_nothing_is_promoted_implicitly(forbidden):
     """Traced, forward and backward: promotion is a matter of types alone."""
-    plain, half = {}, {"dtype": jnp.bfloat16, "memory_conv": False}
     everything = {"seq_lengths": LENGTHS, "reset": RESET, "reverse": True, "keep_order": True}
-    built = tl.Fused("states", 2, 16, "built")
+    built, reference = {"implementation": tl.Fused("states", 2, 16, "built")}, {"implementation": "reference"}
+    half = dataclasses.replace(CFG, dtype=jnp.bfloat16, memory_conv=False)
+    square = dataclasses.replace(SQUARE, norm="layer", learn_carry=True)
     context = jax.numpy_rank_promotion("raise") if forbidden == "rank" else jax.numpy_dtype_promotion("strict")
 
     def traces(run, params):
         jax.eval_shape(jax.grad(lambda params: run(params).astype(jnp.float32).sum()), params)
 
     with context:
-        for cfg, changes in [(CFG, plain), (CFG, half), (SQUARE, {"norm": "layer", "learn_carry": True}), (RNN, plain)]:
-            cfg = dataclasses.replace(cfg, **changes)
+        for cfg, options in [(CFG, everything), (half, {}), (square, built | everything), (RNN, reference)]:
             params = jax.eval_shape(lambda key, cfg=cfg: tl.init_params(key, R, cfg), KEY)
-            for options in [
-                plain,
-                {"implementation": built, **everything},
-                {"implementation": "reference", "remat": 2},
-            ]:
-                traces(lambda p, cfg=cfg, options=options: tl.unroll(p, XS, cfg, **options)[1], params)
-            state = tl.TLSTMState(
-                None if cfg.cell == "rnn" else jnp.zeros((*cfg.tensor_shape, M)), jnp.zeros((*cfg.tensor_shape, M))
-            )
-            traces(lambda p, cfg=cfg, state=state: tl.step(p, state, XS[0, 0, 0], cfg)[1], params)
-            traces(lambda p, cfg=cfg: tl.inspect.record(p, XS, cfg, lambda now: now.h), params)
+            traces(lambda p, cfg=cfg, options=options: tl.unroll(p, XS, cfg, **options)[1], params)
             larger = dataclasses.replace(cfg, tensor_shape=(5,) * len(cfg.tensor_shape))
             jax.eval_shape(lambda p, cfg=cfg, larger=larger: tl.resize(p, cfg, larger), params)
+        params = tl.init_params(KEY, R, CFG)
+        traces(lambda p: tl.step(p, tl.init_state(CFG, (2,)), XS[0, :, 0], CFG)[1], params)
+        traces(lambda p: tl.inspect.record(p, XS, CFG, lambda now: now.h), params)
         stack = stacked.StackedLSTMConfig(M, 2, learn_carry=True)
         traces(lambda p: stacked.unroll(p, XS, stack, **everything)[1], stacked.init_params(KEY, R, stack))
