@@ -39,6 +39,7 @@ OPTIONS = {
     "param_dtype": jnp.bfloat16,
     "precision": "highest",
     "learn_carry": True,
+    "time_scale": None,
 }
 
 
