@@ -94,14 +94,15 @@ def test_without_memory_convolution_gates_alone():
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_the_stack_has_the_same_gates(shared):
-    cfg = stacked.StackedLSTMConfig(M, 2, shared, time_scale=30)
+    m = 40  # Flax's orthogonal initialization takes long for large layers
+    cfg = stacked.StackedLSTMConfig(m, 2, shared, time_scale=30)
     layers = stacked.init_params(KEY, R, cfg)["layers"]
     plain = stacked.init_params(KEY, R, dataclasses.replace(cfg, time_scale=None))["layers"]
     for name, params in layers.items():
         f, i = params["hf"].pop("bias"), params["hi"].pop("bias")
         plain[name]["hf"].pop("bias"), plain[name]["hi"].pop("bias")
         np.testing.assert_array_equal(f, -i)
-        np.testing.assert_allclose(np.sort(np.exp(f)), np.linspace(1, 60, M), atol=6)
+        np.testing.assert_allclose(np.sort(np.exp(f)), np.linspace(1, 60, m), atol=15)
     chex.assert_trees_all_equal(layers, plain)
 
 
