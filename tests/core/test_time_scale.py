@@ -109,9 +109,9 @@ def test_the_stack_has_the_same_gates(shared):
 def test_low_precision_parameters():
     cfg = tl.TLSTMConfig(M, (3,), time_scale=784, param_dtype=jnp.bfloat16)
     assert tl.init_params(KEY, R, cfg)["hidden"]["bias"].dtype == jnp.bfloat16
-    np.testing.assert_allclose(
-        bias(cfg).astype(float), bias(dataclasses.replace(cfg, param_dtype=jnp.float32)), atol=0.03
-    )
+    gates = slice(M, 3 * M)
+    exact = bias(dataclasses.replace(cfg, param_dtype=jnp.float32))[gates]
+    np.testing.assert_allclose(bias(cfg)[gates].astype(float), exact, atol=0.03)
 
 
 def test_layers_take_it():
