@@ -13,7 +13,7 @@ import filelock
 
 from experiments.common.errors import CommandError
 from experiments.common.files import NEW, read_json, write_json
-from experiments.running.models import LATER
+from experiments.running.models import LATER, SET_BY_TIME_SCALE
 
 CONFIG, METRICS, SUMMARY, CURVES = "config.json", "metrics.jsonl", "summary.json", "learning_curves.png"
 CHECKPOINTS, TENSORBOARD, PROFILE, INSIDE = "checkpoints", "tensorboard", "profile", "inspect"  # folders
@@ -94,10 +94,15 @@ def check_same(workdir: Path, config: dict[str, Any]) -> None:
     there, here = renamed(recorded), renamed(json.loads(json.dumps(config)))  # tuples become lists, as when read back
     if there != here:
         there, here = {**LATER, **there}, {**LATER, **here}
+        differing = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
+        if "time_scale" in differing and not there["time_scale"] and {*differing} <= {"time_scale", *SET_BY_TIME_SCALE}:
+            raise WorkdirError(
+                f"the run in {workdir} was started without a time scale, with forget_bias {there.get('forget_bias')} and "
+                f"conveyor_bias {there.get('conveyor_bias')}: add --time-scale 0 to resume it, {ELSEWHERE}, or --overwrite "
+                "to discard it"
+            )
         differences = ", ".join(
-            f"{key} {_shown(there.get(key))} there and {_shown(here.get(key))} here"
-            for key in sorted({*there, *here})
-            if there.get(key) != here.get(key)
+            f"{key} {_shown(there.get(key))} there and {_shown(here.get(key))} here" for key in differing
         )
         raise WorkdirError(
             f"{workdir} belongs to a run of another configuration ({differences}): {ELSEWHERE}, "

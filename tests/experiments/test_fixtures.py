@@ -29,8 +29,11 @@ def stopped(tmp_path, task):
 
 @pytest.mark.parametrize("task", list(make.RUNS))
 def test_a_run_of_an_earlier_version_resumes(stopped, task, capsys):
-    """By the command that started it, and today's command of the task knows the run, too."""
+    """By the command that started it, once told that there is a time scale by default, and by today's of the task."""
     workdir, arguments = stopped
+    assert importlib.import_module(f"experiments.{task}").main(arguments) == 2
+    assert "was started without a time scale, with forget_bias" in capsys.readouterr().err
+    arguments = [*arguments, "--time-scale", "0"]
     config = (workdir / wd.CONFIG).read_text()
     begun = metrics(workdir)
     expected = json.loads((FIXTURES / f"{task}.json").read_text())

@@ -75,9 +75,15 @@ def test_it_begins_with_the_best_of_the_other_resized(grown, unbroken):
 
 
 def test_what_its_parameters_began_with_is_recorded(tiny, tmp_path):
-    run_in(tmp_path / "old", "--tensor-shape", "2")
-    assert built("--tensor-shape", "2", "2")[0].model.conveyor_bias == 3
-    assert started(tmp_path / "old", "--tensor-shape", "2", "2").model.conveyor_bias == 0
+    run_in(tmp_path / "old", "--tensor-shape", "2", "--time-scale", "0")
+    assert built("--tensor-shape", "2", "2", "--time-scale", "0")[0].model.conveyor_bias == 3
+    for arguments in ([], ["--time-scale", "0"]):
+        model = started(tmp_path / "old", "--tensor-shape", "2", "2", *arguments).model
+        assert (model.time_scale, model.forget_bias, model.conveyor_bias) == (0, 4, 0)
+    run_in(tmp_path / "chrono", "--tensor-shape", "2", "--time-scale", "9")
+    for arguments in ([], ["--time-scale", "0"]):
+        model = started(tmp_path / "chrono", "--tensor-shape", "2", "2", *arguments).model
+        assert (model.time_scale, model.forget_bias, model.conveyor_bias) == (9, None, None)
 
 
 def test_its_configuration_has_two_entries_more(grown, unbroken):
