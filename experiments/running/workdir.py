@@ -96,10 +96,10 @@ def check_same(workdir: Path, config: dict[str, Any]) -> None:
         there, here = {**LATER, **there}, {**LATER, **here}
         differing = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
         if "time_scale" in differing and not there["time_scale"] and {*differing} <= {"time_scale", *SET_BY_TIME_SCALE}:
+            biases = " and ".join(f"{name} {there.get(name)}" for name in SET_BY_TIME_SCALE)
             raise WorkdirError(
-                f"the run in {workdir} was started without a time scale, with forget_bias {there.get('forget_bias')} and "
-                f"conveyor_bias {there.get('conveyor_bias')}: add --time-scale 0 to resume it, {ELSEWHERE}, or --overwrite "
-                "to discard it"
+                f"the run in {workdir} was started without a time scale, with {biases}: add --time-scale 0 to resume "
+                f"it, {ELSEWHERE}, or --overwrite to discard it"
             )
         differences = ", ".join(
             f"{key} {_shown(there.get(key))} there and {_shown(here.get(key))} here" for key in differing
