@@ -109,8 +109,8 @@ MEMORIZATION = TaskInfo(
     setting_options=("length",),
     until_solved=True,
 )
-"""With its default model and 10 symbols: solved after 33,500 samples (three seeds), in two and a half minutes on one
-CPU core (docs/results.md)."""
+"""With its default model, 10 symbols and --time-scale 0: solved after 33,500 samples (three seeds), in two and a half
+minutes on one CPU core (docs/results.md)."""
 ADDITION = TaskInfo(
     name="addition",
     title="Addition",
@@ -122,8 +122,8 @@ ADDITION = TaskInfo(
     setting_options=("digits",),
     until_solved=True,
 )
-"""With its default model and 2 digits: solved after 79,500 to 105,000 samples (three seeds), in 3 to 5 minutes on one
-core of a busy CPU."""
+"""With its default model, 2 digits and --time-scale 0: solved after 79,500 to 105,000 samples (three seeds), in 3 to 5
+minutes on one core of a busy CPU."""
 MNIST = TaskInfo(
     name="mnist",
     title="Sequential image classification",
