@@ -75,7 +75,17 @@ def build(options: Options) -> Experiment:
         ValueError: an option does not fit.
     """
     default = PAPER if options.paper else Options()
-    return symbols.build(make(options.digits), options.model.resolved(default.model), options.train)
+    model = options.model.resolved(default.model, lambda delay: time_scale(options.digits) + delay)
+    return symbols.build(make(options.digits), model, options.train)
+
+
+def time_scale(digits: int) -> int:
+    """For how many timesteps memory has to last if the outputs have no delay.
+
+    The longest way is that from a digit of the first integer to the digit of the sum in the same place, 2n + 2
+    timesteps later; with both ends these are 2n + 3.
+    """
+    return 2 * digits + 3
 
 
 def make(digits: int) -> symbols.GeneratedTask:

@@ -37,6 +37,8 @@ RECIPES = {
     "enwik8": EpochOptions(batch_size=100, epochs=50),
 }
 """The default training options of each corpus: the paper's for enwik8; for stdlib ones that take a few minutes."""
+TIME_SCALE = 200
+"""For how many characters memory lasts before training."""
 EVALUATED = ("validation", "test")
 SHORTEST_STREAM = 1000
 """The least number of characters of a stream in evaluation, if there is more than one stream."""
@@ -124,7 +126,8 @@ def build(options: Options, corpus: texts.Corpus | None = None) -> Experiment:
         DataError: the corpus cannot be loaded.
     """
     corpus = load(options) if corpus is None else corpus
-    model = options.model.resolved((PAPER if options.paper else Options()).model)
+    default = PAPER if options.paper else Options()
+    model = options.model.resolved(default.model, lambda delay: TIME_SCALE, forget_bias=1.0)
     labeler = SymbolLabeler(model.layer(), len(corpus.vocabulary))
     if options.steps < model.delay + 1:
         raise ValueError(

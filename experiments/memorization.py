@@ -2,7 +2,7 @@
 
 Examples:
     python -m experiments.memorization
-    python -m experiments.memorization --length 20 --preset 2d+CN --depth 8 --forget-bias 6
+    python -m experiments.memorization --length 20 --preset 2d+CN --depth 10 --batch-size 15 --learning-rate 0.002
     python -m experiments.memorization --preset slstm --depth 4
 """
 
@@ -75,7 +75,8 @@ def build(options: Options) -> Experiment:
     """
     default = PAPER if options.paper else Options()
     task = make(options.length, options.num_symbols)
-    return symbols.build(task, options.model.resolved(default.model), options.train)
+    model = options.model.resolved(default.model, lambda delay: options.length + 1 + delay)
+    return symbols.build(task, model, options.train)
 
 
 def make(length: int, num_symbols: int) -> symbols.GeneratedTask:

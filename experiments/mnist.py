@@ -65,7 +65,9 @@ class Options:
 
 
 PAPER = Options(
-    paper=True, model=ModelOptions(features=100, tensor_shape=(5, 5), conveyor_bias=0.0), train=RECIPES["mnist"]
+    paper=True,
+    model=ModelOptions(features=100, tensor_shape=(5, 5), forget_bias=4.0, conveyor_bias=0.0),
+    train=RECIPES["mnist"],
 )
 """The paper's values."""
 
@@ -112,8 +114,9 @@ def build(options: Options, data: datasets.Dataset | None = None) -> Experiment:
         DataError: the dataset cannot be loaded.
     """
     data = load(options) if data is None else data
-    model = options.model.resolved((PAPER if options.paper else Options()).model)
-    order = pixel_order(options, data.train.images[0].size)
+    length = data.train.images[0].size
+    model = options.model.resolved((PAPER if options.paper else Options()).model, lambda delay: length)
+    order = pixel_order(options, length)
     network = LastStepClassifier(model.layer(), data.num_classes)
     config = {
         "task": tasks.MNIST.name,

@@ -107,26 +107,26 @@ MEMORIZATION = TaskInfo(
     measure="accuracy",
     unit="samples",
     depths=(1, 4, 7, 10),
-    model=ModelOptions(features=100, tensor_shape=(4,), forget_bias=4.0),
+    model=ModelOptions(features=100, tensor_shape=(4,)),
     setting=lambda config: f"memorization n={config['length']}",
     setting_options=("length",),
     until_solved=True,
 )
-"""With its default model and 10 symbols: solved after 33,500 samples (three seeds), in two and a half minutes on one
-CPU core (docs/results.md)."""
+"""With its default model, 10 symbols and --time-scale 0: solved after 33,500 samples (three seeds), in two and a half
+minutes on one CPU core (docs/results.md)."""
 ADDITION = TaskInfo(
     name="addition",
     title="Addition",
     measure="accuracy",
     unit="samples",
     depths=(1, 4, 7, 10),
-    model=ModelOptions(features=100, tensor_shape=(4,), forget_bias=4.0),
+    model=ModelOptions(features=100, tensor_shape=(4,)),
     setting=lambda config: f"addition n={config['digits']}",
     setting_options=("digits",),
     until_solved=True,
 )
-"""With its default model and 2 digits: solved after 79,500 to 105,000 samples (three seeds), in 3 to 5 minutes on one
-core of a busy CPU."""
+"""With its default model, 2 digits and --time-scale 0: solved after 79,500 to 105,000 samples (three seeds), in 3 to 5
+minutes on one core of a busy CPU."""
 MNIST = TaskInfo(
     name="mnist",
     title="Sequential image classification",
@@ -144,7 +144,7 @@ LANGUAGE = TaskInfo(
     measure="bits",
     unit="characters",
     depths=(1, 2, 3, 4),
-    model=ModelOptions(features=100, tensor_shape=(2,), forget_bias=1.0),
+    model=ModelOptions(features=100, tensor_shape=(2,)),
     setting=lambda config: str(config["data"]),
     setting_options=("data",),
     data_options=("data_file", "prepared_dir"),

@@ -236,6 +236,18 @@ def positive(name: str, value: Any) -> float:
     return float(value)
 
 
+def timesteps(name: str, value: Any) -> float | None:
+    """``value`` as a float, or None; must be a number of timesteps, at least 1."""
+    if value is None:
+        return None
+    try:
+        if finite(name, value) < 1:
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"{name} must be None or a number of timesteps, at least 1, got {value!r}.") from None
+    return float(value)
+
+
 def positive_size(name: str, value: object, at_least: int = 1) -> int:
     """``value`` as an int; must be an integer of at least ``at_least``."""
     try:

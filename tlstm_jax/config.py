@@ -12,7 +12,17 @@ from typing import Any, Literal, Self, cast
 import jax
 import jax.numpy as jnp
 
-from tlstm_jax.checks import check_config, finite, flag, float_dtype, matmul_precision, positive, positive_size, sizes
+from tlstm_jax.checks import (
+    check_config,
+    finite,
+    flag,
+    float_dtype,
+    matmul_precision,
+    positive,
+    positive_size,
+    sizes,
+    timesteps,
+)
 from tlstm_jax.typing import Array, PrecisionLike
 
 CELLS = ("lstm", "rnn")
@@ -137,10 +147,21 @@ class TLSTMConfig(Recurrent):
             ``"highest"`` (or another name of a ``jax.lax.Precision``), a ``jax.lax.Precision``, or a pair of these.
         learn_carry: whether the initial carry is a parameter, group ``carry`` of :func:`tlstm_jax.init_params`.
             Sequences without a given initial state, and those after a reset, start from it instead of zeros.
+        time_scale: T, for how many timesteps memory has to last; sets the initial biases of the input gate, the forget
+            gate and the memory kernel (below) instead of ``forget_bias`` and ``conveyor_bias``. None is the paper's
+            start.
 
     Raises:
         ValueError: a size is not positive, a kernel size is below 2, the dimensions give different
             depths (eq. 9), the norm would take its statistics over a single value, or an option has an invalid value.
+
+    With ``time_scale=T`` memory lasts for about T timesteps before training. The forget gate of each channel has the
+    bias log u and its input gate -log u, with u uniform in 1..2T: a gate of bias log u keeps u / (u + 1) of the memory,
+    which then has a time constant of about u (chrono initialization, https://arxiv.org/abs/1804.11188). The biases of
+    the memory kernel make memory move along each dimension by (P - 1) / (0.85 T - 1) locations in a timestep, so that
+    it arrives at the output's corner when it is needed; the rest of it stays, and 5% is spread over all offsets. (The
+    kernel moves memory by at most floor(K/2), which limits this for T near L.) Neither is in the paper. Evidence: the
+    guide, page "Choosing P, K and M".
 
     Example:
         >>> import tlstm_jax as tl
@@ -168,6 +189,7 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
     param_dtype: Any = jnp.float32
     precision: PrecisionLike = None
     learn_carry: bool = False
+    time_scale: float | None = None
 
     def __post_init__(self) -> None:
         tensor_shape = sizes("tensor_shape", self.tensor_shape)
@@ -189,10 +211,12 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
             "param_dtype": float_dtype("param_dtype", self.param_dtype),
             "precision": matmul_precision("precision", self.precision),
             "learn_carry": flag("learn_carry", self.learn_carry),
+            "time_scale": timesteps("time_scale", self.time_scale),
         }
         for name, value in normalized.items():  # one canonical form, so that equal configurations have equal hashes
             object.__setattr__(self, name, value)
         self._check_norm()
+        check_time_scale({name: value for name, value in vars(self).items() if value != DEFAULTS.get(name)}, self.cell)
         depths = self._depths
         if len(set(depths)) > 1:
             raise ValueError(
@@ -292,6 +316,30 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
         return shapes | self.carry_shapes()
 
 
+DEFAULTS: dict[str, Any] = {
+    field.name: field.default for field in dataclasses.fields(TLSTMConfig) if field.default is not dataclasses.MISSING
+}
+"""The fields of :class:`TLSTMConfig` that have a default, with it."""
+SET_BY_TIME_SCALE = ("forget_bias", "conveyor_bias")
+
+
+def check_time_scale(given: Mapping[str, Any], cell: str) -> None:
+    """Raises a ValueError for a ``time_scale`` beside a field that it sets, or without memory cells."""
+    if given.get("time_scale") is None:
+        return
+    if cell == "rnn":
+        raise ValueError(
+            f"time_scale sets for how long memory cells keep their values, and the tRNN has none: got "
+            f'time_scale={given["time_scale"]} with cell="rnn". Leave time_scale out.'
+        )
+    for name in SET_BY_TIME_SCALE:
+        if name in given:
+            raise ValueError(
+                f"time_scale sets {name}, got both time_scale={given['time_scale']} and {name}={given[name]}: leave "
+                "one of them out."
+            )
+
+
 class Unset:
     """Type of :data:`UNSET`, which stands in a layer's signature for a field of the configuration that is not given."""
 
@@ -331,6 +379,7 @@ def resolve_config(layer: str, config: TLSTMConfig | int | None, given: Mapping[
                 f"{layer} needs features and tensor_shape, or config=TLSTMConfig(..), got neither config nor "
                 f"{' nor '.join(missing)}."
             )
+        check_time_scale(given, given.get("cell", "lstm"))
         return TLSTMConfig(**given)
     checked = check_config("config", config, TLSTMConfig)
     if given:

@@ -45,6 +45,7 @@ class _Model(nn.Module, kw_only=True):
     param_dtype: Any = UNSET
     precision: PrecisionLike | Unset = UNSET
     learn_carry: bool | Unset = UNSET
+    time_scale: float | Unset | None = UNSET
     kernel_init: Initializer | None = None
     recurrent_kernel_init: Initializer | None = None
     bias_init: Initializer | None = None
@@ -73,7 +74,8 @@ class TLSTMCell(_Model, nn.RNNCellBase):
         kernel_init: initializer of the input kernel (default: Glorot uniform).
         recurrent_kernel_init: initializer of the recurrent kernel, instead of ``kernel_scale``; for the default, see
             :func:`tlstm_jax.init_params`.
-        bias_init: initializer of the recurrent bias, instead of ``forget_bias`` and ``conveyor_bias``; for the default,
+        bias_init: initializer of the recurrent bias, instead of ``forget_bias``, ``conveyor_bias`` and ``time_scale``;
+            for the default,
             see :func:`tlstm_jax.init_params`.
         carry_init: initializer of the carry in :meth:`initialize_carry` (default: zeros). With ``learn_carry``,
             initializer of the learned carry.
@@ -254,7 +256,8 @@ class TLSTM(RecurrentLayer, _Model):
         kernel_init: initializer of the input kernel (default: Glorot uniform).
         recurrent_kernel_init: initializer of the recurrent kernel, instead of ``kernel_scale``; for the default, see
             :func:`tlstm_jax.init_params`.
-        bias_init: initializer of the recurrent bias, instead of ``forget_bias`` and ``conveyor_bias``; for the default,
+        bias_init: initializer of the recurrent bias, instead of ``forget_bias``, ``conveyor_bias`` and ``time_scale``;
+            for the default,
             see :func:`tlstm_jax.init_params`.
         carry_init: initializer of the initial carry (default: zeros). With ``learn_carry``, initializer of
             the learned carry.
@@ -318,6 +321,8 @@ class StackedLSTM(RecurrentLayer):
         param_dtype: dtype of the parameters (default: float32).
         precision: precision of the matrix products, the same for both operands (default: None).
         learn_carry: whether the initial carry is a parameter (default: False).
+        time_scale: for how many timesteps memory has to last, instead of ``forget_bias`` (default: None); see
+            :class:`tlstm_jax.stacked.StackedLSTMConfig`.
         carry_init: initializer of the initial carry (default: zeros). With ``learn_carry``, initializer of
             the learned carry.
 
@@ -342,6 +347,7 @@ class StackedLSTM(RecurrentLayer):
     param_dtype: Any = jnp.float32
     precision: PrecisionLike = None
     learn_carry: bool = False
+    time_scale: float | None = None
     carry_init: Initializer | None = None
 
     def __post_init__(self) -> None:
@@ -359,6 +365,7 @@ class StackedLSTM(RecurrentLayer):
             self.param_dtype,
             self.precision,
             self.learn_carry,
+            self.time_scale,
         )
         return config, stacked.param_groups(config, Initializers(carry_init=self.carry_init)), stacked.call
 

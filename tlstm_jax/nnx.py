@@ -43,7 +43,8 @@ class TLSTMCell(nnx.RNNCellBase):
         kernel_init: initializer of the input kernel (default: Glorot uniform).
         recurrent_kernel_init: initializer of the recurrent kernel, instead of ``kernel_scale``; for the default, see
             :func:`tlstm_jax.init_params`.
-        bias_init: initializer of the recurrent bias, instead of ``forget_bias`` and ``conveyor_bias``; for the default,
+        bias_init: initializer of the recurrent bias, instead of ``forget_bias``, ``conveyor_bias`` and ``time_scale``;
+            for the default,
             see :func:`tlstm_jax.init_params`.
         carry_init: initializer of the carry in :meth:`initialize_carry` (default: zeros). With ``learn_carry``,
             initializer of the learned carry.
@@ -80,6 +81,7 @@ class TLSTMCell(nnx.RNNCellBase):
         param_dtype: Any = UNSET,
         precision: PrecisionLike | Unset = UNSET,
         learn_carry: bool | Unset = UNSET,
+        time_scale: float | Unset | None = UNSET,
         kernel_init: Initializer | None = None,
         recurrent_kernel_init: Initializer | None = None,
         bias_init: Initializer | None = None,
@@ -234,7 +236,8 @@ class TLSTM(RecurrentLayer):
         kernel_init: initializer of the input kernel (default: Glorot uniform).
         recurrent_kernel_init: initializer of the recurrent kernel, instead of ``kernel_scale``; for the default, see
             :func:`tlstm_jax.init_params`.
-        bias_init: initializer of the recurrent bias, instead of ``forget_bias`` and ``conveyor_bias``; for the default,
+        bias_init: initializer of the recurrent bias, instead of ``forget_bias``, ``conveyor_bias`` and ``time_scale``;
+            for the default,
             see :func:`tlstm_jax.init_params`.
         carry_init: initializer of the initial carry (default: zeros). With ``learn_carry``, initializer of
             the learned carry.
@@ -293,6 +296,7 @@ class TLSTM(RecurrentLayer):
         param_dtype: Any = UNSET,
         precision: PrecisionLike | Unset = UNSET,
         learn_carry: bool | Unset = UNSET,
+        time_scale: float | Unset | None = UNSET,
         kernel_init: Initializer | None = None,
         recurrent_kernel_init: Initializer | None = None,
         bias_init: Initializer | None = None,
@@ -328,6 +332,8 @@ class StackedLSTM(RecurrentLayer):
         param_dtype: dtype of the parameters.
         precision: precision of the matrix products, the same for both operands.
         learn_carry: whether the initial carry is a parameter.
+        time_scale: for how many timesteps memory has to last, instead of ``forget_bias``; see
+            :class:`tlstm_jax.stacked.StackedLSTMConfig`.
         carry_init: initializer of the initial carry (default: zeros). With ``learn_carry``, initializer of
             the learned carry.
         time_major: this and the following are as in :class:`TLSTM`.
@@ -364,6 +370,7 @@ class StackedLSTM(RecurrentLayer):
         param_dtype: Any = jnp.float32,
         precision: PrecisionLike = None,
         learn_carry: bool = False,
+        time_scale: float | None = None,
         carry_init: Initializer | None = None,
         time_major: bool = False,
         return_carry: bool = False,
@@ -376,7 +383,7 @@ class StackedLSTM(RecurrentLayer):
     ) -> None:
         arguments = locals()
         self.config = stacked.StackedLSTMConfig(
-            features, num_layers, shared, forget_bias, dtype, param_dtype, precision, learn_carry
+            features, num_layers, shared, forget_bias, dtype, param_dtype, precision, learn_carry, time_scale
         )
         self.in_features = in_features
         self.carry_init = None if self.config.learn_carry else carry_init  # as a static attribute only where it is used

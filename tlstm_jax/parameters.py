@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import glorot_uniform, variance_scaling, zeros
 
 from tlstm_jax import checks
+from tlstm_jax.biases import default_bias_init
 from tlstm_jax.config import Recurrent, TLSTMConfig
 from tlstm_jax.typing import Array, Params
 
@@ -53,7 +54,7 @@ class Initializers:
         return cls(**{field.name: getattr(layer, field.name) for field in dataclasses.fields(cls)})
 
 
-REPLACED = {"recurrent_kernel_init": ("kernel_scale",), "bias_init": ("forget_bias", "conveyor_bias")}
+REPLACED = {"recurrent_kernel_init": ("kernel_scale",), "bias_init": ("forget_bias", "conveyor_bias", "time_scale")}
 """For each initializer, the fields of :class:`tlstm_jax.TLSTMConfig` that its default reads."""
 
 
@@ -114,7 +115,8 @@ def init_params(
     fan-in is <K> M. The default of 1 is Glorot's initialization of each gate by itself, a map from <K> M to <K> M
     values by Glorot's count; Glorot's initialization of all gates at once (about 0.4 for an LSTM) would count outputs
     that no single gate has. The initial bias of the forget gate is ``cfg.forget_bias``, and that of q's first offset,
-    the one farthest towards the input, is ``cfg.conveyor_bias``. The bias of g (of A for the tRNN) is uniform
+    the one farthest towards the input, is ``cfg.conveyor_bias``; ``cfg.time_scale`` sets those of the input gate, the
+    forget gate and q instead (see :class:`tlstm_jax.TLSTMConfig`). The bias of g (of A for the tRNN) is uniform
     within 1 / sqrt(fan-in) rather than 0: with zero biases, the memory of a location is exactly zero until the first
     input arrives, where the derivative of the norm is 1 / sqrt(epsilon) at every timestep, so that the gradient of b^h
     explodes as P grows. All other biases are 0 and gains 1.
@@ -126,8 +128,8 @@ def init_params(
         kernel_init: initializer of the input kernel, called with shape (R, M); Glorot uniform by default.
         recurrent_kernel_init: initializer of the recurrent kernel, called with shape (*K, M, A); see above for the
             default. Replaces ``cfg.kernel_scale``.
-        bias_init: initializer of b^h, called with shape (A,); :func:`default_bias_init` by default. Replaces
-            ``cfg.forget_bias`` and ``cfg.conveyor_bias``. (b^x is 0.)
+        bias_init: initializer of b^h, called with shape (A,); :func:`tlstm_jax.biases.default_bias_init` by default.
+            Replaces ``cfg.forget_bias``, ``cfg.conveyor_bias`` and ``cfg.time_scale``. (b^x is 0.)
         carry_init: initializer of the learned carry, called with shape (*tensor_shape, M) for c and for h; zeros by
             default. Needs ``cfg.learn_carry``.
 
@@ -199,25 +201,6 @@ def init_hidden(key: Array, in_features: int, cfg: TLSTMConfig, initializers: In
         "kernel": kernel_init(key_kernel, shapes["kernel"], cfg.param_dtype),
         "bias": bias_init(key_bias, shapes["bias"], cfg.param_dtype),
     }
-
-
-def default_bias_init(cfg: TLSTMConfig) -> Initializer:
-    """The default initializer of b^h: uniform for g, ``forget_bias`` for f, ``conveyor_bias`` for q's first offset.
-
-    See :func:`init_params`. To be wrapped, in ``flax.linen.with_partitioning`` for example.
-    """
-
-    def init(key: Array, shape: tuple[int, ...], dtype: Any = cfg.param_dtype) -> Array:
-        m, bound = cfg.features, (cfg.num_offsets * cfg.features) ** -0.5
-        bias = jnp.zeros(shape, dtype)
-        bias = bias.at[:m].set(jax.random.uniform(key, (m,), dtype, -bound, bound))
-        if cfg.cell == "lstm":
-            bias = bias.at[2 * m : 3 * m].set(cfg.forget_bias)
-        if cfg.has_memory_kernel:
-            bias = bias.at[4 * m].set(cfg.conveyor_bias)  # q's first offset, -floor(K/2) in every dimension
-        return bias
-
-    return init
 
 
 def init_norm(key: Array, in_features: int, cfg: TLSTMConfig, initializers: Initializers) -> Params:

@@ -17,10 +17,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tlstm_jax import cell, checks, layout, parameters, sharding
+from tlstm_jax import biases, cell, checks, layout, parameters, sharding
 from tlstm_jax import state as states
-from tlstm_jax.checks import finite, flag, float_dtype, matmul_precision, positive_size
-from tlstm_jax.config import Recurrent
+from tlstm_jax.checks import finite, flag, float_dtype, matmul_precision, positive_size, timesteps
+from tlstm_jax.config import Recurrent, check_time_scale
 from tlstm_jax.layout import Layout
 from tlstm_jax.options import Options
 from tlstm_jax.scan import run, scan_span
@@ -44,6 +44,9 @@ class StackedLSTMConfig(Recurrent):
         precision: precision of the matrix products, as in :class:`tlstm_jax.TLSTMConfig` but not a pair of two
             different ones, which Flax's cell does not take.
         learn_carry: whether the initial carry is a parameter, as in :class:`tlstm_jax.TLSTMConfig`.
+        time_scale: T, for how many timesteps memory has to last; gives the forget gate of each unit the initial bias
+            log u instead of ``forget_bias``, and its input gate -log u, u uniform in 1..2T, as in
+            :class:`tlstm_jax.TLSTMConfig`.
 
     Raises:
         ValueError: a size is not positive, or an option has an invalid value.
@@ -63,6 +66,7 @@ class StackedLSTMConfig(Recurrent):
     param_dtype: Any = jnp.float32
     precision: PrecisionLike = None
     learn_carry: bool = False
+    time_scale: float | None = None
 
     cell = "lstm"
 
@@ -76,6 +80,7 @@ class StackedLSTMConfig(Recurrent):
             "shared": flag("shared", self.shared),
             "precision": precision,
             "learn_carry": flag("learn_carry", self.learn_carry),
+            "time_scale": timesteps("time_scale", self.time_scale),
             "features": positive_size("features", self.features),
             "num_layers": positive_size("num_layers", self.num_layers),
             "forget_bias": finite("forget_bias", self.forget_bias),
@@ -84,6 +89,8 @@ class StackedLSTMConfig(Recurrent):
         }
         for name, value in normalized.items():
             object.__setattr__(self, name, value)
+        if self.forget_bias != 1.0:
+            check_time_scale({"time_scale": self.time_scale, "forget_bias": self.forget_bias}, self.cell)
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -117,7 +124,8 @@ def init_params(
 ) -> Params:
     """Initializes parameters: ``{"input": {"kernel", "bias"}, "layers": {"layer_0": ..}}``.
 
-    Layers are initialized as Flax's cell, except that the bias of the forget gate is ``cfg.forget_bias`` instead of 0.
+    Layers are initialized as Flax's cell, except that the bias of the forget gate is ``cfg.forget_bias`` instead of 0,
+    and with ``cfg.time_scale`` those of the forget gate and the input gate are drawn as described there.
     With ``cfg.learn_carry`` there is a group ``carry``, with ``c`` and ``h`` of shape (L, M).
 
     Args:
@@ -159,7 +167,12 @@ def init_layers(
     layers = {}
     for name, layer_key in zip(names, jax.random.split(key, len(names)), strict=True):
         params = cfg.flax_cell.init(layer_key, (x, x), x)["params"]
-        params["hf"]["bias"] = jnp.full_like(params["hf"]["bias"], cfg.forget_bias)
+        if cfg.time_scale is None:
+            params["hf"]["bias"] = jnp.full_like(params["hf"]["bias"], cfg.forget_bias)
+        else:
+            u_key = jax.random.fold_in(layer_key, 1)
+            i, f = biases.chrono_biases(u_key, cfg.features, cfg.time_scale, cfg.param_dtype)
+            params["hi"]["bias"], params["hf"]["bias"] = i, f
         layers[name] = params
     return layers
 

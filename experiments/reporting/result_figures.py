@@ -104,7 +104,7 @@ def titled(setting: str, found: Series, members: Sequence[Line]) -> str:
     drawn = [line for depths in found.values() for group in depths.values() for line in group.lines]
     same = summary.common_options(drawn)
     had_by_all = set.intersection(*({*summary.shown_options(line)} for line in drawn))
-    fixed = [name for name in summary.varied_options(members) if name in same and name in had_by_all]
+    fixed = [name for name in summary.varied_options(members) if same.get(name) and name in had_by_all]
     options = ", ".join(f"{summary.SHORT_NAMES.get(name, name)}={same[name]}" for name in fixed)
     return f"{setting}, {options}" if options else setting
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from experiments import tasks
 from experiments.reporting.lines import Line
-from experiments.running.models import LATER, PRESETS, ModelOptions
+from experiments.running.models import LATER, PRESETS, SET_BY_TIME_SCALE, ModelOptions
 from experiments.running.workdir import EVALUATION_STREAMS
 from experiments.tasks import TASKS, TaskInfo
 
@@ -145,7 +145,7 @@ def by_configuration(lines: Iterable[Line]) -> list[Group]:
 
 
 def shown_options(line: Line) -> dict[str, str]:
-    """The options that no other field of the line states, formatted."""
+    """The options that no other field of the line states, formatted; empty if time_scale replaces them."""
     model = line.model_options
     options = {**LATER, **line.options}
     for name in (*STATED, *STATED_BY_MODEL, *line.info.setting_options, *model.meaningless):
@@ -153,6 +153,8 @@ def shown_options(line: Line) -> dict[str, str]:
     streams = options.pop(EVALUATION_STREAMS, options.get("batch_size"))
     if line.info.measure == "bits" and streams != tasks.MOST_STREAMS:  # so a result is not quite comparable
         options[EVALUATION_STREAMS] = streams
+    without_effect = SET_BY_TIME_SCALE if model.time_scale else ("time_scale",)
+    options |= {name: "" for name in without_effect if name in options}
     if tuple(options.get("tensor_shape", ())) == (line.depth,) * len(model.tensor_shape):
         options.pop("tensor_shape", None)
     if set(model.kernel_size) in ({2}, {3}):  # 3 is the default, and 2 is stated as -F in the model's name
@@ -178,7 +180,7 @@ def varied_options(lines: Sequence[Line], ignore: Sequence[str] = WITHIN_GROUP) 
 def label(line: Line, among: Sequence[Line], ignore: Sequence[str] = WITHIN_GROUP) -> str:
     """The options by which a line differs from others, for example "B=5, lr=0.001"."""
     options = shown_options(line)
-    names = (name for name in varied_options(among, ignore) if name in options)
+    names = (name for name in varied_options(among, ignore) if options.get(name))
     return ", ".join(f"{SHORT_NAMES.get(name, name)}={options[name]}" for name in names)
 
 

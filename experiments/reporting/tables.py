@@ -40,7 +40,8 @@ def configurations(lines: Sequence[Line]) -> Rows:
 
 def common(lines: Sequence[Line]) -> str:
     """A sentence with the options that are the same in all lines."""
-    return f"All with {', '.join(f'{name}={value}' for name, value in summary.common_options(lines).items())}."
+    found = summary.common_options(lines)
+    return f"All with {', '.join(f'{name}={value}' for name, value in found.items() if value)}."
 
 
 def unfinished(lines: Sequence[Line]) -> Rows:

@@ -6,7 +6,7 @@ import bisect
 import dataclasses
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -34,7 +34,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 locations each."""
 FIXED = ("model", "tensor_shape", "kernel_size", "memory_conv", "norm", "num_layers", "shared")
 """The options that a preset sets."""
-LATER = {"kernel_scale": 1.0}
+FORGET_BIAS = 4.0
+"""The initial forget bias without a time scale, unless the task has another."""
+SET_BY_TIME_SCALE = ("forget_bias", "conveyor_bias")
+"""The options that time_scale replaces; with it they are None."""
+LATER = {"kernel_scale": 1.0, "time_scale": 0.0}
 """Options that earlier versions did not have, with the value that they implied. An option is recorded only if its value
 differs, so that older runs can be resumed."""
 
@@ -65,12 +69,17 @@ class ModelOptions:
     """Epsilon of the normalization, added to the variance."""
     kernel_scale: float = 1.0
     """Scale of the variance of the initial recurrent kernel; 1 is Glorot initialization, gate by gate."""
-    forget_bias: float = 4.0
-    """Initial bias of the forget gate; the paper's 4 for images."""
+    time_scale: float | None = None
+    """For how many timesteps memory has to last; sets the initial biases of the gates and of the memory kernel
+    (docs/choosing.md). 0: use --forget-bias and --conveyor-bias instead. Default: what the task needs; 0 for trnn, and
+    if one of these biases is given."""
+    forget_bias: float | None = None
+    """Initial bias of the forget gate, instead of --time-scale. Default: 1 for language, else 4, the paper's for
+    images."""
     conveyor_bias: float | None = None
-    """Initial bias of the memory kernel's logit that moves memory cells from the input's corner towards the output's.
-    Default: 3 for tLSTMs with the memory-cell convolution and at least two tensorized dimensions, which do not always
-    learn memorization without it (docs/results.md), else 0."""
+    """Initial bias of the memory kernel's logit that moves memory cells from the input's corner towards the output's,
+    instead of --time-scale. Default: 3 for tLSTMs with the memory-cell convolution and at least two tensorized
+    dimensions, which do not always learn memorization without it (docs/results.md), else 0."""
     num_layers: int = 3
     """Number of layers of slstm."""
     shared: bool = True
@@ -87,18 +96,25 @@ class ModelOptions:
         """The options in a run's configuration, which may lack options that were added later."""
         names = {field.name for field in dataclasses.fields(cls)}
         given: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in config.items()}
-        return cls(**{name: x for name, x in given.items() if name in names})
+        return cls(**{name: x for name, x in {**LATER, **given}.items() if name in names})
 
     @property
     def record(self) -> dict[str, Any]:
         """The options as a run's configuration records them; see :data:`LATER`."""
         return {name: x for name, x in dataclasses.asdict(self).items() if name not in LATER or x != LATER[name]}
 
-    def resolved(self, default: ModelOptions) -> ModelOptions:
+    def resolved(
+        self,
+        default: ModelOptions,
+        time_scale: Callable[[int], float] = lambda delay: 0.0,
+        forget_bias: float = FORGET_BIAS,
+    ) -> ModelOptions:
         """The same model with ``preset``, ``depth``, ``params`` and unset options replaced by what they stand for.
 
         Args:
             default: the task's default options.
+            time_scale: maps the delay L - 1 to the task's default time scale.
+            forget_bias: the task's default forget bias without a time scale.
 
         Raises:
             ValueError: options contradict each other, or the model does not have one of them.
@@ -116,8 +132,9 @@ class ModelOptions:
             dims = fixed.pop("dims", None)
             fixed |= {"num_layers": depth} if dims is None else {"tensor_shape": (depth,) * dims}
             chosen = dataclasses.replace(self, preset=None, depth=None, **fixed)
-        chosen.check(default)
-        chosen = dataclasses.replace(chosen, conveyor_bias=chosen.config.conveyor_bias)
+        usual = dataclasses.replace(default, forget_bias=forget_bias) if default.forget_bias is None else default
+        chosen.check(usual)
+        chosen = chosen.started(default, time_scale, forget_bias)
         if chosen.params is None:
             return chosen
         if chosen.features != default.features:
@@ -142,6 +159,29 @@ class ModelOptions:
         leaves = jax.tree_util.tree_leaves_with_path(shapes, is_leaf=lambda node: isinstance(node, tuple))
         kernels = [shape for path, shape in leaves if path[-1].key == "kernel" and path[0].key != "input"]
         return sum(map(math.prod, kernels))
+
+    def started(self, default: ModelOptions, time_scale: Callable[[int], float], forget_bias: float) -> ModelOptions:
+        """The same model with either a time scale or the biases that it would set; see :meth:`resolved`.
+
+        Raises:
+            ValueError: the time scale is not one, or a bias that it sets is given too.
+        """
+        biases = {name: getattr(self, name) for name in SET_BY_TIME_SCALE if getattr(self, name) is not None}
+        scale = self.time_scale
+        if scale is None:
+            scale = 0.0 if biases or "time_scale" in self.meaningless else time_scale(self.delay)
+        elif scale != 0 and not 1 <= scale < math.inf:
+            raise ValueError(f"time_scale must be 0 (none) or a number of timesteps, at least 1, got {scale}.")
+        if scale == 0:
+            given = self.forget_bias if self.forget_bias is not None else forget_bias
+            conveyor_bias = self.config.conveyor_bias
+            return dataclasses.replace(self, time_scale=0.0, forget_bias=given, conveyor_bias=conveyor_bias)
+        for name, bias in biases.items():
+            if bias != getattr(default, name):  # those of --paper give way
+                raise ValueError(
+                    f"time_scale sets {name}, got both time_scale {scale:g} and {name} {bias:g}: leave one of them out."
+                )
+        return dataclasses.replace(self, time_scale=float(scale), forget_bias=None, conveyor_bias=None)
 
     def nearest_features(self, budget: int) -> int:
         """The M with which :attr:`recurrent_size` is nearest to ``budget``."""
@@ -174,7 +214,7 @@ class ModelOptions:
             return ("tensor_shape", "kernel_size", "memory_conv", *norm, "kernel_scale", "conveyor_bias")
         stack = ("num_layers", "shared")
         if self.model == "trnn":
-            return ("memory_conv", "forget_bias", "conveyor_bias", *stack)
+            return ("memory_conv", "time_scale", *SET_BY_TIME_SCALE, *stack)
         return stack if self.memory_conv else ("conveyor_bias", *stack)
 
     @property
@@ -187,6 +227,7 @@ class ModelOptions:
         conveyor_bias = self.conveyor_bias
         if conveyor_bias is None:
             conveyor_bias = 3.0 if "conveyor_bias" not in self.meaningless and len(self.tensor_shape) > 1 else 0.0
+        start = self.gate_start if self.time_scale else {**self.gate_start, "conveyor_bias": conveyor_bias}
         return tl.TLSTMConfig(
             features=self.features,
             tensor_shape=self.tensor_shape,
@@ -196,8 +237,7 @@ class ModelOptions:
             norm=None if self.norm == "none" else self.norm,
             norm_epsilon=self.norm_epsilon,
             kernel_scale=self.kernel_scale,
-            forget_bias=self.forget_bias,
-            conveyor_bias=conveyor_bias,
+            **start,
             dtype=jnp.dtype(self.precision),
             param_dtype=jnp.dtype(self.param_dtype),
         )
@@ -213,10 +253,17 @@ class ModelOptions:
             self.features,
             self.num_layers,
             shared=self.shared,
-            forget_bias=self.forget_bias,
+            **self.gate_start,
             dtype=jnp.dtype(self.precision),
             param_dtype=jnp.dtype(self.param_dtype),
         )
+
+    @property
+    def gate_start(self) -> dict[str, Any]:
+        """What sets the initial biases of the gates: the time scale or, without one, the forget bias."""
+        if self.time_scale:
+            return {"time_scale": self.time_scale}
+        return {"forget_bias": FORGET_BIAS if self.forget_bias is None else self.forget_bias}
 
     @property
     def delay(self) -> int:

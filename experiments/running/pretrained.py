@@ -15,7 +15,7 @@ from experiments.running import training
 from experiments.running import workdir as wd
 from experiments.running.checkpoints import CheckpointError, Checkpoints, checksum
 from experiments.running.experiment import Experiment
-from experiments.running.models import ModelOptions
+from experiments.running.models import SET_BY_TIME_SCALE, ModelOptions
 from experiments.running.options import TrainOptions
 
 SAME = ("task", "num_symbols", "vocabulary", "model", "features", "memory_conv", "norm", "param_dtype")
@@ -95,9 +95,16 @@ def started(experiment: Experiment, options: TrainOptions) -> Experiment:
                 f"the model in {folder} (cfg) cannot become this one (new_cfg): {error} Give another --tensor-shape, "
                 "or start from another run"
             ) from error
-    initial = {name: getattr(old.config, name) for name in ("kernel_scale", "conveyor_bias")}  # of these parameters
-    model = dataclasses.replace(new, **initial)
+    model = dataclasses.replace(new, kernel_scale=old.kernel_scale, **initial_biases(old, new))
     return dataclasses.replace(experiment, params=params, model=model, config={**experiment.config, **found})
+
+
+def initial_biases(old: ModelOptions, new: ModelOptions) -> dict[str, Any]:
+    """How the parameters of ``old`` were initialized, as the run ``new`` that starts from them records it."""
+    if old.time_scale:
+        return {"time_scale": old.time_scale, **dict.fromkeys(SET_BY_TIME_SCALE)}
+    forget_bias = old.forget_bias if new.time_scale else new.forget_bias  # the latter as earlier versions recorded it
+    return {"time_scale": 0.0, "forget_bias": forget_bias, "conveyor_bias": old.config.conveyor_bias}
 
 
 def check_related(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import filelock
 from experiments.common.errors import CommandError
 from experiments.common.files import NEW, FileError, check_name, read_json, write_json
 from experiments.running import environment
-from experiments.running.models import LATER
+from experiments.running.models import LATER, SET_BY_TIME_SCALE
 
 CONFIG, METRICS, SUMMARY, CURVES = "config.json", "metrics.jsonl", "summary.json", "learning_curves.png"
 CHECKPOINTS, TENSORBOARD, PROFILE, INSIDE = "checkpoints", "tensorboard", "profile", "inspect"  # folders
@@ -133,10 +133,15 @@ def check_same(workdir: Path, config: dict[str, Any]) -> None:
     there, here = renamed(recorded), renamed(json.loads(json.dumps(config)))  # tuples become lists, as when read back
     if there != here:
         there, here = ({**LATER, EVALUATION_STREAMS: each.get("batch_size"), **each} for each in (there, here))
+        differing = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
+        if "time_scale" in differing and not there["time_scale"] and {*differing} <= {"time_scale", *SET_BY_TIME_SCALE}:
+            biases = " and ".join(f"{name} {there.get(name)}" for name in SET_BY_TIME_SCALE)
+            raise WorkdirError(
+                f"the run in {workdir} was started without a time scale, with {biases}: add --time-scale 0 to resume "
+                f"it, {ELSEWHERE}, or --overwrite to discard it"
+            )
         differences = ", ".join(
-            f"{key} {_shown(there.get(key))} there and {_shown(here.get(key))} here"
-            for key in sorted({*there, *here})
-            if there.get(key) != here.get(key)
+            f"{key} {_shown(there.get(key))} there and {_shown(here.get(key))} here" for key in differing
         )
         raise WorkdirError(
             f"{workdir} belongs to a run of another configuration ({differences}): {ELSEWHERE}, "

@@ -41,6 +41,7 @@ OPTIONS = {
     "param_dtype": jnp.bfloat16,
     "precision": "highest",
     "learn_carry": True,
+    "time_scale": None,
 }
 
 

@@ -29,8 +29,9 @@ def stopped(tmp_path, task):
 
 @pytest.mark.parametrize("task", list(make.RUNS))
 def test_a_run_of_an_earlier_version_resumes(stopped, task, capsys):
-    """By the command that started it, and today's command of the task knows the run, too."""
+    """By the command that started it, without the time scale, and today's command of the task knows the run, too."""
     workdir, arguments = stopped
+    arguments = [*arguments, "--time-scale", "0"]
     config = (workdir / wd.CONFIG).read_text()
     begun = metrics(workdir)
     expected = json.loads((FIXTURES / f"{task}.json").read_text())
@@ -48,6 +49,18 @@ def test_a_run_of_an_earlier_version_resumes(stopped, task, capsys):
     assert_close(wd.read_summary(workdir), expected["summary"])
     assert tasks.find(task).module.main(arguments) == 0
     assert "holds this run, finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("task", ["memorization"])
+def test_without_the_option_that_resumes_it(stopped, task, capsys):
+    workdir, arguments = stopped
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    assert importlib.import_module(f"experiments.{task}").main(arguments) == 2
+    message = (
+        "started without a time scale, with forget_bias 4.0 and conveyor_bias 0.0: add --time-scale 0 to resume it"
+    )
+    assert message in capsys.readouterr().err
+    assert before.items() <= {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}.items()
 
 
 def assert_close(found, wanted):

@@ -75,9 +75,20 @@ def test_it_begins_with_the_best_of_the_other_resized(grown, unbroken):
 
 
 def test_what_its_parameters_began_with_is_recorded(tiny, tmp_path):
-    run_in(tmp_path / "old", "--tensor-shape", "2")
-    assert built("--tensor-shape", "2", "2")[0].model.conveyor_bias == 3
-    assert started(tmp_path / "old", "--tensor-shape", "2", "2").model.conveyor_bias == 0
+    run_in(tmp_path / "old", "--tensor-shape", "2", "--time-scale", "0")
+    model = started(tmp_path / "old", "--tensor-shape", "2", "2").model  # by default with a time scale
+    assert (model.time_scale, model.forget_bias, model.conveyor_bias) == (0, 4, 0)
+
+
+def test_the_initial_biases_of_its_parameters_are_recorded():
+    biases = ModelOptions(time_scale=0.0, forget_bias=4.0, conveyor_bias=0.0)
+    others = ModelOptions(tensor_shape=(2, 2), time_scale=0.0, forget_bias=6.0, conveyor_bias=3.0)
+    scale = ModelOptions(time_scale=9.0)
+    recorded = {"time_scale": 0, "forget_bias": 4, "conveyor_bias": 0}
+    assert pretrained.initial_biases(biases, scale) == recorded
+    assert pretrained.initial_biases(biases, others) == {**recorded, "forget_bias": 6}  # as earlier versions did
+    for new in (biases, ModelOptions(time_scale=12.0)):
+        assert pretrained.initial_biases(scale, new) == {"time_scale": 9, "forget_bias": None, "conveyor_bias": None}
 
 
 def test_its_configuration_has_two_entries_more(grown, unbroken):

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.common.files import FileError
 from experiments.common.tables import markdown
-from experiments.reporting import grid, lines, overview, page, paper, summary, tables
+from experiments.reporting import grid, lines, overview, page, paper, result_figures, summary, tables
 from experiments.running.models import ModelOptions
 from tests.experiments.result_lines import group, line
 
@@ -98,6 +98,24 @@ def test_an_option_that_older_runs_did_not_have():
     assert "kernel_scale" not in ModelOptions().record
     assert ModelOptions(kernel_scale=0.5).record["kernel_scale"] == 0.5
     assert ModelOptions.recorded(ModelOptions().record) == ModelOptions()
+
+
+def test_a_time_scale_replaces_the_biases():
+    with_it = {"time_scale": 30.0, "forget_bias": None, "conveyor_bias": None}
+    members = [line(), line(seed=1, **with_it), line(seed=2, **{**with_it, "time_scale": 60.0})]
+    expected = ["forget_bias=4, conveyor_bias=0", "time_scale=30", "time_scale=60"]
+    assert [summary.label(one, members) for one in members] == expected
+    header, *rows = tables.configurations(members)
+    columns = [header.index(name) for name in ("time_scale", "forget_bias", "conveyor_bias")]
+    assert sorted([row[i] for i in columns] for row in rows) == [["", "4", "0"], ["30", "", ""], ["60", "", ""]]
+    for alike, shown in ((members[:1], "forget_bias=4, "), (members[1:2], "time_scale=30, ")):
+        assert "time_scale" not in tables.configurations(alike)[0]
+        common = tables.common(alike)
+        assert shown in common
+        assert "=," not in common
+        assert ("time_scale" in common) == ("forget_bias" not in common)
+    drawn = {"2D tLSTM+CN": {4: group(members[0])}}
+    assert result_figures.titled("n=20", drawn, members) == "n=20, forget_bias=4, conveyor_bias=0"
 
 
 def test_runs_of_two_configurations_have_no_mean():
