@@ -15,7 +15,7 @@ flags = [
     "--xla_cpu_parallel_codegen_split_count=1",
     "--xla_force_host_platform_device_count=4",
 ]
-if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 12):  # later ones abort at a flag they do not know
+if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # later ones abort at a flag they do not know
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
 

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from tlstm_jax.config import TLSTMConfig
 from tlstm_jax.convolution import hidden_convolution, neighbours
+from tlstm_jax.layout import to_rank
 from tlstm_jax.normalization import Mean, channel_mean, mean_of, standardize
 from tlstm_jax.typing import Array, Float, Locations, Params, Preactivations, PrecisionLike, TLSTMState
 
@@ -54,8 +55,8 @@ def project(params: Params, x: Float[Array, "*tb r"], precision: PrecisionLike =
     """x_t W^x + b^x (eq. 5), for any number of timesteps at once."""
     with scope("eq5_project_input"):
         kernel, bias = params["input"]["kernel"], params["input"]["bias"]
-        y = jnp.dot(x.astype(kernel.dtype), kernel, precision=precision, preferred_element_type=bias.dtype) + bias
-        return y.astype(kernel.dtype)
+        y = jnp.dot(x.astype(kernel.dtype), kernel, precision=precision, preferred_element_type=bias.dtype)
+        return (y + to_rank(bias, y.ndim)).astype(kernel.dtype)
 
 
 def preactivations(params: Params, h: Locations, projected: Float[Array, "b m"], cfg: TLSTMConfig) -> Preactivations:

@@ -25,6 +25,12 @@ C = TypeVar("C")
 
 def check_config(name: str, cfg: Any, kind: type[C]) -> C:
     """``cfg``, which must be a configuration of this class."""
+    if isinstance(cfg, jax.core.Tracer):
+        raise ValueError(
+            f"{name} must be a {kind.__name__}, got a tracer: {name} cannot be a traced argument of jax.jit. Make it "
+            f'static, jax.jit(function, static_argnames="{name}"), or bind it before: '
+            f"jax.jit(functools.partial(function, {name}={name}))."
+        )
     if not isinstance(cfg, kind):
         raise ValueError(
             f"{name} must be a {kind.__name__}, got {type(cfg).__name__}: make one with {kind.__name__}(..)."

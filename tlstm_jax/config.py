@@ -7,8 +7,9 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
+import jax
 import jax.numpy as jnp
 
 from tlstm_jax.checks import (
@@ -44,6 +45,42 @@ class Recurrent(abc.ABC):
     precision: PrecisionLike
     learn_carry: bool
 
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as a dict that ``json.dumps`` takes; :meth:`from_dict` reads it.
+
+        Dtypes and precisions are given by name, such as ``"bfloat16"`` and ``"highest"``, and tuples as lists.
+
+        Example:
+            >>> import json, tlstm_jax as tl
+            >>> cfg = tl.TLSTMConfig(features=8, tensor_shape=(3,), dtype="bfloat16")
+            >>> text = json.dumps(cfg.to_dict())
+            >>> tl.TLSTMConfig.from_dict(json.loads(text)) == cfg
+            True
+        """
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {name: _to_json(value) for name, value in fields.items()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The configuration that :meth:`to_dict` wrote; fields that are missing have their defaults.
+
+        Raises:
+            ValueError: ``fields`` is not a mapping, has a name that is no field or lacks one without a default, or a
+                value is invalid.
+        """
+        known = {field.name: field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        if not isinstance(fields, Mapping):
+            raise ValueError(f"fields must be a dict, such as to_dict returns, got {type(fields).__name__}.")
+        if unknown := sorted(map(str, fields.keys() - known.keys())):
+            raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}: its fields are {', '.join(known)}.")
+        if missing := [
+            name for name, default in known.items() if default is dataclasses.MISSING and name not in fields
+        ]:
+            raise ValueError(
+                f"{cls.__name__} needs {' and '.join(missing)}, got only {', '.join(fields) or 'nothing'}."
+            )
+        return cls(**fields)
+
     @abc.abstractmethod
     def param_shapes(self, in_features: int) -> dict[str, Any]:
         """The shape of every parameter, as a nested dict."""
@@ -66,12 +103,24 @@ class Recurrent(abc.ABC):
     @staticmethod
     def memory_dtype(computation_dtype: Any) -> Any:
         """The dtype of C, the gates and the norm."""
-        return jnp.promote_types(computation_dtype, jnp.float32)
+        dtype = jnp.dtype(computation_dtype)
+        return jnp.dtype(jnp.float32) if dtype.itemsize < 4 else dtype
+
+
+def _to_json(value: Any) -> Any:
+    """``value``, the normalized value of a field, with dtypes and precisions by name and tuples as lists."""
+    if isinstance(value, tuple):
+        return [_to_json(part) for part in value]
+    if isinstance(value, jax.lax.Precision):
+        return value.name.lower()
+    return jnp.dtype(value).name if isinstance(value, type) else value
 
 
 @dataclasses.dataclass(frozen=True)
 class TLSTMConfig(Recurrent):
     """Sizes and options of a Tensorized LSTM. Hashable, so it can be a static argument of ``jax.jit``.
+
+    :meth:`to_dict` and :meth:`from_dict` convert to and from a dict for JSON.
 
     Args:
         features: M, channels at each location. Determines the number of parameters.
@@ -104,7 +153,7 @@ class TLSTMConfig(Recurrent):
 
     Raises:
         ValueError: a size is not positive, a kernel size is below 2, the dimensions give different
-            depths (eq. 9), or an option has an invalid value.
+            depths (eq. 9), the norm would take its statistics over a single value, or an option has an invalid value.
 
     With ``time_scale=T`` memory lasts for about T timesteps before training. The forget gate of each channel has the
     bias log u and its input gate -log u, with u uniform in 1..2T: a gate of bias log u keeps u / (u + 1) of the memory,
@@ -167,12 +216,22 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
         for name, value in normalized.items():  # one canonical form, so that equal configurations have equal hashes
             object.__setattr__(self, name, value)
         check_time_scale({name: value for name, value in vars(self).items() if value != DEFAULTS.get(name)}, self.cell)
+        self._check_norm()
         depths = self._depths
         if len(set(depths)) > 1:
             raise ValueError(
                 f"every dimension must give the same depth (eq. 9), but tensor_shape={tensor_shape} with "
                 f"kernel_size={kernel_size} gives depths {depths}: change a size so that "
                 "ceil(2 P / (K - K mod 2)) agrees."
+            )
+
+    def _check_norm(self) -> None:
+        """A single value minus its mean is 0: the norm would make every output 0."""
+        count = self.features * (math.prod(self.tensor_shape) if self.norm == "layer" else 1)
+        if self.norm is not None and count == 1:
+            raise ValueError(
+                f'norm="{self.norm}" needs more than one value to normalize, got features={self.features} with '
+                f"tensor_shape={self.tensor_shape}, whose outputs would all be 0: use norm=None or more features."
             )
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from tlstm_jax.config import TLSTMConfig
+from tlstm_jax.layout import to_rank
 from tlstm_jax.typing import Array, Float, Locations, Preactivations
 
 
@@ -31,7 +32,7 @@ def hidden_convolution(
     It accumulates in the dtype of ``bias``.
     """
     columns = patches(h, projected, cfg, len(matrix))
-    return jnp.dot(columns, matrix, precision=cfg.precision, preferred_element_type=bias.dtype) + bias
+    return jnp.dot(columns, matrix, precision=cfg.precision, preferred_element_type=bias.dtype) + to_rank(bias, h.ndim)
 
 
 def patches(h: Locations, projected: Float[Array, "b m"], cfg: TLSTMConfig, width: int) -> Float[Array, "*p b km"]:

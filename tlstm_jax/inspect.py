@@ -5,14 +5,16 @@ Pure functions that return arrays; ``python -m experiments.inspect`` plots them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
-from tlstm_jax import cell, checks
+from tlstm_jax import cell, checks, sharding
 from tlstm_jax import state as states
 from tlstm_jax.config import TLSTMConfig
 from tlstm_jax.layout import Layout, to_locations_major
@@ -93,10 +95,23 @@ def record(
     """
     params = checks.check_params(params, checks.check_config("cfg", cfg, TLSTMConfig))
     xs = checks.check_inputs("xs", xs, params, time_axes=1, time_major=False)
+    if initial_state is not None:
+        batch_shape = Layout.of(xs.shape, time_major=False).batch_shape
+        initial_state = checks.check_state("initial_state", initial_state, batch_shape, cfg)
+    run = functools.partial(_record, cfg, what, flush)
+    return sharding.call(run, params, xs, initial_state, out_specs=PartitionSpec)
+
+
+def _record(
+    cfg: TLSTMConfig,
+    what: Callable[[Moment], Any],
+    flush: bool,
+    params: Params,
+    xs: Array,
+    initial_state: TLSTMState | None,
+) -> Any:
     layout = Layout.of(xs.shape, time_major=False)
     batch_shape = layout.batch_shape
-    if initial_state is not None:
-        initial_state = checks.check_state("initial_state", initial_state, batch_shape, cfg)
     state = to_locations_major(states.start_state(params, initial_state, xs, batch_shape, cfg), batch_shape)
     params = cast_params(params, xs, cfg)
     inputs = layout.flatten(xs)
@@ -149,7 +164,7 @@ def diagonal(z: Float[Array, "*bp m"], cfg: TLSTMConfig) -> Float[Array, "*b l m
 
     Example:
         >>> import jax.numpy as jnp, tlstm_jax as tl
-        >>> cfg = tl.TLSTMConfig(features=1, tensor_shape=(3, 3))
+        >>> cfg = tl.TLSTMConfig(features=1, tensor_shape=(3, 3), norm=None)
         >>> tl.inspect.diagonal(jnp.arange(9.0).reshape(3, 3, 1), cfg)[:, 0].tolist()
         [0.0, 4.0, 8.0]
     """

@@ -42,6 +42,11 @@ class Layout(NamedTuple):
         return x if self.time_major else jnp.moveaxis(x, 0, len(self.batch_shape))
 
 
+def to_rank(z: Array, ndim: int) -> Array:
+    """``z`` with axes of size 1 before its own, which ``jax.numpy_rank_promotion`` may keep JAX from adding."""
+    return jnp.expand_dims(z, tuple(range(ndim - z.ndim)))
+
+
 def to_locations_major(state: TLSTMState, batch_shape: tuple[int, ...]) -> TLSTMState:
     """``(*b, *p, m)`` to ``(*p, b, m)``."""
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from numpy.typing import NDArray
 
-from tlstm_jax import checks
+from tlstm_jax import checks, sharding
 from tlstm_jax.config import TLSTMConfig
 from tlstm_jax.typing import Array, Float, Params
 
@@ -72,14 +76,26 @@ def resize(params: Params, cfg: TLSTMConfig, new_cfg: TLSTMConfig) -> Params:
         )
     resized = dict(params)
     if grows:
-        resized["hidden"] = _embed(params["hidden"], cfg, new_cfg)
-    stretch = _along_diagonal if grows else _interpolate
+        resized["hidden"] = _on_any_mesh(functools.partial(_embed, cfg, new_cfg), params, "hidden", new_cfg)
+    stretch = functools.partial(_along_diagonal if grows else _interpolate, new_cfg.tensor_shape)
     for group in params.keys() & {"norm", "carry"}:
-        resized[group] = {name: stretch(z, new_cfg.tensor_shape) for name, z in params[group].items()}
+        resized[group] = _on_any_mesh(functools.partial(jax.tree.map, stretch), params, group, new_cfg)
     return resized
 
 
-def _embed(hidden: Params, cfg: TLSTMConfig, new_cfg: TLSTMConfig) -> Params:
+def _on_any_mesh(convert: Callable[[Params], Params], params: Params, name: str, new_cfg: TLSTMConfig) -> Params:
+    """``convert(params[name])``; explicit mesh axes divide the same channels as before, and no other axis."""
+    group, shapes = params[name], new_cfg.param_shapes(1)[name]
+
+    def out_specs() -> Any:
+        return {
+            leaf: PartitionSpec(*[None] * (len(shapes[leaf]) - 1), sharding.spec(z)[-1]) for leaf, z in group.items()
+        }
+
+    return sharding.call(convert, group, out_specs=out_specs)
+
+
+def _embed(cfg: TLSTMConfig, new_cfg: TLSTMConfig, hidden: Params) -> Params:
     """The hidden kernel of a 2D model, put on the diagonal of a kernel of more dimensions."""
     dims = len(new_cfg.tensor_shape)
     shapes = new_cfg.param_shapes(1)["hidden"]
@@ -94,13 +110,13 @@ def _embed(hidden: Params, cfg: TLSTMConfig, new_cfg: TLSTMConfig) -> Params:
     return {"kernel": kernel.reshape(shapes["kernel"]), "bias": bias}
 
 
-def _along_diagonal(z: Float[Array, "p m"], tensor_shape: tuple[int, ...]) -> Float[Array, "*p m"]:
+def _along_diagonal(tensor_shape: tuple[int, ...], z: Float[Array, "p m"]) -> Float[Array, "*p m"]:
     """Linear interpolation by the position of each location along the diagonal between the tensor's corners."""
     fractions = [np.linspace(0, 1, size) if size > 1 else np.ones(1) for size in tensor_shape]
     return _take(z, (len(z) - 1) * np.mean(np.meshgrid(*fractions, indexing="ij"), axis=0), axis=0)
 
 
-def _interpolate(z: Float[Array, "*p m"], tensor_shape: tuple[int, ...]) -> Float[Array, "*p m"]:
+def _interpolate(tensor_shape: tuple[int, ...], z: Float[Array, "*p m"]) -> Float[Array, "*p m"]:
     """Linear interpolation along every dimension; the first and last locations keep their values."""
     for axis, size in enumerate(tensor_shape):
         last = z.shape[axis] - 1

@@ -8,13 +8,12 @@ and the stacked baseline run through the same code.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import export, lax
 
 from tlstm_jax.layout import Layout
 from tlstm_jax.options import Options
@@ -67,7 +66,7 @@ def run(
     layout = Layout.of(xs.shape, options.time_major)
     xs = layout.flatten(xs)
     lengths = None if seq_lengths is None else seq_lengths.reshape(-1)
-    valid = None if lengths is None else jnp.arange(layout.num_steps)[:, None] < lengths
+    valid = None if lengths is None else jnp.arange(layout.num_steps)[:, None] < lengths[None]
     reset = None if reset is None else layout.flatten(reset)
     if valid is not None:
         xs = jnp.where(valid[..., None], xs, jnp.zeros_like(xs))  # padding and flush are fed the same: zeros
@@ -121,10 +120,12 @@ def _in_chunks(
 ) -> tuple[State, State | None, Array]:
     """A span that keeps the state before every chunk of about ``size`` timesteps and recomputes the rest."""
     num_steps, batch = xs.shape[:2]
-    count = max(1, math.ceil(num_steps / size))
-    size = math.ceil(num_steps / count)
+    count, symbolic = -(-num_steps // size), export.is_symbolic_dim(num_steps)
+    if not symbolic:
+        count = max(1, count)
+        size = -(-num_steps // count)
     fill = count * size - num_steps  # chunks of equal size need a few timesteps more, after all that matters
-    if fill:
+    if symbolic or fill:
         ends = num_steps if ends is None else ends
         xs, reset = jax.tree.map(lambda z: jnp.pad(z, ((0, fill), *((0, 0),) * (z.ndim - 1))), (xs, reset))
     ends = None if ends is None else jnp.broadcast_to(jnp.asarray(ends), (batch,))
@@ -198,7 +199,7 @@ def reverse_sequences(xs: Array, lengths: Integer[Array, " b"] | None) -> Array:
     if lengths is None:
         return xs[::-1]
     steps = jnp.arange(xs.shape[0])[:, None]
-    source = jnp.where(steps < lengths, lengths - 1 - steps, steps)
+    source = jnp.where(steps < lengths[None], lengths[None] - 1 - steps, steps)
     return jnp.take_along_axis(xs, source.reshape(*source.shape, *(1,) * (xs.ndim - 2)), axis=0)
 
 

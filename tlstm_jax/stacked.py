@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tlstm_jax import biases, cell, checks, layout, parameters
+from tlstm_jax import biases, cell, checks, layout, parameters, sharding
 from tlstm_jax import state as states
 from tlstm_jax.checks import finite, flag, float_dtype, matmul_precision, positive_size, timesteps
 from tlstm_jax.config import Recurrent, check_time_scale
@@ -25,7 +25,7 @@ from tlstm_jax.layout import Layout
 from tlstm_jax.options import Options
 from tlstm_jax.scan import run, scan_span
 from tlstm_jax.typing import Array, Bool, Float, Lengths, Params, PrecisionLike, TLSTMState
-from tlstm_jax.unrolling import check_arguments
+from tlstm_jax.unrolling import check_arguments, out_specs
 
 __all__ = ["StackedLSTMConfig", "init_params", "unroll"]
 
@@ -243,6 +243,20 @@ def _unroll(
     *,
     cfg: StackedLSTMConfig,
     options: Options,
+) -> tuple[TLSTMState, Array]:
+    run_here = functools.partial(_run, cfg, options)
+    specs = functools.partial(out_specs, xs, initial_state, cfg, options)
+    return sharding.call(run_here, params, xs, initial_state, seq_lengths, reset, out_specs=specs)
+
+
+def _run(
+    cfg: StackedLSTMConfig,
+    options: Options,
+    params: Params,
+    xs: Array,
+    initial_state: TLSTMState | None,
+    seq_lengths: Array | None,
+    reset: Array | None,
 ) -> tuple[TLSTMState, Array]:
     batch_shape = Layout.of(xs.shape, options.time_major).batch_shape
     whole = layout.to_locations_major(states.start_state(params, initial_state, xs, batch_shape, cfg), batch_shape)

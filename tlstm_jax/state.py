@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax.core import meta
 
-from tlstm_jax import checks
+from tlstm_jax import checks, sharding
 from tlstm_jax.config import Recurrent, TLSTMConfig
 from tlstm_jax.layout import to_locations_major
 from tlstm_jax.typing import Array, Params, TLSTMState
@@ -85,11 +85,15 @@ def drawn_state(carry_init: Callable[..., Any], next_key: Callable[[], Array], l
 def start_state(
     params: Params, state: TLSTMState | None, x: Array, batch_shape: tuple[int, ...], cfg: Recurrent
 ) -> TLSTMState:
-    """``state``, or :func:`fresh_state` for None, with H in the computation dtype and C in the memory cell's."""
+    """``state``, or :func:`fresh_state` for None, with H in the computation dtype and C in the memory cell's.
+
+    It varies over the manual axes over which ``x`` does: zeros by themselves would vary over none.
+    """
     state = fresh_state(params, batch_shape, cfg) if state is None else state
     dtype = cfg.computation_dtype(x)
     c = None if state.c is None else state.c.astype(cfg.memory_dtype(dtype))
-    return TLSTMState(c, state.h.astype(dtype))
+    state, _ = sharding.vary_alike((TLSTMState(c, state.h.astype(dtype)), x))
+    return state
 
 
 def reset_state(params: Params, x: Array, cfg: Recurrent) -> TLSTMState | None:

@@ -7,8 +7,9 @@ import math
 from typing import Any
 
 import jax
+from jax.sharding import PartitionSpec
 
-from tlstm_jax import cell, checks, layout, parameters
+from tlstm_jax import cell, checks, layout, parameters, sharding
 from tlstm_jax import state as states
 from tlstm_jax.config import Recurrent, TLSTMConfig
 from tlstm_jax.fused import fused_span
@@ -146,6 +147,31 @@ def _unroll(
     cfg: TLSTMConfig,
     options: Options,
 ) -> tuple[TLSTMState, Array]:
+    run = functools.partial(_run, cfg, options)
+    specs = functools.partial(out_specs, xs, initial_state, cfg, options)
+    return sharding.call(run, params, xs, initial_state, seq_lengths, reset, out_specs=specs)
+
+
+def out_specs(xs: Array, initial_state: TLSTMState | None, cfg: Recurrent, options: Options) -> Any:
+    """The specs of the state and the outputs of an unroll on a mesh with explicit axes.
+
+    The outputs are divided as the inputs, along time and batch. The state is divided as the given one, for it may be
+    the carry of a scan, or else along the batch.
+    """
+    *axes, _ = sharding.spec(xs)
+    batch = axes[1:] if options.time_major else axes[:-1]
+    return sharding.state_spec(initial_state, tuple(batch), states.zero_state(cfg, ())), PartitionSpec(*axes)
+
+
+def _run(
+    cfg: TLSTMConfig,
+    options: Options,
+    params: Params,
+    xs: Array,
+    initial_state: TLSTMState | None,
+    seq_lengths: Array | None,
+    reset: Array | None,
+) -> tuple[TLSTMState, Array]:
     batch_shape = Layout.of(xs.shape, options.time_major).batch_shape
     state = layout.to_locations_major(states.start_state(params, initial_state, xs, batch_shape, cfg), batch_shape)
     cast = parameters.cast_params(params, xs, cfg)
@@ -219,6 +245,14 @@ def step_call(
 
 @functools.partial(jax.jit, static_argnames="cfg")
 def _step(params: Params, state: TLSTMState, x: Array, cfg: TLSTMConfig) -> tuple[TLSTMState, Array]:
+    def out_specs() -> Any:
+        batch = sharding.spec(x)[:-1]
+        return sharding.state_spec(state, batch, state), PartitionSpec(*batch)
+
+    return sharding.call(functools.partial(_timestep, cfg), params, state, x, out_specs=out_specs)
+
+
+def _timestep(cfg: TLSTMConfig, params: Params, state: TLSTMState, x: Array) -> tuple[TLSTMState, Array]:
     batch_shape = x.shape[:-1]
     params = parameters.cast_params(params, x, cfg)
     projected = cell.project(params, x.reshape(math.prod(batch_shape), x.shape[-1]), cfg.precision)

@@ -1,5 +1,7 @@
 """Geometry and initial parameters."""
 
+import json
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,8 @@ import numpy as np
 import pytest
 
 import tlstm_jax as tl
-from tests.core.variants import MODELS, R, model
+from tests.core.variants import MODELS, R, model, refused
+from tlstm_jax.stacked import StackedLSTMConfig
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -19,7 +22,7 @@ def test_depth_is_how_far_information_travels(p, k):
     reached, steps = 0, 0
     while reached < p:
         reached, steps = reached + k // 2, steps + 1
-    assert tl.TLSTMConfig(features=1, tensor_shape=(p,), kernel_size=k).depth == steps
+    assert tl.TLSTMConfig(features=2, tensor_shape=(p,), kernel_size=k).depth == steps
 
 
 @pytest.mark.parametrize(
@@ -107,3 +110,44 @@ def test_configs_that_mean_the_same_are_equal():
 
 def test_state_of_the_trnn_has_no_memory():
     assert tl.init_state(model("trnn"), (2,)).c is None
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        *(model(name) for name in MODELS),
+        model("3d", dtype=jnp.bfloat16, param_dtype="float16", precision=("high", "highest"), learn_carry=True),
+        model("2d", precision="highest", kernel_scale=0.5),
+        StackedLSTMConfig(3, 2, shared=False, dtype=jnp.bfloat16, precision="high"),
+    ],
+    ids=lambda cfg: "",
+)
+def test_configurations_survive_json(cfg):
+    fields = cfg.to_dict()
+    written = json.loads(json.dumps(fields))
+    assert written == fields  # nothing that JSON turns into something else
+    again = type(cfg).from_dict(written)
+    assert again == cfg
+    assert hash(again) == hash(cfg)
+
+
+def test_configurations_name_what_a_dict_lacks():
+    assert tl.TLSTMConfig.from_dict({"features": 4, "tensor_shape": [3]}) == tl.TLSTMConfig(4, (3,))
+    with refused("colour", "has no field"):
+        tl.TLSTMConfig.from_dict({"features": 4, "tensor_shape": 3, "colour": 1})
+    with refused("got only features", "needs tensor_shape"):
+        tl.TLSTMConfig.from_dict({"features": 4})
+    with refused("got list", "must be a dict"):
+        tl.TLSTMConfig.from_dict([4, 3])
+
+
+@pytest.mark.parametrize("call", [tl.unroll, lambda p, xs, cfg: tl.step(p, tl.init_state(cfg, (2,)), xs, cfg)])
+def test_a_traced_configuration_is_told_to_be_static(call):
+    with refused("got a tracer", 'static_argnames="cfg"'):
+        jax.jit(call)({}, np.ones((2, 3, R)), model("2d"))
+
+
+def test_outputs_of_one_channel_without_a_norm():
+    cfg = tl.TLSTMConfig(1, (2,), norm=None)
+    assert np.abs(tl.unroll(tl.init_params(jax.random.key(0), R, cfg), np.ones((3, R)), cfg)[1]).min() > 0
+    tl.TLSTMConfig(1, (2,), norm="layer")  # two values

@@ -52,6 +52,12 @@ def without(tree, *path):
         ({"tensor_shape": ()}, r"got \(\)", "tensor_shape needs at least one dimension"),
         ({"tensor_shape": (3.5,)}, r"got 3\.5", "tensor_shape.* must be an integer"),
         ({"tensor_shape": "3"}, "got '3'", "tensor_shape must be an integer"),
+        ({"features": 1}, "got features=1", "more than one value to normalize"),
+        (
+            {"features": 1, "tensor_shape": 1, "norm": "layer"},
+            r"tensor_shape=\(1,\)",
+            'norm="layer" needs more than one',
+        ),
         ({"kernel_size": 1}, "got 1", "kernel_size must be at least 2"),
         ({"kernel_size": (1,)}, "got 1", r"kernel_size\[0\] must be at least 2"),
         ({"kernel_size": 0}, "got 0", "kernel_size must be at least 2"),

@@ -11,7 +11,7 @@ import pytest
 from jax import export
 
 import tlstm_jax as tl
-from tests.core.variants import R, T, close, model, setup
+from tests.core.variants import R, T, close, model, refused, setup
 
 
 def shapes(*rest):
@@ -35,6 +35,31 @@ def test_an_unroll_at_any_batch_size_with_its_gradient(name):
         close(call(xs), run(xs), rtol=1e-5, atol=1e-6)
         gradients = [jax.grad(lambda xs, f=f: (f(xs) ** 2).sum())(xs) for f in (call, run)]
         close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_any_number_of_timesteps():
+    cfg = model("2d")
+    params = tl.init_params(jax.random.key(0), R, cfg)
+    batch, steps = export.symbolic_shape("b, t")
+    shape = jax.ShapeDtypeStruct((batch, steps, R), jnp.float32)
+
+    def run(xs, **options):
+        return tl.unroll(params, xs, cfg, **options)
+
+    def gradient(xs, **options):
+        return jax.grad(lambda xs: (run(xs, **options)[1] ** 2).sum())(xs)
+
+    def both(xs):
+        lengths = jnp.minimum(xs.shape[1], jnp.arange(xs.shape[0]))
+        reset = jnp.zeros(xs.shape[:2], bool).at[:, -1].set(True)
+        reverse = run(xs, reverse=True, keep_order=True, seq_lengths=lengths, reset=reset)
+        return run(xs), reverse, gradient(xs, remat=2), gradient(xs, implementation="reference")
+
+    xs = jax.random.normal(jax.random.key(1), (2, 5, R))
+    close(export.export(jax.jit(both))(shape).call(xs), jax.jit(both)(xs), rtol=1e-4, atol=1e-5)
+    for implementation in ("auto", tl.Fused("states", 2, 16, "built")):
+        with refused("got a symbolic one", 'batch dimensions may be symbolic.*implementation="reference"'):
+            export.export(jax.jit(lambda xs, i=implementation: gradient(xs, implementation=i)))(shape)
 
 
 def test_a_streaming_step_runs_without_this_package(tmp_path):

@@ -2,8 +2,10 @@
 
 import copy
 import dataclasses
+import functools
 import inspect
 import pickle
+from collections import OrderedDict, defaultdict
 
 import chex
 import flax.linen as nn
@@ -265,6 +267,28 @@ def test_default_initializers_are_what_they_replace():
 
 
 # The same parameters everywhere
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [freeze, OrderedDict, functools.partial(defaultdict, dict)],
+    ids=["FrozenDict", "OrderedDict", "defaultdict"],
+)
+def test_gradients_are_mappings_as_the_parameters_are(kind):
+    def convert(tree):
+        return kind({name: convert(node) if isinstance(node, dict) else node for name, node in tree.items()})
+
+    layer, stack = tl.linen.TLSTM(CFG), tl.linen.StackedLSTM(M, 2)
+    variables, of_stack = convert(layer.init(KEY, XS)), convert(stack.init(KEY, XS))
+    state = tl.init_state(CFG, XS.shape[:-2])
+    for run, tree in [
+        (lambda v: layer.apply(v, XS), variables),
+        (lambda p: tl.unroll(p, XS, CFG)[1], variables["params"]),
+        (lambda p: tl.step(p, state, XS[..., 0, :], CFG)[1], variables["params"]),
+        (lambda v: stack.apply(v, XS), of_stack),
+    ]:
+        gradients = jax.eval_shape(jax.grad(lambda tree, run=run: run(tree).sum()), tree)
+        assert jax.tree.structure(gradients) == jax.tree.structure(tree)
 
 
 @pytest.mark.parametrize("container", [dict, freeze], ids=["dict", "FrozenDict"])

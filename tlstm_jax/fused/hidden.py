@@ -26,6 +26,7 @@ from jax import lax
 
 from tlstm_jax.config import TLSTMConfig
 from tlstm_jax.convolution import patches
+from tlstm_jax.layout import to_rank
 from tlstm_jax.typing import Array, Float, Locations, Preactivations
 
 Kernels = tuple[Array, ...]
@@ -107,7 +108,9 @@ class HiddenConvolution:
 
     def empty(self, h: Array, kernels: Kernels) -> Array:
         """Patches before the first :meth:`put`, all zero like the padding, for states ``(.., *p, b, m)``."""
-        return jnp.zeros((*h.shape[:-1], len(kernels[0])), h.dtype)
+        return jnp.zeros_like(
+            h, shape=(*h.shape[:-1], len(kernels[0]))
+        )  # varies over the manual axes over which h does
 
     def put(self, kept: Array, h: Array, x: Array) -> Array:
         """The patches of states ``(.., *p, b, m)`` and inputs ``(.., b, m)``, overwriting those of another timestep."""
@@ -141,7 +144,7 @@ class HiddenConvolution:
         product = functools.partial(jnp.dot, precision=self.cfg.precision, preferred_element_type=bias.dtype)
         terms, inputs = self._each(kernels)
         (_, whole), *others = terms
-        a = product(columns, whole) + bias
+        a = product(columns, whole) + to_rank(bias, columns.ndim)
         for term, kernel in others:
             a = a.at[term.start : term.stop].add(
                 product(columns[term.start + term.step : term.stop + term.step], kernel)

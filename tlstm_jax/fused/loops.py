@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import export, lax
 
-from tlstm_jax import cell
+from tlstm_jax import cell, sharding
 from tlstm_jax.config import TLSTMConfig
 from tlstm_jax.fused.hidden import HiddenConvolution, Kernels
 from tlstm_jax.fused.memory import convolve, memory_convolution
@@ -100,7 +100,7 @@ def fused_span(
     params, fresh = reverse_only((params, fresh))
 
     def span(state: TLSTMState, xs: Array, reset: Array | None, ends: Ends) -> Any:
-        end, array_ends = (ends, None) if isinstance(ends, int) else (None, ends)
+        end, array_ends = (None, ends) if isinstance(ends, jax.Array) else (ends, None)
         step_bytes = cfg.num_offsets * state.h.size * state.h.dtype.itemsize
 
         def run(plan: Fused, *arguments: Any) -> Any:
@@ -111,7 +111,7 @@ def fused_span(
         known = not export.is_symbolic_dim(step_bytes)  # it is not in a program exported for any batch size
         gather = max(1, PATCHES_BYTES // max(1, step_bytes)) if known else 1
         elsewhere = functools.partial(run, fused.or_else("states", gather, 16, "built"))
-        if len(xs) == 0:
+        if xs.shape[0] == 0:
             return state, None if ends is None else state, xs
         arguments = (*reverse_only((state, xs)), reset, array_ends)
         if None not in (fused.save, fused.gather, fused.align, fused.patches):
@@ -205,7 +205,12 @@ def _span(
 def _forward(
     static: Static, weights: Weights, state: TLSTMState, xs: Array, reset: Array | None, ends: Array | None
 ) -> tuple[tuple[TLSTMState, TLSTMState | None, Array], Residuals]:
-    num_steps, hidden, cast_weights = len(xs), static.hidden, _cast(weights, state.h.dtype)
+    num_steps, hidden, cast_weights = xs.shape[0], static.hidden, _cast(weights, state.h.dtype)
+    if export.is_symbolic_dim(num_steps):
+        raise ValueError(
+            "the gradient needs a fixed number of timesteps, got a symbolic one (batch dimensions may be symbolic): "
+            'export for a fixed T, or pass implementation="reference", or remat=n for chunks of n timesteps.'
+        )
     total = math.prod(static.chunks(num_steps))
     xs, reset = jax.tree.map(lambda z: _pad_steps(z, total), (xs, reset))
 
@@ -231,6 +236,7 @@ def _forward(
     if static.plan.save == "gates":
         a = jax.eval_shape(functools.partial(_preactivations, static, cast_weights), state.h, xs[0])
         saved = [_filled(total, leaf, next(numbers)) for leaf in a]
+    states, saved, _ = sharding.vary_alike((states, saved, state.h))
     patches = hidden.empty(state.h, cast_weights.kernels) if hidden.kept else None
     steps = (jnp.arange(total), xs, reset)
     (states, saved, _), _ = lax.scan(body, (states, saved, patches), steps, unroll=static.unroll)
