@@ -64,7 +64,7 @@ class TLSTMConfig(Recurrent):
     """Sizes and options of a Tensorized LSTM. Hashable, so it can be a static argument of ``jax.jit``.
 
     Args:
-        features: M, channels at each location. Determines the number of parameters.
+        features: M, channels at each location. Determines the number of kernel parameters.
         tensor_shape: ``(P_1, .., P_{D-1})``, locations along each tensorized dimension: ``(P,)`` is
             the paper's 2D tLSTM, ``(P, P)`` its 3D tLSTM. Adds no kernel parameters. An int means ``(P,)``.
         kernel_size: K, at least 2, an int or one for each dimension. 2 reads a location and its
