@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.apart import program_apart
 from benchmarks.networks import Network, parameter_sets, parameters, reference, stack_config, stack_parameters
 from benchmarks.programs import Program, Result, count
 from benchmarks.tasks import Size, Task
@@ -32,6 +33,7 @@ class Contender:
         pack: the parameters' gradients in the layout of this contender, from the network's own;
             None if they cannot be compared.
         biases: bias vectors in each layer of a stack.
+        apart: whether it is built and called in a process of its own, because its framework would slow JAX in ours.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Contender:
     unavailable: Callable[[Task], str | None] = lambda task: None
     pack: Callable[[Any], Any] | None = lambda params: params
     biases: int = 1
+    apart: bool = False
 
 
 def build(contender: Contender, task: Task) -> Program:
@@ -49,11 +52,15 @@ def build(contender: Contender, task: Task) -> Program:
     Raises:
         Mismatch: it does not compute its network, or has not its parameters; the message says how far off it is.
     """
-    program = contender.build(task)
-    actual = program.fetch(program.call())
-    if contender.network is not None:
-        _check_parameters(contender.network, task.size, program.parameters, contender.biases)
-        _check_result(actual, reference(contender.network, task.size), contender.pack, task)
+    program = program_apart(contender.build, task) if contender.apart else contender.build(task)
+    try:
+        actual = program.fetch(program.call())
+        if contender.network is not None:
+            _check_parameters(contender.network, task.size, program.parameters, contender.biases)
+            _check_result(actual, reference(contender.network, task.size), contender.pack, task)
+    except BaseException:
+        program.close()
+        raise
     return program
 
 

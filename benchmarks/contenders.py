@@ -92,19 +92,21 @@ def _cudnn() -> Contender:
     )
 
 
+def _torch_tlstm(task: Task, flags: dict[str, bool]) -> Program:
+    from benchmarks import torch_contenders
+
+    return torch_contenders.tlstm_program(task, **flags)
+
+
+def _torch_stack(task: Task, network: Network) -> Program:
+    from benchmarks import torch_contenders
+
+    return torch_contenders.stack_program(network, task)
+
+
 def _torch() -> list[Contender]:
     def unavailable(task: Task) -> str | None:
         return None if importlib.util.find_spec("torch") else "PyTorch is not installed: pip install torch"
-
-    def build_tlstm(task: Task, flags: dict[str, bool]) -> Program:
-        from benchmarks import torch_contenders
-
-        return torch_contenders.tlstm_program(task, **flags)
-
-    def build_stack(task: Task, network: Network) -> Program:
-        from benchmarks import torch_contenders
-
-        return torch_contenders.stack_program(network, task)
 
     loops: tuple[tuple[str, str, dict[str, bool]], ...] = (
         ("torch-loop", "eager cell, one product", {}),
@@ -118,8 +120,9 @@ def _torch() -> list[Contender]:
                 name,
                 f"PyTorch, {how}, in a Python loop",
                 "tlstm",
-                functools.partial(build_tlstm, flags=flags),
+                functools.partial(_torch_tlstm, flags=flags),
                 unavailable,
+                apart=True,
             )
             for name, how, flags in loops
         ),
@@ -128,10 +131,11 @@ def _torch() -> list[Contender]:
                 f"torch-{network}",
                 f"LSTM layers, {network} parameters: PyTorch's nn.LSTM",
                 network,
-                functools.partial(build_stack, network=network),
+                functools.partial(_torch_stack, network=network),
                 unavailable,
                 pack=None,  # each layer has two biases
                 biases=2,
+                apart=True,
             )
             for network in networks
         ),

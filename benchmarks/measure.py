@@ -1,11 +1,11 @@
-"""How time is taken: calls side by side in one process, in turns, after warm-up."""
+"""How time is taken: calls alternate on one machine, after warm-up."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -44,6 +44,12 @@ class Timing:
         return cls(median, low, q1, q3, len(seconds))
 
 
+class Elapsed(NamedTuple):
+    """Returned by a call that took its own time, because it ran in another process."""
+
+    seconds: float
+
+
 def interleave(calls: Mapping[Key, Callable[[], object]], limits: Limits) -> dict[Key, Timing]:
     """Times calls in rounds, A B C A B C .., so that whatever slows the machine for a while slows all of them.
 
@@ -56,7 +62,7 @@ def interleave(calls: Mapping[Key, Callable[[], object]], limits: Limits) -> dic
     for r in range(rounds):
         for name, call in calls.items():
             if planned[name] * (r + 1) // rounds > planned[name] * r // rounds:
-                seconds[name].append(_time(call))
+                seconds[name].append(seconds_of(call))
     return {name: Timing.of(each) for name, each in seconds.items()}
 
 
@@ -64,14 +70,15 @@ def _warm_up(call: Callable[[], object], limits: Limits) -> int:
     """Warms up and says how many repetitions there is time for."""
     spent = last = 0.0
     for _ in range(limits.warmup):
-        last = _time(call)
+        last = seconds_of(call)
         spent += last
         if spent > limits.seconds:
             break
     return max(1, min(limits.repetitions, int(limits.seconds / last)))
 
 
-def _time(call: Callable[[], object]) -> float:
+def seconds_of(call: Callable[[], object]) -> float:
+    """The duration of a call."""
     start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    result = call()
+    return result.seconds if isinstance(result, Elapsed) else time.perf_counter() - start

@@ -39,6 +39,7 @@ class Program:
         parameters: how many numbers are trained.
         compile_seconds: time of lowering and compilation; None where that is not a step of its own.
         temp_bytes: memory that the compiled program takes for itself while it runs.
+        close: frees what the program holds; not called again after that.
     """
 
     call: Callable[[], Any]
@@ -46,6 +47,7 @@ class Program:
     parameters: int | None
     compile_seconds: float | None = None
     temp_bytes: int | None = None
+    close: Callable[[], None] = lambda: None
 
 
 def differentiated(forward: Forward, training: bool) -> Callable[[Any, Any], Result]:

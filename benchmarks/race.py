@@ -41,7 +41,12 @@ def race(entries: Mapping[str, Entry], limits: Limits) -> list[dict[str, Any]]:
             continue
         for name in ("parameters", "compile_seconds", "temp_bytes"):
             rows[label][name] = getattr(program, name)
-    for label, timing in interleave({label: program.call for label, program in programs.items()}, limits).items():
+    try:
+        timings = interleave({label: program.call for label, program in programs.items()}, limits)
+    finally:
+        for program in programs.values():
+            program.close()
+    for label, timing in timings.items():
         rows[label].update(dataclasses.asdict(timing))
     return list(rows.values())
 

@@ -1,6 +1,7 @@
 """The pages of the site: their Python runs, their commands exist, and their links lead to files and headings."""
 
 import importlib
+import importlib.util
 import posixpath
 import re
 from pathlib import Path
@@ -78,3 +79,29 @@ def test_every_path_in_the_map_exists():
     assert len(paths) > 30
     missing = [path for path in paths if not (ROOT / path).exists()]
     assert not missing, missing
+
+
+def test_the_checks_of_the_api_reference():
+    """`make docs` runs them on the HTML of every page of the API reference."""
+    pytest.importorskip("mkdocs")
+    spec = importlib.util.spec_from_file_location("check_api", ROOT / "docs" / "check_api.py")
+    check_api = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(check_api)
+    page = "# Flax linen\n\n::: tlstm_jax.linen.TLSTM\n"
+    good = """<h2 id="tlstm_jax.linen.TLSTM">TLSTM</h2><p class="doc doc-class-bases">Bases: <code>Module</code></p>
+        <h3 id="tlstm_jax.linen.TLSTM.__call__">__call__</h3><p>&lt;K&gt; M values</p><p>Examples:</p>
+        <div><pre><code>&gt;&gt;&gt; tl.step</code></pre></div><a href="functions.html#tlstm_jax.unroll">unroll</a>"""
+    assert check_api.faults(good, page) == []
+    for old, new, fault in (
+        ("&lt;K&gt;", "<K>", "<k> appears: text such as <K> or >>> is read as markup"),
+        ("__call__", "setup", "tlstm_jax.linen.TLSTM shows no __call__"),
+        ("Examples:", "Example: &gt;&gt;&gt; 1", "an example runs into a paragraph: Example: >>> 1"),
+        ("tlstm_jax.unroll", "tlstm_jax._linen._Layer", "_Layer is private, but appears as a base class or link"),
+        ("Module", "_Model", "_Model is private, but appears as a base class or link"),
+    ):
+        assert fault in check_api.faults(good.replace(old, new), page)
+
+
+def test_the_api_reference_begins_with_the_configuration():
+    first = re.search(r"^::: (\S+)", (ROOT / "docs" / "api" / "functions.md").read_text(), re.MULTILINE)
+    assert first[1] == "tlstm_jax.TLSTMConfig"

@@ -55,6 +55,23 @@ def test_what_could_not_be_timed_has_no_row(tmp_path):
     assert measurements.depth(tmp_path) == [["ms per timestep", "L = 1"], ["2D tLSTM+CN", "1.50"]]
 
 
+def test_speed_is_compared_without_pytorch_in_the_process(tmp_path):
+    """A size that was timed again without it takes its ratios to the contenders of JAX from there."""
+    size = {"tensor_shape": [3], "features": 8, "batch_size": 2, "num_steps": 5, "median_ms": 1.0, "temp_bytes": 1}
+
+    def rows(name, reference):
+        ratios = {"auto": 1.0, "reference": reference, "torch-conv": 3.0, "torch-loop": 4.0}
+        return [
+            {**size, "size": name, "contender": contender, "ratio_to_auto": ratio, "ratio_to_floor": ratio}
+            for contender, ratio in ratios.items()
+        ]
+
+    (tmp_path / "speed-cpu.json").write_text(json.dumps({"rows": rows("a", 2.0) + rows("d", 2.0)}))
+    (tmp_path / "speed-cpu-alone.json").write_text(json.dumps({"rows": rows("d", 1.5)}))
+    _, *found = measurements.speed(tmp_path)
+    assert [row[3:] for row in found] == [["2.00 x", "1.0 x", "3.0 x", "4.0 x"], ["1.50 x", "1.0 x", "3.0 x", "4.0 x"]]
+
+
 def test_bad_pages_exit_with_2_and_one_line(tmp_path, capsys):
     def error(*arguments):
         assert readme.main([*arguments]) == 2

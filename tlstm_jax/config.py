@@ -123,7 +123,7 @@ class TLSTMConfig(Recurrent):
     :meth:`to_dict` and :meth:`from_dict` convert to and from a dict for JSON.
 
     Args:
-        features: M, channels at each location. Determines the number of parameters.
+        features: M, channels at each location. Determines the number of kernel parameters.
         tensor_shape: ``(P_1, .., P_{D-1})``, locations along each tensorized dimension: ``(P,)`` is
             the paper's 2D tLSTM, ``(P, P)`` its 3D tLSTM. Adds no kernel parameters. An int means ``(P,)``.
         kernel_size: K, at least 2, an int or one for each dimension. 2 reads a location and its

@@ -36,21 +36,32 @@ SPEED_COLUMNS = {
 
 
 def speed(folder: Path) -> Rows:
-    """Time of forward + backward for each size, and its ratio to every contender timed alternately with it."""
+    """Time of forward + backward for each size, and its ratio to every contender timed alternately with it.
+
+    In speed-cpu.json PyTorch ran in the same process, which can slow JAX. The sizes in speed-cpu-alone.json were timed
+    again without it, and their ratios to the contenders of JAX are taken from there.
+    """
     rows = [["size", "ms", *SPEED_COLUMNS]]
-    sizes: dict[str, dict[str, Any]] = {}
-    for row in read(folder / "speed-cpu.json")["rows"]:
-        sizes.setdefault(row["size"], {})[row["contender"]] = row
-    for timed in sizes.values():
+    alone = by_size(folder / "speed-cpu-alone.json")
+    for size, timed in by_size(folder / "speed-cpu.json").items():
         ours = timed["auto"]
         ratios = {
             "temp_bytes": timed["reference"]["temp_bytes"] / ours["temp_bytes"],
-            "floor": ours["ratio_to_floor"],
-            **{name: timed[name]["ratio_to_auto"] for name in ("reference", "torch-conv", "torch-loop")},
+            "floor": alone.get(size, timed)["auto"]["ratio_to_floor"],
+            "reference": alone.get(size, timed)["reference"]["ratio_to_auto"],
+            **{name: timed[name]["ratio_to_auto"] for name in ("torch-conv", "torch-loop")},
         }
         cells = (form.format(ratios[name]) for name, form in SPEED_COLUMNS.values())
         rows.append([size_of(ours), f"{ours['median_ms']:.0f}", *cells])
     return rows
+
+
+def by_size(path: Path) -> dict[str, dict[str, Any]]:
+    """The timings of a run of ``benchmarks.speed``, by size and contender."""
+    sizes: dict[str, dict[str, Any]] = {}
+    for row in read(path)["rows"]:
+        sizes.setdefault(row["size"], {})[row["contender"]] = row
+    return sizes
 
 
 def size_of(row: dict[str, Any]) -> str:

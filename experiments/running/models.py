@@ -56,7 +56,7 @@ class ModelOptions:
     model: Literal["tlstm", "trnn", "slstm"] = "tlstm"
     """tlstm; trnn: no memory cells (eqs. 5-8, in the paper with `--norm none`); slstm: stacked LSTM layers."""
     features: int = 64
-    """M: channels at each location, or units in each layer; determines the number of parameters."""
+    """M: channels at each location, or units in each layer; determines the number of kernel parameters."""
     tensor_shape: tuple[int, ...] = (3,)
     """Locations along each tensorized dimension: `3` is the paper's 2D tLSTM, `3 3` its 3D."""
     kernel_size: tuple[int, ...] = (3,)

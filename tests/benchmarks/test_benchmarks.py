@@ -4,9 +4,12 @@ import csv
 import dataclasses
 import importlib.util
 import json
+import multiprocessing
 import re
 import subprocess
+import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -21,6 +24,7 @@ from benchmarks.contenders import CONTENDERS
 from benchmarks.measure import Limits, interleave
 from benchmarks.networks import inputs, nearest_features, parameters, reference, stack_config, stack_parameters
 from benchmarks.programs import count
+from benchmarks.race import Entry, race
 from benchmarks.record import commit, number
 from benchmarks.tasks import PRECISIONS, SIZES, Task
 
@@ -150,6 +154,24 @@ def test_calls_take_turns(monkeypatch):
     assert timings["b"].median_ms == timings["b"].min_ms == timings["b"].q3_ms == pytest.approx(4000)
     one = interleave({"slow": contender("slow", 100.0)}, Limits(4, 8.0, warmup=5))
     assert one["slow"].repetitions == 1
+
+
+def build_with_an_import(task):
+    """As the contenders of PyTorch do: a program whose framework stays in the process that built it."""
+    sys.modules["a_framework"] = types.ModuleType("a_framework")
+    return floor.build(task)
+
+
+def test_a_framework_that_slows_jax_is_imported_in_another_process():
+    """Imported here it would slow the contenders of JAX as well."""
+    contender = dataclasses.replace(CONTENDERS["floor"], build=build_with_an_import, apart=True)
+    (row,) = race({"other": Entry(contender, TINY)}, Limits(repetitions=2, seconds=1.0, warmup=1))
+    assert "a_framework" not in sys.modules
+    assert not multiprocessing.active_children()
+    assert row["repetitions"] == 2
+    assert 0 < row["min_ms"] <= row["median_ms"]
+    assert row["compile_seconds"] > 0
+    assert all(contender.apart == name.startswith("torch-") for name, contender in CONTENDERS.items())
 
 
 def test_speed(tmp_path, capsys):

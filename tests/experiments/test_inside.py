@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tlstm_jax as tl
-from experiments import datasets, idea, inspect, language, memorization, mnist
+from experiments import datasets, idea, inspect, language, memorization, memory_kernel, mnist
 from experiments.common.files import write_json
 from experiments.datasets import texts
 from experiments.running import symbols
@@ -254,3 +254,28 @@ def test_the_picture_of_the_idea_shows_one_step_a_timestep(tmp_path, capsys):
     assert (tmp_path / "idea.png").read_bytes().startswith(b"\x89PNG")
     assert idea.main(["--size", "9"]) == 2
     assert "size must be in 2..8, got 9" in capsys.readouterr().err
+
+
+def test_the_picture_of_a_memory_kernel(tmp_path, capsys):
+    small = ["--length", "1", "--num-symbols", "3", "--locations", "2", "--features", "8"]
+    out = tmp_path / "kernel.png"
+    arguments = [*small, "--location", "2", "--out", str(out)]
+    assert memory_kernel.main([*arguments, "--samples", "0"]) == 2
+    assert "memorization is not solved: give another --seed or more --samples" in capsys.readouterr().err
+    assert not out.exists()
+    assert memory_kernel.main(arguments) == 0
+    assert "of the symbols are correct after" in capsys.readouterr().out
+    assert out.read_bytes().startswith(b"\x89PNG")
+    for wrong in (["--location", "3"], ["--locations", "1"], ["--num-symbols", "1"]):
+        assert memory_kernel.main([*arguments, *wrong]) == 2
+
+
+def test_a_memory_kernel_is_a_mean_of_weights():
+    cfg = tl.TLSTMConfig(features=4, tensor_shape=(3,))
+    params = tl.init_params(jax.random.key(0), 2, cfg)
+    xs = jax.random.normal(jax.random.key(1), (5, 4, 2))
+    weights = memory_kernel.memory_kernel(params, cfg, xs, 1)
+    assert weights.shape == (4 + cfg.delay, 3)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+    each = jax.vmap(lambda row: tl.inspect.record(params, row, cfg, lambda now: now.q[1]))(xs)
+    np.testing.assert_allclose(weights, each.mean(0), rtol=1e-5)

@@ -22,7 +22,7 @@ ORDER = ("common", "datasets", "running", "tasks", "reporting", "commands")
 ``commands`` are the other modules at the root, none of which may import another."""
 COMMANDS = {
     *("mnist", "memorization", "addition", "language", "wikipedia"),
-    *("sweep", "report", "inspect", "readme", "idea"),
+    *("sweep", "report", "inspect", "readme", "idea", "memory_kernel"),
 }
 
 
