@@ -117,7 +117,7 @@ def same_parameters(size: Size) -> int:
         return sum(math.prod(shape) for group in groups for shape in group.values())
 
     target = number_with(1, size.features)
-    return min(range(1, size.features + 1), key=lambda m: abs(number_with(len(size.tensor_shape), m) - target))
+    return min(range(2, max(2, size.features) + 1), key=lambda m: abs(number_with(len(size.tensor_shape), m) - target))
 
 
 def passes(sizes: Mapping[str, Size], precision: Precision, each: str, limits: Limits) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ from tlstm_jax.checks import (
     timesteps,
 )
 from tlstm_jax.typing import Array, PrecisionLike
+
+C = TypeVar("C", bound="Recurrent")
 
 CELLS = ("lstm", "rnn")
 NORMS = ("channel", "layer", None)
@@ -61,7 +63,7 @@ class Recurrent(abc.ABC):
         return {name: _to_json(value) for name, value in fields.items()}
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+    def from_dict(cls: type[C], fields: Mapping[str, Any]) -> C:
         """The configuration that :meth:`to_dict` wrote; fields that are missing have their defaults.
 
         Raises:

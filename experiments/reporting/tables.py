@@ -104,15 +104,22 @@ def not_run(settings: dict[str, str], lines: Sequence[Line]) -> str:
 
 
 def learnt(lines: Sequence[Line]) -> Rows:
-    """The best tLSTM with channel normalization and the best stacked LSTM of each setting in which both were run.
+    """The best tLSTM with channel normalization of each setting, beside the best plain LSTM of as many parameters.
 
-    The settings of a task in which neither solved it share a row.
+    A plain LSTM is one LSTM layer, or several that share their parameters or do not. The settings of a task in which
+    neither solved it share a row.
     """
-    rows = [["task", "tLSTM+CN", "sLSTM, as many recurrent parameters"]]
+    rows = [["task", "tLSTM+CN", "best plain LSTM of as many parameters"]]
     unsolved: dict[str, list[list[str]]] = {}
     for setting, members in summary.by_setting(lines).items():
-        ours, theirs = (best_of(members, names) for names in (("2D tLSTM+CN", "3D tLSTM+CN"), ("sLSTM",)))
-        if ours is None or theirs is None:
+        ours = best_of(members, ("2D tLSTM+CN", "3D tLSTM+CN"))
+        if ours is None:
+            continue
+        theirs = best_of(
+            [line for line in members if (line.parameters or 0) <= AS_MANY * (ours.first.parameters or 0)],
+            ("sLSTM", "sLSTM (unshared)"),
+        )
+        if theirs is None:
             continue
         both = [*ours.lines, *theirs.lines]
         name = setting if ours.info.until_solved else f"{setting} ({ours.info.measure_title})"
@@ -125,14 +132,19 @@ def learnt(lines: Sequence[Line]) -> Rows:
     return [*rows, *joined]
 
 
+AS_MANY = 1.1
+"""The factor within which numbers of parameters count as equal."""
+
+
 def best_of(lines: Sequence[Line], models: Sequence[str]) -> Group | None:
     """The best complete group among models."""
     return summary.best(summary.by_configuration([line for line in lines if line.model in models]))
 
 
 def best_cell(group: Group, among: Sequence[Line]) -> str:
-    """A group's depth, the options by which it differs from others, and its result."""
+    """A group's depth, M and parameters, the options by which it differs from others, and its result."""
     first = group.first
-    dimensions = f"{first.model[:2]} " if first.model != "sLSTM" else ""
+    kind = first.model[:2] if "tLSTM" in first.model else first.model.removeprefix("sLSTM").strip(" ()")
+    sized = f"{kind} L={first.depth} M={first.features} ({(first.parameters or 0) / 1000:.0f}K)".strip()
     label = summary.label(first, among)
-    return f"{dimensions}L={first.depth}{f', {label}' if label else ''}: {summary.outcome(group)}"
+    return f"{sized}{f', {label}' if label else ''}: {summary.outcome(group)}"

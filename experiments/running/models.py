@@ -189,10 +189,10 @@ class ModelOptions:
         def size(features: int) -> int:
             return dataclasses.replace(self, features=features).recurrent_size
 
-        least = bisect.bisect_left(
-            range(math.isqrt(budget) + 1), budget, lo=1, key=size
-        )  # the smallest M that reaches the budget
-        return min(max(1, least - 1), least, key=lambda features: abs(size(features) - budget))
+        smallest = 1 if self.model == "slstm" or self.norm != "channel" else 2  # which the norm needs
+        sizes = range(max(smallest, math.isqrt(budget)) + 1)
+        least = bisect.bisect_left(sizes, budget, lo=smallest, key=size)  # the smallest M that reaches the budget
+        return min(max(smallest, least - 1), least, key=lambda features: abs(size(features) - budget))
 
     def check(self, default: ModelOptions) -> None:
         """Raises a ValueError for a size that is too large, and for an option that the model does not have."""

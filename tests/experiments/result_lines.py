@@ -22,7 +22,9 @@ def size(setting):
 def line(setting="memorization n=20", model="2D tLSTM+CN", depth=4, seed=0, end=0.5, samples=1000, **options):
     """A result line; ``end`` is None before the first test, and more than 0.99 is solved."""
     finished = options.pop("finished", True)
-    chosen = ModelOptions(preset=PRESET_OF[model], depth=depth, features=100).resolved(ModelOptions())
+    chosen = ModelOptions(preset=PRESET_OF[model.removesuffix(" (unshared)")], depth=depth, features=100).resolved(
+        ModelOptions()
+    )
     options = {**size(setting), **chosen.record, "seed": seed, "batch_size": 15, **options}
     options = json.loads(json.dumps(options))  # as it is read back
     info = lines.tasks.find(options["task"])

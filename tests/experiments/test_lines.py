@@ -1,5 +1,6 @@
 """Result lines: reading them, statistics over seeds, and the comparison with the paper's numbers."""
 
+import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -225,14 +226,23 @@ def test_the_table_of_what_it_learns_has_the_best_of_each_model():
     assert tables.learnt(summary.in_order(members))[1:] == [
         [
             "memorization n=20",
-            "2D L=8, B=5: solved after 500 (500 to 500) samples, 2 seeds",
-            f"L=2, B=15: {within}: 20.0%, 1 seed",
+            "2D L=8 M=100 (12K), B=5: solved after 500 (500 to 500) samples, 2 seeds",
+            f"L=2 M=100 (12K), B=15: {within}: 20.0%, 1 seed",
         ],
         [
             "addition n=4<br>addition n=9",
-            f"2D L=4: {within}: 30.0%, 1 seed<br>2D L=4: {within}: 20.0%, 1 seed",
-            f"L=4: {within}: 20.0%, 1 seed<br>L=4: {within}: 10.0%, 1 seed",
+            f"2D L=4 M=100 (12K): {within}: 30.0%, 1 seed<br>2D L=4 M=100 (12K): {within}: 20.0%, 1 seed",
+            f"L=4 M=100 (12K): {within}: 20.0%, 1 seed<br>L=4 M=100 (12K): {within}: 10.0%, 1 seed",
         ],
+    ]
+
+
+def test_the_plain_lstm_beside_ours_is_the_best_of_as_many_parameters():
+    unshared = line("digits", "sLSTM (unshared)", end=0.7, shared=False)
+    larger = dataclasses.replace(line("digits", "sLSTM", end=0.9, depth=2), parameters=99_999)
+    members = [line("digits", end=0.8), line("digits", "sLSTM", end=0.6), unshared, larger]
+    assert tables.learnt(summary.in_order(members))[1:] == [
+        ["digits (accuracy)", "2D L=4 M=100 (12K): 80.0%, 1 seed", "unshared L=4 M=100 (12K): 70.0%, 1 seed"]
     ]
 
 

@@ -121,3 +121,8 @@ def test_the_papers_values(task, features, monkeypatch):
     assert model.conveyor_bias == 0
     assert (model.forget_bias, train.samples, train.batch_size, train.learning_rate) == (1.0, 5_000_000, 15, 1e-3)
     assert (other.num_layers, other.forget_bias, other_train.samples) == (4, 1.0, 90)
+
+
+def test_the_smallest_budget_gives_a_model_that_its_norm_can_normalize():
+    for norm, features in (("channel", 2), ("none", 1)):
+        assert ModelOptions(params="1", norm=norm).resolved(ModelOptions(norm=norm)).features == features
