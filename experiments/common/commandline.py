@@ -16,6 +16,7 @@ import select
 import shlex
 import signal
 import sys
+import types
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,6 +56,7 @@ def parse(
     given: dict[str, Any] = {} if default is None else {"default": default}
     config = (tyro.conf.OmitArgPrefixes,)
     arguments = sys.argv[1:] if arguments is None else arguments
+    reflow_help(options)
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(optional_value)
     with registry:
@@ -68,12 +70,30 @@ def parse(
     return cast(Options, home_expanded(parsed))
 
 
+def reflow_help(options: type[Any]) -> None:
+    """Joins the lines of each option's description, which tyro would break where the source does.
+
+    tyro takes the description from the metadata of the dataclass's field if it is there.
+    """
+    import docstring_parser  # which tyro requires
+
+    hints = typing.get_type_hints(options)
+    for field in dataclasses.fields(options):
+        if dataclasses.is_dataclass(kind := hints[field.name]):
+            reflow_help(cast(type[Any], kind))
+        for base in options.__mro__[:-1]:
+            described = {param.arg_name: param.description for param in docstring_parser.parse_from_object(base).params}
+            if text := described.get(field.name):
+                field.metadata = types.MappingProxyType({**field.metadata, "help": " ".join(text.split())})
+                break
+
+
 def optional_value(info: Any) -> Any:
     """A rule for tyro: the help of an option of type ``X | None`` shows it as one of ``X``, without ``{None}|``."""
-    types = [kind for kind in typing.get_args(info.type) if kind is not type(None)]
-    if len(types) != 1 or len(typing.get_args(info.type)) != 2:
+    kinds = [kind for kind in typing.get_args(info.type) if kind is not type(None)]
+    if len(kinds) != 1 or len(typing.get_args(info.type)) != 2:
         return None
-    inner_info = tyro.constructors.PrimitiveTypeInfo.make(types[0], info.markers)
+    inner_info = tyro.constructors.PrimitiveTypeInfo.make(kinds[0], info.markers)
     inner = tyro.constructors.ConstructorRegistry.get_primitive_spec(inner_info)
     if isinstance(inner, tyro.constructors.UnsupportedTypeAnnotationError):
         return None

@@ -1,5 +1,6 @@
 """`python -m experiments.mnist`: the task, its data and its command line."""
 
+import itertools
 import json
 import re
 
@@ -163,3 +164,16 @@ def test_help_names_every_option(capsys):
     assert "--workdir PATH" in shown
     for name in ("data-dir", "permuted", "tensor-shape", "kernel-size", "forget-bias", "learning-rate", "workdir"):
         assert f"--{name}" in shown
+
+
+def test_the_lines_of_the_help_are_filled(capsys):
+    """No line of a description ends where the first word of the next one would have fit."""
+    with pytest.raises(SystemExit):
+        mnist.main(["--help"])
+    texts = [line.strip("│").ljust(80)[2:78] for line in capsys.readouterr().out.splitlines()]
+    indent = " " * 23
+    pairs = [
+        pair for pair in itertools.pairwise(texts) if all(text.startswith(indent) and text.strip() for text in pair)
+    ]
+    assert len(pairs) > 40
+    assert not [line for line, after in pairs if len(line.rstrip()) + 1 + len(after.split()[0]) <= len(line)]
