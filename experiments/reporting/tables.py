@@ -8,6 +8,7 @@ from experiments.reporting import summary
 from experiments.reporting.lines import Line
 from experiments.reporting.measurements import Rows
 from experiments.reporting.summary import Group
+from experiments.running.models import ModelOptions
 from experiments.tasks import TASKS
 
 
@@ -104,21 +105,19 @@ def not_run(settings: dict[str, str], lines: Sequence[Line]) -> str:
 
 
 def learnt(lines: Sequence[Line]) -> Rows:
-    """The best tLSTM with channel normalization of each setting, beside the best plain LSTM of as many parameters.
+    """The best tLSTM with channel normalization of each setting, beside the best plain LSTM of that size.
 
     A plain LSTM is one LSTM layer, or several that share their parameters or do not. The settings of a task in which
     neither solved it share a row.
     """
-    rows = [["task", "tLSTM+CN", "best plain LSTM of as many parameters"]]
+    rows = [["task", "tLSTM+CN", "best plain LSTM of as many recurrent parameters"]]
     unsolved: dict[str, list[list[str]]] = {}
     for setting, members in summary.by_setting(lines).items():
         ours = best_of(members, ("2D tLSTM+CN", "3D tLSTM+CN"))
         if ours is None:
             continue
-        theirs = best_of(
-            [line for line in members if (line.parameters or 0) <= AS_MANY * (ours.first.parameters or 0)],
-            ("sLSTM", "sLSTM (unshared)"),
-        )
+        budget = AS_MANY * recurrent_size(ours.first)
+        theirs = best_of([line for line in members if recurrent_size(line) <= budget], ("sLSTM", "sLSTM (unshared)"))
         if theirs is None:
             continue
         both = [*ours.lines, *theirs.lines]
@@ -133,7 +132,12 @@ def learnt(lines: Sequence[Line]) -> Rows:
 
 
 AS_MANY = 1.1
-"""The factor within which numbers of parameters count as equal."""
+"""The factor within which numbers of recurrent parameters count as equal."""
+
+
+def recurrent_size(line: Line) -> int:
+    """The number of recurrent parameters of a run's model."""
+    return ModelOptions.recorded(line.options).recurrent_size
 
 
 def best_of(lines: Sequence[Line], models: Sequence[str]) -> Group | None:

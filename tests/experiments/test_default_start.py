@@ -51,7 +51,7 @@ def model_of(monkeypatch):
         ("addition", [], 10),
         ("addition", ["--digits", "15", "--preset", "3d+CN", "--depth", "10"], 42),
         ("mnist", [], 784),
-        ("mnist", ["--data", "digits", "--tensor-shape", "5"], 64),
+        ("mnist", ["--data", "digits", "--tensor-shape", "5"], 0),
         ("language", [], 200),
         ("memorization", ["--time-scale", "7.5"], 7.5),
         ("mnist", ["--time-scale", "0"], 0),
