@@ -115,7 +115,7 @@ def build(options: Options, data: datasets.Dataset | None = None) -> Experiment:
     """
     data = load(options) if data is None else data
     length = data.train.images[0].size
-    # The recipe of the digits was chosen without a time scale; with 64 one of two runs did not learn (docs/choosing.md).
+    # The recipe of the digits was chosen without a time scale; with 64 one run of two did not learn (docs/choosing.md).
     time_scale = 0 if options.data == "digits" else length
     model = options.model.resolved((PAPER if options.paper else Options()).model, lambda delay: time_scale)
     order = pixel_order(options, length)
