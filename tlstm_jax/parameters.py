@@ -14,7 +14,7 @@ from jax.nn.initializers import glorot_uniform, variance_scaling, zeros
 
 from tlstm_jax import checks
 from tlstm_jax.biases import default_bias_init
-from tlstm_jax.config import Recurrent, TLSTMConfig
+from tlstm_jax.config import DEFAULTS, Recurrent, TLSTMConfig
 from tlstm_jax.typing import Array, Params
 
 Initializer = Callable[..., Any]
@@ -66,10 +66,9 @@ def check_initializers(initializers: Initializers, cfg: TLSTMConfig, given: Coll
         cfg: the model.
         given: fields of ``cfg`` known to be given; others count as given where they differ from their default.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(TLSTMConfig)}
     for init, knobs in REPLACED.items():
         for knob in knobs if getattr(initializers, init) is not None else ():
-            if knob in given or getattr(cfg, knob) != defaults[knob]:
+            if knob in given or getattr(cfg, knob) != DEFAULTS[knob]:
                 raise ValueError(
                     f"{init} replaces {knob}, got both {init} and {knob}={getattr(cfg, knob)!r}: leave {knob} unset, "
                     f"or leave out {init}."

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tlstm_jax import biases, cell, checks, layout, parameters, sharding
+from tlstm_jax import biases, cell, checks, layout, parameters
 from tlstm_jax import state as states
 from tlstm_jax.checks import finite, flag, float_dtype, matmul_precision, positive_size, timesteps
 from tlstm_jax.config import Recurrent, check_time_scale
@@ -25,7 +25,7 @@ from tlstm_jax.layout import Layout
 from tlstm_jax.options import Options
 from tlstm_jax.scan import run, scan_span
 from tlstm_jax.typing import Array, Bool, Float, Lengths, Params, PrecisionLike, TLSTMState
-from tlstm_jax.unrolling import check_arguments, out_specs
+from tlstm_jax.unrolling import check_arguments, compiled
 
 __all__ = ["StackedLSTMConfig", "init_params", "unroll"]
 
@@ -230,23 +230,7 @@ def call(
     """:func:`unroll` behind its options; see :func:`tlstm_jax.unrolling.call`."""
     checks.check_config("cfg", cfg, StackedLSTMConfig)
     arguments = check_arguments(params, xs, cfg, initial_state, seq_lengths, reset, options, names)
-    return _unroll(*arguments, cfg=cfg, options=options)
-
-
-@functools.partial(jax.jit, static_argnames=("cfg", "options"))
-def _unroll(
-    params: Params,
-    xs: Array,
-    initial_state: TLSTMState | None,
-    seq_lengths: Array | None,
-    reset: Array | None,
-    *,
-    cfg: StackedLSTMConfig,
-    options: Options,
-) -> tuple[TLSTMState, Array]:
-    run_here = functools.partial(_run, cfg, options)
-    specs = functools.partial(out_specs, xs, initial_state, cfg, options)
-    return sharding.call(run_here, params, xs, initial_state, seq_lengths, reset, out_specs=specs)
+    return compiled(_run, cfg, options, *arguments)
 
 
 def _run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -113,7 +114,7 @@ def call(
     """:func:`unroll` behind its options; ``names`` are what the caller calls ``xs`` and ``initial_state``."""
     checks.check_config("cfg", cfg, TLSTMConfig)
     arguments = check_arguments(params, xs, cfg, initial_state, seq_lengths, reset, options, names)
-    return _unroll(*arguments, cfg=cfg, options=options)
+    return compiled(_run, cfg, options, *arguments)
 
 
 def check_arguments(
@@ -136,20 +137,20 @@ def check_arguments(
     return params, xs, initial_state, seq_lengths, reset
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "options"))
-def _unroll(
+@functools.partial(jax.jit, static_argnames=("run", "cfg", "options"))
+def compiled(
+    run: Callable[..., tuple[TLSTMState, Array]],
+    cfg: Recurrent,
+    options: Options,
     params: Params,
     xs: Array,
     initial_state: TLSTMState | None,
-    seq_lengths: Array | None,
-    reset: Array | None,
-    *,
-    cfg: TLSTMConfig,
-    options: Options,
+    *sequences: Array | None,
 ) -> tuple[TLSTMState, Array]:
-    run = functools.partial(_run, cfg, options)
+    """``run(cfg, options, params, xs, initial_state, *sequences)``, a model's unroll, compiled and on any mesh."""
+    here = functools.partial(run, cfg, options)
     specs = functools.partial(out_specs, xs, initial_state, cfg, options)
-    return sharding.call(run, params, xs, initial_state, seq_lengths, reset, out_specs=specs)
+    return sharding.call(here, params, xs, initial_state, *sequences, out_specs=specs)
 
 
 def out_specs(xs: Array, initial_state: TLSTMState | None, cfg: Recurrent, options: Options) -> Any:
