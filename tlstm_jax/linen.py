@@ -75,8 +75,7 @@ class TLSTMCell(_Model, nn.RNNCellBase):
         recurrent_kernel_init: initializer of the recurrent kernel, instead of ``kernel_scale``; for the default, see
             :func:`tlstm_jax.init_params`.
         bias_init: initializer of the recurrent bias, instead of ``forget_bias``, ``conveyor_bias`` and ``time_scale``;
-            for the default,
-            see :func:`tlstm_jax.init_params`.
+            for the default, see :func:`tlstm_jax.init_params`.
         carry_init: initializer of the carry in :meth:`initialize_carry` (default: zeros). With ``learn_carry``,
             initializer of the learned carry.
 
@@ -257,8 +256,7 @@ class TLSTM(RecurrentLayer, _Model):
         recurrent_kernel_init: initializer of the recurrent kernel, instead of ``kernel_scale``; for the default, see
             :func:`tlstm_jax.init_params`.
         bias_init: initializer of the recurrent bias, instead of ``forget_bias``, ``conveyor_bias`` and ``time_scale``;
-            for the default,
-            see :func:`tlstm_jax.init_params`.
+            for the default, see :func:`tlstm_jax.init_params`.
         carry_init: initializer of the initial carry (default: zeros). With ``learn_carry``, initializer of
             the learned carry.
         time_major: whether time is the first axis of inputs and outputs (default: False).

@@ -44,8 +44,7 @@ class TLSTMCell(nnx.RNNCellBase):
         recurrent_kernel_init: initializer of the recurrent kernel, instead of ``kernel_scale``; for the default, see
             :func:`tlstm_jax.init_params`.
         bias_init: initializer of the recurrent bias, instead of ``forget_bias``, ``conveyor_bias`` and ``time_scale``;
-            for the default,
-            see :func:`tlstm_jax.init_params`.
+            for the default, see :func:`tlstm_jax.init_params`.
         carry_init: initializer of the carry in :meth:`initialize_carry` (default: zeros). With ``learn_carry``,
             initializer of the learned carry.
         rngs: its ``params`` stream initializes the parameters.
@@ -237,8 +236,7 @@ class TLSTM(RecurrentLayer):
         recurrent_kernel_init: initializer of the recurrent kernel, instead of ``kernel_scale``; for the default, see
             :func:`tlstm_jax.init_params`.
         bias_init: initializer of the recurrent bias, instead of ``forget_bias``, ``conveyor_bias`` and ``time_scale``;
-            for the default,
-            see :func:`tlstm_jax.init_params`.
+            for the default, see :func:`tlstm_jax.init_params`.
         carry_init: initializer of the initial carry (default: zeros). With ``learn_carry``, initializer of
             the learned carry.
         implementation: ``"auto"``, ``"reference"``, ``"fused"`` or ``Fused(..)``; see :func:`tlstm_jax.unroll`.

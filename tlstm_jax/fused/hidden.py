@@ -108,9 +108,8 @@ class HiddenConvolution:
 
     def empty(self, h: Array, kernels: Kernels) -> Array:
         """Patches before the first :meth:`put`, all zero like the padding, for states ``(.., *p, b, m)``."""
-        return jnp.zeros_like(
-            h, shape=(*h.shape[:-1], len(kernels[0]))
-        )  # varies over the manual axes over which h does
+        shape = (*h.shape[:-1], len(kernels[0]))
+        return jnp.zeros_like(h, shape=shape)  # varies over the manual axes over which h does
 
     def put(self, kept: Array, h: Array, x: Array) -> Array:
         """The patches of states ``(.., *p, b, m)`` and inputs ``(.., b, m)``, overwriting those of another timestep."""
