@@ -14,6 +14,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,9 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """Trains as the command line says."""
-    default = PAPER if "--paper" in arguments else Options()
-    options = commandline.parse(Options, arguments, prog="experiments.addition", default=default)
+    options = parse(arguments)
     return runs.run(lambda: build(options), options.train)
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Parses a command line."""
+    default = PAPER if "--paper" in arguments else Options()
+    return commandline.parse(Options, arguments, prog="experiments.addition", default=default)
 
 
 def build(options: Options) -> Experiment:
@@ -108,14 +115,38 @@ def make(digits: int) -> symbols.GeneratedTask:
         targets[:, 2 * digits + 2 : 3 * digits + 3] = totals
         return inputs, targets
 
+    def generate_one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        least = np.zeros((2, digits), np.int32)
+        least[:, 0] = digits > 1
+        first, second = jax.random.randint(key, (2, digits), least, 10, jnp.int32)  # integers may not fit into 32 bits
+        total = digits_of_sum(first, second)
+        answer = jnp.append(total + ZERO, symbols.BLANK)
+        answer = jnp.where(total[0] == 0, answer[1:], answer[:-1])  # one digit less
+        blank = jnp.full(3 * digits + 4, symbols.BLANK, jnp.int32)
+        inputs = blank.at[1 : digits + 1].set(first + ZERO).at[digits + 2 : 2 * digits + 2].set(second + ZERO)
+        return inputs, blank.at[2 * digits + 2 : 3 * digits + 3].set(answer)
+
     config = {"task": tasks.ADDITION.name, "digits": digits}
-    return symbols.GeneratedTask(tasks.ADDITION.setting(config), NUM_SYMBOLS, generate, config)
+    return symbols.GeneratedTask(tasks.ADDITION.setting(config), NUM_SYMBOLS, generate, generate_one, config)
 
 
 def symbols_of(numbers: NDArray[np.int64], digits: int) -> NDArray[np.int32]:
     """The decimal digits of integers as symbols, most significant first, along a new last axis: d is ZERO + d."""
     powers = 10 ** np.arange(digits - 1, -1, -1)
     return (numbers[..., None] // powers % 10 + ZERO).astype(np.int32)
+
+
+def digits_of_sum(first: jax.Array, second: jax.Array) -> jax.Array:
+    """The n + 1 digits of the sum of two integers of n digits, each ``(n,)`` int32, most significant first.
+
+    A place carries into the next if, from it to the right, the first place whose two digits do not add up to 9 has at
+    least 10; so all carries are found at once, as by a carry-lookahead adder, without a loop over the places.
+    """
+    sums = first + second
+    place = jnp.arange(len(sums), dtype=jnp.int32)[::-1] + 1  # from the right
+    decides = jnp.where(sums == 9, 0, 2 * place + (sums >= 10))
+    carries = jax.lax.cummax(decides, reverse=True) % 2
+    return jnp.append(carries[:1], (sums + jnp.append(carries[1:], 0)) % 10)
 
 
 def example(config: Mapping[str, Any], request: Request) -> Example:

@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 from experiments import tasks
 from experiments.common import commandline
 from experiments.datasets import DataError, texts
-from experiments.running import generation, runs, training
+from experiments.running import generation, runs
 from experiments.running.devices import Batch
 from experiments.running.examples import Example, Request, labeled
 from experiments.running.experiment import Experiment
-from experiments.running.models import ModelOptions, SymbolLabeler
+from experiments.running.models import ModelOptions, SymbolLabeler, initialized
 from experiments.running.options import EpochOptions, check_size
+from experiments.running.task import Sums, Task
 from experiments.running.workdir import EVALUATION_STREAMS
 
 RECIPES = {
@@ -165,7 +166,7 @@ def build(options: Options, corpus: texts.Corpus | None = None) -> Experiment:
     experiment = Experiment(
         name=tasks.LANGUAGE.setting(config),
         task=language_modeling(labeler, model.delay, corpus, options),
-        params=jax.jit(labeler.init)(jax.random.key(options.train.seed), jnp.zeros((1, 1), jnp.int32))["params"],
+        params=initialized(labeler, options.train.seed, jnp.zeros((1, 1), jnp.int32)),
         model=model,
         network=labeler,
         config=config,
@@ -177,7 +178,7 @@ def build(options: Options, corpus: texts.Corpus | None = None) -> Experiment:
     return evaluating(experiment, evaluation_streams(len(corpus.test)))
 
 
-def language_modeling(labeler: SymbolLabeler, delay: int, corpus: texts.Corpus, options: Options) -> training.Task:
+def language_modeling(labeler: SymbolLabeler, delay: int, corpus: texts.Corpus, options: Options) -> Task:
     """Batches of parallel streams; the state is carried from batch to batch. ``evaluated`` is empty."""
     rows, steps = options.train.batch_size, options.steps
     inputs, targets = streams(symbols(corpus, "train"), rows, steps, delay, "train")
@@ -186,7 +187,7 @@ def language_modeling(labeler: SymbolLabeler, delay: int, corpus: texts.Corpus, 
         begin = step % steps_per_epoch * steps
         return {"inputs": inputs[:, begin : begin + steps], "targets": targets[:, begin : begin + steps]}
 
-    def sums(params: Any, batch: dict[str, jax.Array], carry: Any) -> tuple[training.Sums, Any]:
+    def sums(params: Any, batch: dict[str, jax.Array], carry: Any) -> tuple[Sums, Any]:
         carry, logits = cast(Any, labeler.apply({"params": params}, batch["inputs"], carry, aligned=False))
         scored = (batch["targets"] != UNSCORED) * batch["weights"][:, None]
         targets = jnp.maximum(batch["targets"], 0)
@@ -195,7 +196,7 @@ def language_modeling(labeler: SymbolLabeler, delay: int, corpus: texts.Corpus, 
         return {"loss": (total, count), "bits": (total / math.log(2), count)}, carry
 
     steps_per_epoch = inputs.shape[1] // steps
-    return training.Task(
+    return Task(
         sums=sums,
         batch=batch,
         steps_per_epoch=steps_per_epoch,

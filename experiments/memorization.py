@@ -14,6 +14,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,9 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """Trains as the command line says."""
-    default = PAPER if "--paper" in arguments else Options()
-    options = commandline.parse(Options, arguments, prog="experiments.memorization", default=default)
+    options = parse(arguments)
     return runs.run(lambda: build(options), options.train)
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Parses a command line."""
+    default = PAPER if "--paper" in arguments else Options()
+    return commandline.parse(Options, arguments, prog="experiments.memorization", default=default)
 
 
 def build(options: Options) -> Experiment:
@@ -96,8 +103,13 @@ def make(length: int, num_symbols: int) -> symbols.GeneratedTask:
         inputs[:, 1 : length + 1] = targets[:, length + 1 : -1] = remembered
         return inputs, targets
 
+    def generate_one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        remembered = jax.random.randint(key, (length,), 1, num_symbols, jnp.int32)
+        blank = jnp.full(2 * length + 2, symbols.BLANK, jnp.int32)
+        return blank.at[1 : length + 1].set(remembered), blank.at[length + 1 : -1].set(remembered)
+
     config = {"task": tasks.MEMORIZATION.name, "length": length, "num_symbols": num_symbols}
-    return symbols.GeneratedTask(tasks.MEMORIZATION.setting(config), num_symbols, generate, config)
+    return symbols.GeneratedTask(tasks.MEMORIZATION.setting(config), num_symbols, generate, generate_one, config)
 
 
 def example(config: Mapping[str, Any], request: Request) -> Example:

@@ -24,12 +24,13 @@ import optax
 
 from experiments import datasets, tasks
 from experiments.common import commandline
-from experiments.running import runs, training
+from experiments.running import runs
 from experiments.running.devices import Batch
 from experiments.running.examples import Example, Request
 from experiments.running.experiment import Experiment
-from experiments.running.models import LastStepClassifier, ModelOptions
+from experiments.running.models import LastStepClassifier, ModelOptions, initialized
 from experiments.running.options import EpochOptions
+from experiments.running.task import Sums, Task, by_accuracy
 
 RECIPES = {
     "mnist": EpochOptions(),
@@ -128,7 +129,7 @@ def build(options: Options, data: datasets.Dataset | None = None) -> Experiment:
     return Experiment(
         name=tasks.MNIST.setting(config),
         task=classification(make_predict(network, order, data.max_value), data, options.train),
-        params=jax.jit(network.init)(jax.random.key(options.train.seed), jnp.zeros((1, 1, 1)))["params"],
+        params=initialized(network, options.train.seed, jnp.zeros((1, 1, 1))),
         model=model,
         network=network,
         config=config,
@@ -138,7 +139,7 @@ def build(options: Options, data: datasets.Dataset | None = None) -> Experiment:
     )
 
 
-def classification(predict: Any, data: datasets.Dataset, options: EpochOptions) -> training.Task:
+def classification(predict: Any, data: datasets.Dataset, options: EpochOptions) -> Task:
     """Epochs of shuffled images, with early stopping on the validation accuracy.
 
     Raises:
@@ -151,7 +152,7 @@ def classification(predict: Any, data: datasets.Dataset, options: EpochOptions) 
         )
     steps_per_epoch = math.ceil(len(data.train) / options.batch_size)
 
-    def sums(params: Any, batch: dict[str, jax.Array], carry: Any) -> tuple[training.Sums, Any]:
+    def sums(params: Any, batch: dict[str, jax.Array], carry: Any) -> tuple[Sums, Any]:
         logits, weights = predict(params, batch["images"]), batch["weights"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
         correct = logits.argmax(-1) == batch["labels"]
@@ -161,34 +162,41 @@ def classification(predict: Any, data: datasets.Dataset, options: EpochOptions) 
         }
         return found, carry
 
-    def evaluated(split: datasets.Split) -> list[Batch]:
+    splits = (data.train, data.validation, data.test)
+    begins = np.cumsum([0, *map(len, splits)], dtype=np.int32)
+
+    def evaluated(number: int) -> list[Batch]:
         size = 4 * options.batch_size  # larger than for training, since there are no residuals to keep
-        return [rows(split[i : i + size]) for i in range(0, len(split), size)]
+        index = np.arange(begins[number], begins[number + 1], dtype=np.int32)
+        return [{"index": index[i : i + size]} for i in range(0, len(index), size)]
 
     @functools.lru_cache(maxsize=1)
     def order(epoch: int) -> Any:
-        return np.random.default_rng([options.seed, epoch]).permutation(len(data.train))
+        return np.random.default_rng([options.seed, epoch]).permutation(len(data.train)).astype(np.int32)
 
     def batch(step: int) -> Batch:
         epoch, index = divmod(step, steps_per_epoch)
-        return rows(data.train[order(epoch)[index * options.batch_size : (index + 1) * options.batch_size]])
+        return {"index": order(epoch)[index * options.batch_size : (index + 1) * options.batch_size]}
 
-    return training.Task(
+    return Task(
         sums=sums,
         batch=batch,
         steps_per_epoch=steps_per_epoch,
         samples_per_epoch=len(data.train),
         epochs=options.epochs,
         patience=options.patience,
-        evaluated={"validation": evaluated(data.validation), "test": evaluated(data.test)},
-        rank=training.by_accuracy("validation"),
+        evaluated={"validation": evaluated(1), "test": evaluated(2)},
+        data={name: np.concatenate([getattr(split, name) for split in splits]) for name in ("images", "labels")},
+        prepare=gathered,
+        rank=by_accuracy("validation"),
         shorter="--data digits takes minutes" if data.name == "mnist" else "",
     )
 
 
-def rows(split: datasets.Split) -> Batch:
-    """A batch of images and labels."""
-    return {"images": split.images, "labels": split.labels}
+def gathered(data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Adds the images and labels at the ``index`` of each row to a batch."""
+    index = batch["index"]
+    return {**batch, **{name: z.at[index].get(mode="promise_in_bounds") for name, z in data.items()}}
 
 
 def pixel_order(options: Options, num_pixels: int) -> np.ndarray[Any, Any] | None:

@@ -2,8 +2,8 @@
 
 How to add a task:
 
-1. Write ``experiments/NAME.py`` with an ``Options`` dataclass, ``build(options)``, which returns an
-   :class:`experiments.running.experiment.Experiment` (data, model, initial parameters), ``main(arguments)`` and
+1. Write ``experiments/NAME.py`` with an ``Options`` dataclass, ``parse(arguments)``, ``build(options)``, which returns
+   an :class:`experiments.running.experiment.Experiment` (data, model, initial parameters), ``main(arguments)`` and
    ``example(config, request)``, which returns one test example for ``experiments.inspect``. ``memorization.py`` is the
    shortest model to follow. Data loaders go to ``experiments/datasets/``.
 2. Add a :class:`TaskInfo` to :data:`TASKS` below. The commands find the task there: none of them names it.
@@ -37,6 +37,10 @@ class TaskModule(Protocol):
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Runs the command line and returns the exit status."""
+        ...
+
+    def parse(self, arguments: Sequence[str]) -> Any:
+        """Parses a command line into the module's ``Options``."""
         ...
 
     def build(self, options: Any) -> Experiment:

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from experiments import tasks
 from experiments.reporting.lines import Line
-from experiments.running.models import LATER, PRESETS, SET_BY_TIME_SCALE, ModelOptions
+from experiments.running.models import PRESETS, SET_BY_TIME_SCALE, ModelOptions
+from experiments.running.options import LATER
 from experiments.running.workdir import EVALUATION_STREAMS
 from experiments.tasks import TASKS, TaskInfo
 
@@ -154,6 +155,8 @@ def shown_options(line: Line) -> dict[str, str]:
     if line.info.measure == "bits" and streams != tasks.MOST_STREAMS:  # so a result is not quite comparable
         options[EVALUATION_STREAMS] = streams
     without_effect = SET_BY_TIME_SCALE if model.time_scale else ("time_scale",)
+    if options["data_on"] == LATER["data_on"]:  # which is not worth saying, and only generated tasks have the option
+        without_effect = (*without_effect, "data_on")
     options |= {name: "" for name in without_effect if name in options}
     if tuple(options.get("tensor_shape", ())) == (line.depth,) * len(model.tensor_shape):
         options.pop("tensor_shape", None)

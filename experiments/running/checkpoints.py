@@ -73,6 +73,19 @@ class Checkpoints:
         """The step of the latest checkpoint, or None."""
         return self._manager.latest_step()
 
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints that are kept, in ascending order."""
+        return sorted(self._manager.all_steps())
+
+    def discard_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps."""
+        if not self._read_only:
+            for later in self.steps:
+                if later > step:
+                    shutil.rmtree(self.folder / str(later))
+            self._manager.reload()
+
     def save(self, step: int, trees: dict[str, Any], meta: dict[str, Any]) -> None:
         """Writes pytrees of arrays by name and metadata (JSON), with their checksums.
 
@@ -99,18 +112,21 @@ class Checkpoints:
         if replaced:
             shutil.rmtree(replaced)
 
-    def restore(self, like: dict[str, Any], report: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def restore(
+        self, like: dict[str, Any], report: Callable[[str], None], at: int | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Reads the latest intact checkpoint: its trees and metadata. Damaged later ones are renamed ``STEP.damaged``.
 
         Args:
             like: by name, a tree with the shapes, dtypes and shardings of each tree to read.
             report: called with a message about each damaged checkpoint.
+            at: read the checkpoint of this step and no other.
 
         Raises:
             CheckpointError: no checkpoint is intact, or they are of another model.
         """
         failed: dict[int, CheckpointError] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in reversed(self.steps if at is None else [at]):
             try:
                 restored = self._read(step, like)
             except CheckpointError as error:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.common.figures import STYLE, End, label_ends, plain_log_scale
 from experiments.running import progress
-from experiments.running.training import Task
+from experiments.running.task import Task
 
 COLORS = {"train": "tab:blue", "watched": "tab:orange"}
 """Of the training data, and of the data on which the parameters are chosen."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -89,20 +88,25 @@ def padded_size(rows: int, mesh: Mesh) -> int:
     return math.ceil(rows / mesh.size) * mesh.size
 
 
-def shard_batch(batch: Batch, size: int, mesh: Mesh) -> Batch | dict[str, jax.Array]:
-    """Shards a batch, padded to :func:`padded_size` of ``size`` rows; padding has ``weights`` 0.
+def shard_batches(batches: Any, size: int, mesh: Mesh) -> Batch | dict[str, jax.Array]:
+    """Stacks batches, padded to :func:`padded_size` of ``size`` rows, and shards their rows; padding has ``weights`` 0.
 
-    For a single device the batch stays on the host: passing it to the compiled step is faster than placing it first.
+    For a single device they stay on the host: passing them to the compiled step is faster than placing them first.
+
+    Args:
+        batches: a batch, or a sequence of batches or of such sequences; each level becomes an axis before the rows.
+        size: the rows of a full batch.
+        mesh: the devices.
     """
-    batch = _filled(batch, padded_size(size, mesh))
-    return batch if mesh.size == 1 else shard(batch, mesh)
 
+    def stacked(nested: Any) -> Batch:
+        if isinstance(nested, dict):
+            return _filled(nested, padded_size(size, mesh))
+        parts = [stacked(each) for each in nested]
+        return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
 
-def shard_batches(batches: Sequence[Batch], size: int, mesh: Mesh) -> Batch | dict[str, jax.Array]:
-    """Stacks several batches along a new first axis; each is padded and sharded as by :func:`shard_batch`."""
-    filled = [_filled(batch, padded_size(size, mesh)) for batch in batches]
-    stacked = {name: np.stack([batch[name] for batch in filled]) for name in filled[0]}
-    return stacked if mesh.size == 1 else shard(stacked, mesh, axis=1)
+    found = stacked(batches)
+    return found if mesh.size == 1 else shard(found, mesh, axis=found["weights"].ndim - 1)
 
 
 def _filled(batch: Batch, size: int) -> Batch:

@@ -11,8 +11,8 @@ import flax.linen as nn
 
 from experiments.running import devices
 from experiments.running.models import ModelOptions
-from experiments.running.options import NO_MATTER, TrainOptions
-from experiments.running.training import Task
+from experiments.running.options import NO_MATTER, TrainOptions, to_record
+from experiments.running.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Experiment:
 
     def recorded(self, options: TrainOptions) -> dict[str, Any]:
         """The contents of config.json: everything that determines the results of a run with these options."""
-        train = dataclasses.asdict(options)
+        train = to_record(options)
         for name in (*NO_MATTER, "start_from"):  # the path of start_from; its contents are in the configuration
             del train[name]
         train["devices"] = devices.data_mesh(options.devices).size  # it decides the order of summation
-        return {**self.config, **self.model.record, **train}
+        return {**self.config, **to_record(self.model), **train}
 
     def workdir(self, options: TrainOptions) -> Path:
         """The workdir in the options, or else a folder below runs/ named for the task, the model and the seed."""

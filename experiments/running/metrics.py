@@ -29,10 +29,11 @@ class Metrics:
 
     def __init__(self, workdir: Path, options: TrainOptions) -> None:
         self._workdir, self._tensorboard = workdir, options.tensorboard
+        self._written = 0
         self._writer: Any = None
 
     def write(self, history: Sequence[dict[str, Any]], *, resumed: bool = False) -> None:
-        """Writes all records as JSON Lines, and adds the last one for TensorBoard unless the run was ``resumed``.
+        """Writes all records as JSON Lines, and the new ones for TensorBoard; those of a ``resumed`` run are not new.
 
         Raises:
             FileError: a file cannot be written.
@@ -45,9 +46,11 @@ class Metrics:
                 from tensorboardX import SummaryWriter
 
                 self._writer = SummaryWriter(str(self._workdir / wd.TENSORBOARD), filename_suffix=f".{os.getpid()}")
-            for name, value in history[-1].items():
-                self._writer.add_scalar(name, value, history[-1]["step"])
+            for record in history[self._written :]:
+                for name, value in record.items():
+                    self._writer.add_scalar(name, value, record["step"])
             self._writer.flush()
+        self._written = len(history)
 
     def __enter__(self) -> Metrics:
         return self

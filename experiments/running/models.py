@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import tlstm_jax as tl
-from experiments.running.options import LARGEST, check_size
+from experiments.running.options import LARGEST, LATER, check_size
 from tlstm_jax.stacked import StackedLSTMConfig
 
 Preset = Literal["slstm", "trnn", "2d", "2d-M", "2d-F", "2d+CN", "3d", "3d+LN", "3d+CN"]
@@ -38,9 +39,6 @@ FORGET_BIAS = 4.0
 """The initial forget bias without a time scale, unless the task has another."""
 SET_BY_TIME_SCALE = ("forget_bias", "conveyor_bias")
 """The options that time_scale replaces; with it they are None."""
-LATER = {"kernel_scale": 1.0, "time_scale": 0.0}
-"""Options that earlier versions did not have, with the value that they implied. An option is recorded only if its value
-differs, so that older runs can be resumed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +95,6 @@ class ModelOptions:
         names = {field.name for field in dataclasses.fields(cls)}
         given: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in config.items()}
         return cls(**{name: x for name, x in {**LATER, **given}.items() if name in names})
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """The options as a run's configuration records them; see :data:`LATER`."""
-        return {name: x for name, x in dataclasses.asdict(self).items() if name not in LATER or x != LATER[name]}
 
     def resolved(
         self,
@@ -342,6 +335,12 @@ class SymbolLabeler(nn.Module):
         xs = jax.nn.one_hot(symbols, self.num_symbols)
         carry, ys = self.layer(xs, initial_carry=carry, aligned=aligned, return_carry=True)
         return carry, nn.Dense(self.num_symbols, name="head")(ys.astype(jnp.float32))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def initialized(network: nn.Module, seed: int, inputs: jax.Array) -> Any:
+    """The initial parameters of a network; compiled once for networks that are equal, as in a population."""
+    return network.init(jax.random.key(seed), inputs)["params"]
 
 
 def parse_count(text: str) -> int:

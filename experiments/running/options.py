@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 import math
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 NO_MATTER = (
     *("workdir", "overwrite", "any_environment", "checkpoint_seconds", "steps_per_dispatch", "profile", "tensorboard"),
@@ -15,7 +15,9 @@ NO_MATTER = (
 """Options that do not affect a run's results and are not recorded (steps that are compiled together may round
 differently)."""
 
-
+LATER = {"kernel_scale": 1.0, "time_scale": 0.0, "data_on": "host"}
+"""Options of the model and of training that earlier versions did not have, with the value that they implied. An option
+is recorded only if its value differs, so that older runs can be resumed."""
 LARGEST = 10**6
 """The largest size of a model or a sequence along one axis; more cannot be represented, let alone be computed."""
 
@@ -26,6 +28,11 @@ def check_size(name: str, value: int, least: int = 1, most: float = LARGEST) -> 
         raise ValueError(f"{name} must be at least {least}, got {value}.")
     if value > most:
         raise ValueError(f"{name} must be at most {most}, got {value}.")
+
+
+def to_record(options: Any) -> dict[str, Any]:
+    """The fields of a dataclass of options as a run's configuration records them; see :data:`LATER`."""
+    return {name: x for name, x in dataclasses.asdict(options).items() if name not in LATER or x != LATER[name]}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,12 +11,12 @@ import jax
 
 import tlstm_jax as tl
 from experiments.common.errors import CommandError, UsageError
-from experiments.running import training
 from experiments.running import workdir as wd
 from experiments.running.checkpoints import CheckpointError, Checkpoints, checksum
 from experiments.running.experiment import Experiment
 from experiments.running.models import SET_BY_TIME_SCALE, ModelOptions
 from experiments.running.options import TrainOptions
+from experiments.running.task import Record, best_of
 
 SAME = ("task", "num_symbols", "vocabulary", "model", "features", "memory_conv", "norm", "param_dtype")
 """The configuration that a run must share with the run that it starts from."""
@@ -85,7 +85,7 @@ def started(experiment: Experiment, options: TrainOptions) -> Experiment:
     params, history = evaluated(folder, like)
     found = {
         "start_sha256": checksum(params, {})[:12],
-        "start_samples": training.best_of(history, experiment.task)["samples"] + there.get("start_samples", 0),
+        "start_samples": best_of(history, experiment.task)["samples"] + there.get("start_samples", 0),
     }
     if new.model != "slstm":
         try:
@@ -118,7 +118,7 @@ def check_related(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> 
             )
 
 
-def evaluated(folder: Path, like: Any) -> tuple[Any, list[training.Record]]:
+def evaluated(folder: Path, like: Any) -> tuple[Any, list[Record]]:
     """Reads the best parameters of a run, whose shapes must be those of ``like``, and its history.
 
     Raises:

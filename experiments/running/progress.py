@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
+
+from experiments.running.task import Record, Task
 
 
 def progress_bar(*, disable: bool = False) -> Any:
@@ -29,13 +32,23 @@ def shown(name: str, value: float) -> str:
     return f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4f}"
 
 
-def describe(record: dict[str, Any], epochs: int, unit: str, watched: str) -> str:
-    """A line about an epoch."""
-    parts = [f"epoch {record['epoch']:3}/{epochs}", f"{record['samples']:,} {unit}"]
-    for split in ("train", watched):
-        found = {name.removeprefix(f"{split}_"): name for name in record if name.startswith(f"{split}_")}
-        parts.append(" ".join([split, *(f"{short} {shown(name, record[name])}" for short, name in found.items())]))
-    return "  ".join([*parts, f"{record['seconds']:.1f} s"])
+def describe(records: Sequence[Record], task: Task) -> str:
+    """A line about an epoch of one run, or of several that are trained together: then the range and the median."""
+    first = records[0]
+    parts = [f"epoch {first['epoch']:3}/{task.epochs}", f"{first['samples']:,} {task.unit}"]
+    if len(records) > 1:
+        parts[-1] += f", {len(records)} runs"
+    for split in ("train", task.watched):
+        names = [name for name in first if name.startswith(f"{split}_")]
+        found = {name.removeprefix(f"{split}_"): _range(name, [record[name] for record in records]) for name in names}
+        parts.append(" ".join([split, *(f"{short} {text}" for short, text in found.items())]))
+    return "  ".join([*parts, f"{first['seconds']:.1f} s"])
+
+
+def _range(name: str, values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return shown(name, values[0])
+    return f"{shown(name, min(values))}..{shown(name, max(values))} ({shown(name, statistics.median(values))})"
 
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))

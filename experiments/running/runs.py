@@ -1,10 +1,9 @@
-"""A run of an experiment: workdir, training, summary and figure. Every task's command line calls :func:`run`."""
+"""Runs of experiments: workdir, training, summary and figure. Every task's command line calls :func:`run`."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from experiments.running import devices, training
 from experiments.running import workdir as wd
 from experiments.running.curves import learning_curves
 from experiments.running.experiment import Experiment
+from experiments.running.members import Member
 from experiments.running.models import count_parameters
 from experiments.running.options import TrainOptions
 from experiments.running.pretrained import started
@@ -39,45 +39,82 @@ def run(build: Callable[[], Experiment], options: TrainOptions) -> int:
         options.check()
         if options.distributed:  # before anything asks for the devices
             devices.initialize(options.coordinator, options.num_processes, options.process_id)
+    except ValueError as error:
+        raise UsageError(error) from error
+    train([plan(build, options)])
+    return 0
+
+
+def plan(build: Callable[[], Experiment], options: TrainOptions) -> Member:
+    """Builds a run, as the one in its workdir if there is one.
+
+    Raises:
+        UsageError: an option does not fit.
+    """
+    try:
+        options.check()
         experiment = started(build(), options)
         workdir = experiment.workdir(options)
         if not options.overwrite and (config := wd.recorded_here(workdir)):
             experiment = experiment.as_recorded(experiment, config)
-        config = experiment.recorded(options)
+        return Member(experiment, options, workdir, experiment.recorded(options))
     except ValueError as error:
         raise UsageError(error) from error
+
+
+def train(
+    members: Sequence[Member], ended: Callable[[int], None] = lambda number: None
+) -> dict[int, training.Diverged]:
+    """Trains runs in one program and writes the summary and the figure of each.
+
+    Args:
+        members: the runs; one, or several of the same :func:`experiments.running.together.shape`.
+        ended: called with the index of a run when its files are complete, also for those that had ended before.
+
+    Returns:
+        By index, the errors of the runs that diverged, if there are several runs.
+
+    Raises:
+        CommandError: as :func:`experiments.running.training.fit`, or a workdir cannot be used.
+        Interrupted: as :func:`experiments.running.training.fit`.
+    """
     with contextlib.ExitStack() as held:
-        if devices.is_first():
-            overwrite, any_environment = options.overwrite, options.any_environment
-            held.enter_context(wd.claimed(workdir, config, overwrite=overwrite, any_environment=any_environment))
-        devices.wait_for_all(f"claimed, {experiment.config.get('start_sha256')}")  # fails where these differ
-        summary = wd.read_summary(workdir)
-        if summary is None:
-            summary = train(experiment, options, workdir)
-        else:
-            say(f"{workdir} holds this run, finished; --overwrite runs it again")
-    say(
-        f"{summary['title']}: {summary['headline']}, epoch {summary['best_epoch']} of {summary['epochs']}, "
-        f"{summary['parameters']:,} parameters, {summary['seconds']:.0f} s; {workdir / wd.CURVES}"
-    )
-    return 0
+        for each in members:
+            if devices.is_first():
+                claim = {name: getattr(each.options, name) for name in ("overwrite", "any_environment")}
+                held.enter_context(wd.claimed(each.workdir, each.config, **claim))
+            devices.wait_for_all(f"claimed, {each.config.get('start_sha256')}")  # fails where these differ
+        summaries = [wd.read_summary(each.workdir) for each in members]
+        for number, (each, summary) in enumerate(zip(members, summaries, strict=True)):
+            introduce(each, finished=summary is not None)
+            if summary is not None:
+                conclude(each, summary)
+                ended(number)
+
+        def finished(number: int, result: dict[str, Any]) -> None:
+            conclude(members[number], finish(members[number], result, len(members)))
+            ended(number)
+
+        return training.fit(members, finished) if None in summaries else {}
 
 
-def say(line: str) -> None:
-    """Prints a line, in the first process only."""
-    if devices.is_first():
-        print(line)
-
-
-def train(experiment: Experiment, options: TrainOptions, workdir: Path) -> dict[str, Any]:
-    """Trains, writes figure and summary, and returns the summary."""
+def introduce(member: Member, *, finished: bool) -> None:
+    """Says which run begins or goes on, or that it is finished."""
+    experiment, options = member.experiment, member.options
+    if finished:
+        say(f"{member.workdir} holds this run, finished; --overwrite runs it again")
+        return
     parameters = count_parameters(experiment.params)
-    say(f"{experiment.title}: {parameters:,} parameters, {jax.devices()[0].device_kind}, {workdir}")
+    say(f"{experiment.title}: {parameters:,} parameters, {jax.devices()[0].device_kind}, {member.workdir}")
     if options.start_from is not None:
         samples = experiment.config["start_samples"]
         say(f"starting from the parameters of {options.start_from}, after {samples:,} {experiment.task.unit}")
-    result = training.fit(experiment.task, experiment.params, options, workdir)
-    summary = summarize(experiment, result, parameters)
+
+
+def finish(member: Member, result: dict[str, Any], together: int) -> dict[str, Any]:
+    """Writes figure and summary of a run that is over, and returns the summary."""
+    experiment, workdir = member.experiment, member.workdir
+    summary = summarize(experiment, result, count_parameters(experiment.params), together)
     if devices.is_first():
         with writing(workdir / wd.CURVES) as path:
             learning_curves(path, result, experiment.task, experiment.title)
@@ -85,8 +122,22 @@ def train(experiment: Experiment, options: TrainOptions, workdir: Path) -> dict[
     return summary
 
 
-def summarize(experiment: Experiment, result: dict[str, Any], parameters: int) -> dict[str, Any]:
-    """The contents of summary.json."""
+def conclude(member: Member, summary: dict[str, Any]) -> None:
+    """Prints a finished run's result in one line."""
+    say(
+        f"{summary['title']}: {summary['headline']}, epoch {summary['best_epoch']} of {summary['epochs']}, "
+        f"{summary['parameters']:,} parameters, {summary['seconds']:.0f} s; {member.workdir / wd.CURVES}"
+    )
+
+
+def say(line: str) -> None:
+    """Prints a line, in the first process only."""
+    if devices.is_first():
+        print(line, flush=True)
+
+
+def summarize(experiment: Experiment, result: dict[str, Any], parameters: int, together: int) -> dict[str, Any]:
+    """The contents of summary.json. ``seconds`` are those of the program, in which several runs may be together."""
     history, best = result["history"], result["best"]
     return {
         "title": experiment.title,
@@ -99,6 +150,7 @@ def summarize(experiment: Experiment, result: dict[str, Any], parameters: int) -
         **{name: value for name, value in best.items() if name.startswith("validation_")},
         **{name: value for name, value in result.items() if name.startswith("test_")},
         "seconds": round(sum(record["seconds"] for record in history), 1),
+        **({} if together == 1 else {"trained_together": together}),
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,12 @@ import numpy as np
 import optax
 from numpy.typing import NDArray
 
-from experiments.running import training
 from experiments.running.devices import Batch
 from experiments.running.examples import Example, Request, labeled
 from experiments.running.experiment import Experiment
-from experiments.running.models import ModelOptions, SymbolLabeler
-from experiments.running.options import TrainOptions
+from experiments.running.models import ModelOptions, SymbolLabeler, initialized
+from experiments.running.options import LATER, TrainOptions
+from experiments.running.task import Record, Sums, Task, by_accuracy
 
 BLANK = 0
 """The symbol that delimits and pads, ``-`` in the paper."""
@@ -26,9 +26,17 @@ NUM_TEST = 100
 """Test samples, as in the paper."""
 SOLVED = 0.99
 """The task is solved when the accuracy on the symbols of the answers is above this."""
+TRAIN, TEST = 0, 1
+"""The splits, as they enter the seeds of samples."""
+MOST_NUMBERS = 2**31
+"""The number of training samples that an int32 can count."""
+KEY_TYPE = "threefry2x32"
+"""The type of the keys of samples that the device makes: the one whose bits are the same on every kind of device."""
 
 Generate = Callable[[np.random.Generator, int], tuple[NDArray[np.int32], NDArray[np.int32]]]
 """Maps ``(rng, rows)`` to inputs and targets, each ``(rows, T)``."""
+GenerateOne = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+"""Maps a key of jax.random to the inputs and the targets of one sample, each ``(T,)`` int32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +51,10 @@ class SampleOptions(TrainOptions):
     """Stop at the first evaluation after this many training samples, each seen once; 5 million in the paper."""
     check_every: int = 1500
     """Training samples between evaluations, rounded up to whole batches."""
+    data_on: Literal["host", "device"] = "host"
+    """Where samples are made: with NumPy by the host, or with jax.random by the device, inside the training step, so
+    that a fast device does not wait. The samples differ, their distribution does not. Those of the device depend on
+    --seed and their number alone, not on --batch-size, the kind of device or how many there are."""
 
     sizes: ClassVar = (*TrainOptions.sizes, "samples", "check_every")
 
@@ -54,14 +66,26 @@ class GeneratedTask:
     Args:
         name: the task with its size, for titles and workdirs.
         num_symbols: the size of the alphabet, including the blank.
-        generate: generates samples.
+        generate: generates samples with NumPy.
+        generate_one: generates a sample of the same distribution with JAX.
         config: the configuration that determines the data, as recorded.
     """
 
     name: str
     num_symbols: int
     generate: Generate
+    generate_one: GenerateOne
     config: dict[str, Any]
+
+    def from_numbers(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Adds the inputs and targets of the samples that :func:`numbered` names to a batch."""
+
+        def sample(seed: jax.Array, split: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array]:
+            key = jax.random.key(seed, impl=KEY_TYPE)
+            return self.generate_one(jax.random.fold_in(jax.random.fold_in(key, split), number))
+
+        inputs, targets = jax.vmap(sample)(batch["seed"], batch["split"], batch["number"])
+        return {**batch, "inputs": inputs, "targets": targets}
 
 
 def build(generated: GeneratedTask, model: ModelOptions, train: SampleOptions) -> Experiment:
@@ -71,11 +95,10 @@ def build(generated: GeneratedTask, model: ModelOptions, train: SampleOptions) -
         ValueError: an option does not fit.
     """
     labeler = SymbolLabeler(model.layer(), generated.num_symbols)
-    init = jax.jit(labeler.init)
     return Experiment(
         name=generated.name,
         task=labeling(labeler, generated, train),
-        params=init(jax.random.key(train.seed), jnp.zeros((1, 1), jnp.int32))["params"],
+        params=initialized(labeler, train.seed, jnp.zeros((1, 1), jnp.int32)),
         model=model,
         network=labeler,
         config=generated.config,
@@ -83,12 +106,17 @@ def build(generated: GeneratedTask, model: ModelOptions, train: SampleOptions) -
     )
 
 
-def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOptions) -> training.Task:
-    """New samples for every batch, evaluated on fixed test samples."""
+def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOptions) -> Task:
+    """New samples for every batch, evaluated on fixed test samples.
+
+    Raises:
+        ValueError: the device is to make more samples than it can count.
+    """
+    on_device = options.data_on == "device"
     steps_per_epoch = math.ceil(min(options.check_every, options.samples) / options.batch_size)
     samples_per_epoch = steps_per_epoch * options.batch_size
 
-    def sums(params: Any, batch: dict[str, jax.Array], carry: Any) -> tuple[training.Sums, Any]:
+    def sums(params: Any, batch: dict[str, jax.Array], carry: Any) -> tuple[Sums, Any]:
         _, logits = cast(Any, labeler.apply({"params": params}, batch["inputs"]))
         targets, weights = batch["targets"], batch["weights"][:, None]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets) * weights
@@ -102,34 +130,58 @@ def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOp
         }
         return found, carry
 
+    def batch(step: int) -> Batch:
+        if on_device:
+            return numbered(options.seed, TRAIN, step * options.batch_size, options.batch_size)
+        return samples(generated, options.batch_size, options.seed, TRAIN, step)
+
     epochs = math.ceil(options.samples / samples_per_epoch)
-    return training.Task(
+    if on_device and epochs * samples_per_epoch > MOST_NUMBERS:
+        raise ValueError(
+            f"samples must be at most {MOST_NUMBERS} with --data-on device, which numbers them, after rounding up to "
+            f"whole evaluations of {samples_per_epoch}, got {options.samples}: give fewer, or --data-on host."
+        )
+    return Task(
         sums=sums,
-        batch=lambda step: samples(generated, options.batch_size, options.seed, 0, step),
+        batch=batch,
         steps_per_epoch=steps_per_epoch,
         samples_per_epoch=samples_per_epoch,
         epochs=epochs,
         patience=epochs,
-        evaluated={"test": [held_out(generated, options.seed)]},
-        rank=training.by_accuracy("test"),
+        evaluated={
+            "test": [numbered(options.seed, TEST, 0, NUM_TEST) if on_device else held_out(generated, options.seed)]
+        },
+        prepare=lambda data, batch: generated.from_numbers(batch) if on_device else batch,
+        rank=by_accuracy("test"),
         solved=solved,
     )
 
 
 def samples(generated: GeneratedTask, count: int, *seed: int) -> Batch:
-    """A batch of samples, determined by the seed."""
+    """A batch of samples that the host makes, determined by the seed."""
     inputs, targets = generated.generate(np.random.default_rng(seed), count)
     return {"inputs": inputs, "targets": targets}
 
 
-def held_out(generated: GeneratedTask, seed: int) -> Batch:
-    """The test samples of the runs with a seed."""
-    return samples(generated, NUM_TEST, seed, 1)
+def numbered(seed: int, split: int, first: int, count: int) -> Batch:
+    """A batch of samples that the device makes: what determines each of them, in a row."""
+    return {
+        "seed": np.full(count, seed, np.uint32),
+        "split": np.full(count, split, np.int32),
+        "number": np.arange(first, first + count, dtype=np.int32),
+    }
+
+
+def held_out(generated: GeneratedTask, seed: int, data_on: str = "host") -> Batch:
+    """The test samples of the runs with a seed: those that the host or the device makes."""
+    if data_on == "host":
+        return samples(generated, NUM_TEST, seed, TEST)
+    return cast(Batch, jax.device_get(jax.jit(generated.from_numbers)(numbered(seed, TEST, 0, NUM_TEST))))
 
 
 def example(generated: GeneratedTask, config: Mapping[str, Any], request: Request, characters: str) -> Example:
     """A test example of a run, with its configuration; ``characters`` stand for the symbols after the blank."""
-    batch = held_out(generated, config["seed"])
+    batch = held_out(generated, config["seed"], config.get("data_on", LATER["data_on"]))
     number = request.checked(NUM_TEST)
     both = np.stack([batch[name][number] for name in ("inputs", "targets")])
     others = map(chr, range(0x100, 0x100 + generated.num_symbols))  # for alphabets larger than ``characters``
@@ -139,7 +191,7 @@ def example(generated: GeneratedTask, config: Mapping[str, Any], request: Reques
     return labeled(labeler, both, alphabet, end)
 
 
-def solved(record: training.Record) -> bool:
+def solved(record: Record) -> bool:
     """Whether more than 99% of the answers' symbols are correct."""
     return bool(record["test_accuracy"] > SOLVED)
 

@@ -15,10 +15,12 @@ import filelock
 from experiments.common.errors import CommandError
 from experiments.common.files import NEW, FileError, check_name, read_json, write_json
 from experiments.running import environment
-from experiments.running.models import LATER, SET_BY_TIME_SCALE
+from experiments.running.models import SET_BY_TIME_SCALE
+from experiments.running.options import LATER
 
 CONFIG, METRICS, SUMMARY, CURVES = "config.json", "metrics.jsonl", "summary.json", "learning_curves.png"
 CHECKPOINTS, TENSORBOARD, PROFILE, INSIDE = "checkpoints", "tensorboard", "profile", "inspect"  # folders
+DIVERGED = "diverged.json"  # of a run whose loss became infinite while others were trained with it
 LOCK = ".lock"  # held by the process that runs there
 FORMER_TASKS = {"wikipedia": "language"}
 """Tasks that were renamed: the name that earlier versions recorded, and today's."""
@@ -161,7 +163,7 @@ def _discard(workdir: Path) -> None:
             folder.unlink()
         elif folder.exists():
             shutil.rmtree(folder)
-    for name in (METRICS, SUMMARY, CURVES, CONFIG):
+    for name in (METRICS, SUMMARY, CURVES, DIVERGED, CONFIG):
         for unfinished in workdir.glob(f"{name}.*{NEW}"):  # of a process that was killed
             unfinished.unlink()
         (workdir / name).unlink(missing_ok=True)

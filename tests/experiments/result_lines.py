@@ -4,6 +4,7 @@ import json
 
 from experiments.reporting import lines, summary
 from experiments.running.models import PRESETS, ModelOptions
+from experiments.running.options import to_record
 
 PRESET_OF = dict(zip(summary.model_names(), PRESETS, strict=True))
 
@@ -25,7 +26,7 @@ def line(setting="memorization n=20", model="2D tLSTM+CN", depth=4, seed=0, end=
     chosen = ModelOptions(preset=PRESET_OF[model.removesuffix(" (unshared)")], depth=depth, features=100).resolved(
         ModelOptions()
     )
-    options = {**size(setting), **chosen.record, "seed": seed, "batch_size": 15, **options}
+    options = {**size(setting), **to_record(chosen), "seed": seed, "batch_size": 15, **options}
     options = json.loads(json.dumps(options))  # as it is read back
     info = lines.tasks.find(options["task"])
     watched = f"{'test' if info.until_solved else 'validation'}_{info.measure}"

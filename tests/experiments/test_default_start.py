@@ -7,6 +7,7 @@ import pytest
 
 from experiments import addition, datasets, memorization
 from experiments.running.models import ModelOptions
+from experiments.running.options import to_record
 from tests.experiments.small_runs import replace_texts
 
 
@@ -104,8 +105,8 @@ def test_how_long_symbols_have_to_last():
 def test_the_biases_without_a_time_scale(model_of, arguments, biases):
     model = model_of(*arguments, "--time-scale", "0")
     assert (model.forget_bias, model.conveyor_bias) == biases
-    assert "time_scale" not in model.record  # as earlier versions recorded it
-    assert ModelOptions.recorded(model.record) == model
+    assert "time_scale" not in to_record(model)  # as earlier versions recorded it
+    assert ModelOptions.recorded(to_record(model)) == model
 
 
 @pytest.mark.parametrize(

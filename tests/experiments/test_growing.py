@@ -57,7 +57,7 @@ def grown(unbroken, tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         replace_digits(monkeypatch)
         monkeypatch.setattr(
-            training, "fit", lambda task, params, *rest: given.append(params) or fit(task, params, *rest)
+            training, "fit", lambda members, *rest: given.append(members[0].experiment.params) or fit(members, *rest)
         )
         assert mnist.main([*TINY, *TWO, "--start-from", str(unbroken), "--workdir", str(workdir)]) == 0
     return workdir, given[0]

@@ -12,7 +12,7 @@ import pytest
 
 from experiments import language, wikipedia
 from experiments.common.files import write_json
-from experiments.running import devices, generation, runs, training
+from experiments.running import devices, generation, runs, steps
 from experiments.running import workdir as wd
 from experiments.running.checkpoints import Checkpoints
 from experiments.running.models import ModelOptions, SymbolLabeler
@@ -202,12 +202,13 @@ def test_before_the_first_evaluation_text_comes_from_the_current_parameters(trai
 def test_bits_per_character_do_not_depend_on_the_batch_size(corpus):
     """Nor on the length of the batches: the same parameters get the same result."""
     found = []
-    for batch, steps in ((2, 7), (5, 9)):
-        arguments = [*TINY, "--batch-size", str(batch), "--steps", str(steps)]
+    for batch, timesteps in ((2, 7), (5, 9)):
+        arguments = [*TINY, "--batch-size", str(batch), "--steps", str(timesteps)]
         experiment = language.build(language.parse(arguments), corpus)
         mesh = devices.data_mesh(1)
         params = experiment.params
-        found.append(training.evaluate("test", jax.jit(experiment.task.sums), params, experiment.task, mesh))
+        _, eval_step = steps.make_steps(experiment.task, EpochOptions(), 1)
+        found += steps.evaluate("test", eval_step, steps.stack([params]), [experiment.task], (), mesh)
         assert experiment.config["evaluation_streams"] == 1
     assert found[0]["test_bits"] == pytest.approx(found[1]["test_bits"], rel=1e-5)
     assert [language.evaluation_streams(n) for n in (1, 1999, 5_000, 5_000_000)] == [1, 1, 5, 100]

@@ -10,6 +10,8 @@ from experiments.common.files import FileError
 from experiments.common.tables import markdown
 from experiments.reporting import grid, lines, overview, page, paper, result_figures, summary, tables
 from experiments.running.models import ModelOptions
+from experiments.running.options import to_record
+from experiments.running.symbols import SampleOptions
 from tests.experiments.result_lines import group, line
 
 ROOT = Path(__file__).parent.parent.parent
@@ -95,9 +97,16 @@ def test_what_a_run_had_reached_when_it_was_cut_short(member, text):
 def test_an_option_that_older_runs_did_not_have():
     members = [line(), line(kernel_scale=0.5)]
     assert [summary.label(one, members) for one in members] == ["kernel_scale=1", "kernel_scale=0.5"]
-    assert "kernel_scale" not in ModelOptions().record
-    assert ModelOptions(kernel_scale=0.5).record["kernel_scale"] == 0.5
-    assert ModelOptions.recorded(ModelOptions().record) == ModelOptions()
+    assert "kernel_scale" not in to_record(ModelOptions())
+    assert to_record(ModelOptions(kernel_scale=0.5))["kernel_scale"] == 0.5
+    assert ModelOptions.recorded(to_record(ModelOptions())) == ModelOptions()
+
+
+def test_where_the_samples_were_made_is_stated_if_it_was_on_the_device():
+    members = [line(), line(seed=1, data_on="device")]
+    assert [summary.label(one, members) for one in members] == ["", "data_on=device"]
+    assert "data_on" not in to_record(SampleOptions())
+    assert to_record(SampleOptions(data_on="device"))["data_on"] == "device"
 
 
 def test_a_time_scale_replaces_the_biases():

@@ -16,6 +16,7 @@ from experiments.running import devices, profiling, training
 from experiments.running import workdir as wd
 from experiments.running.metrics import Estimate, Metrics, duration
 from experiments.running.options import TrainOptions
+from experiments.running.task import Task, best_of, by_accuracy, is_over
 from tests.experiments.small_runs import TINY, assert_same_run, killed_at, metrics, saved, striped
 
 
@@ -43,13 +44,13 @@ def test_same_seed_same_numbers_and_another_seed_others(whole, tmp_path):
 
 
 def test_early_stopping_and_the_best_parameters():
-    task = training.Task(None, None, 5, 45, 10, 2, {}, training.by_accuracy("validation"))
+    task = Task(None, None, 5, 45, 10, 2, {}, by_accuracy("validation"))
     history = []
     for epoch, accuracy in enumerate([0.5, 0.7, 0.7, 0.6, 0.6], 1):
-        assert not training.is_over(history, task)
+        assert not is_over(history, task)
         history.append({"epoch": epoch, "validation_accuracy": accuracy, "validation_loss": 1 - epoch / 10})
-    assert training.best_of(history, task)["epoch"] == 3  # of equal accuracies, the lower loss
-    assert training.is_over(history, task)
+    assert best_of(history, task)["epoch"] == 3  # of equal accuracies, the lower loss
+    assert is_over(history, task)
 
 
 def test_killed_while_claiming_the_workdir(tiny, tmp_path):
@@ -220,7 +221,7 @@ def test_as_many_steps_go_together_as_divide_an_epoch(steps, at_most, together):
 
 def test_a_batch_is_spread_over_all_devices():
     mesh = devices.data_mesh(0)
-    batch = devices.shard_batch(mnist.rows(striped(10, 0)), 10, mesh)
+    batch = devices.shard_batches({"images": striped(10, 0).images}, 10, mesh)
     assert batch["images"].shape == (12, 3, 2)
     assert batch["weights"].sum() == 10
     assert {len(batch["images"].sharding.device_set), mesh.size} == {4}

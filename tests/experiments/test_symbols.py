@@ -73,7 +73,7 @@ def test_accuracy_counts_the_answers_symbols_and_nothing_else():
         def apply(self, variables, inputs):
             return None, 9.0 * (guesses[..., None] == np.arange(4))
 
-    generated = symbols.GeneratedTask("test", 4, lambda rng, rows: (targets[:rows], targets[:rows]), {})
+    generated = symbols.GeneratedTask("test", 4, lambda rng, rows: (targets[:rows], targets[:rows]), None, {})
     task = symbols.labeling(Labeler(), generated, symbols.SampleOptions())
     batch = {"inputs": targets, "targets": targets, "weights": jnp.array([1.0, 1.0, 0.0])}
     sums, _ = task.sums({}, batch, ())

@@ -1,0 +1,144 @@
+"""Populations: several runs in one program, each with its own files, as if it were alone."""
+
+import contextlib
+import dataclasses
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import memorization, tasks
+from experiments.common.errors import Interrupted
+from experiments.running import runs, symbols, training
+from experiments.running import workdir as wd
+from experiments.running.models import ModelOptions
+from tests.experiments.small_runs import Killed, assert_same_run, killed_at, metrics, saved
+
+SMALL = memorization.Options(
+    length=1,
+    num_symbols=3,
+    model=dataclasses.replace(tasks.MEMORIZATION.model, model="slstm", features=4, num_layers=1),
+    train=symbols.SampleOptions(batch_size=5, samples=90, check_every=30, steps_per_dispatch=2),
+)
+"""Three epochs of six steps, and a model that is compiled fast."""
+DIFFERENT = [(0, 0.01, 3.0), (1, 0.01, 3.0), (2, 0.03, 6.0)]
+"""Seed, learning rate and time scale of each run."""
+
+
+def planned(folder, different=DIFFERENT, options=SMALL, **changes):
+    """A population, whose workdirs are 0, 1, .. in the folder."""
+    members = []
+    for number, (seed, rate, scale) in enumerate(different):
+        train = dataclasses.replace(
+            options.train, seed=seed, learning_rate=rate, workdir=folder / str(number), **changes
+        )
+        model = dataclasses.replace(options.model, time_scale=scale)
+        own = dataclasses.replace(options, train=train, model=model)
+        members.append(runs.plan(lambda own=own: memorization.build(own), train))
+    return members
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_figures():
+    """Leaves out the figures, which would be most of the time."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(runs, "learning_curves", lambda path, *_: path.write_bytes(b"figure"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """A folder with the workdirs of a population that was trained without a break."""
+    folder = tmp_path_factory.mktemp("together")
+    ended = []
+    assert runs.train(planned(folder), ended.append) == {}
+    assert sorted(ended) == [0, 1, 2]
+    return folder
+
+
+def test_each_run_ends_with_files_of_its_own(together):
+    for number, (seed, rate, scale) in enumerate(DIFFERENT):
+        config = json.loads((together / str(number) / wd.CONFIG).read_text())
+        assert (config["seed"], config["learning_rate"], config["time_scale"]) == (seed, rate, scale)
+        summary = json.loads((together / str(number) / wd.SUMMARY).read_text())
+        assert summary["trained_together"] == 3
+        records = metrics(together / str(number))
+        assert summary["test_accuracy"] == max(record["test_accuracy"] for record in records)
+    assert len({json.dumps(metrics(together / str(number))) for number in range(3)}) == 3
+
+
+def test_members_equal_their_lone_runs(tmp_path):
+    """After 20 steps in float64."""
+    train = dataclasses.replace(SMALL.train, samples=100, check_every=50)
+    options = dataclasses.replace(SMALL, model=ModelOptions(features=4, tensor_shape=(2,)), train=train)
+    with jax.enable_x64(True):
+        for folder, groups in ((tmp_path / "one", [DIFFERENT]), (tmp_path / "alone", [[each] for each in DIFFERENT])):
+            for number, group in enumerate(groups):
+                members = planned(folder / str(number), group, options)
+                double = [
+                    dataclasses.replace(
+                        each,
+                        experiment=dataclasses.replace(
+                            each.experiment,
+                            params=jax.tree.map(lambda z: np.asarray(z, np.float64), each.experiment.params),
+                        ),
+                    )
+                    for each in members
+                ]
+                runs.train(double)
+    for number in range(3):
+        step, leaves = saved(tmp_path / "one" / "0" / str(number))
+        other, lone = saved(tmp_path / "alone" / str(number) / "0")
+        assert step == other == 20
+        assert any(leaf.dtype == np.float64 for leaf in leaves)
+        for a, b in zip(leaves, lone, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_killed_five_times_it_ends_with_the_same_bits(together, tmp_path, monkeypatch):
+    for moment in (3, 6, 9, 11, 16):
+        with killed_at(moment, monkeypatch):
+            runs.train(planned(tmp_path, checkpoint_seconds=0.0))
+    runs.train(planned(tmp_path))
+    for number in range(3):
+        assert_same_run(tmp_path / str(number), together / str(number))
+
+
+@pytest.mark.parametrize("saves", [1, 4])
+def test_killed_between_the_checkpoints_of_two_runs(together, tmp_path, monkeypatch, saves):
+    """All go back to a step that they have in common, here also to the beginning."""
+    save, count = training.Training.save, iter(range(100))
+
+    def until(self, step):
+        if next(count) > saves:
+            raise Killed
+        save(self, step)
+
+    with monkeypatch.context() as context:
+        context.setattr(training.Training, "save", until)
+        with contextlib.suppress(Killed):
+            runs.train(planned(tmp_path, checkpoint_seconds=0.0))
+            pytest.fail("not killed")
+    runs.train(planned(tmp_path))
+    for number in range(3):
+        assert_same_run(tmp_path / str(number), together / str(number))
+
+
+def test_a_signal_saves_every_run(together, tmp_path, monkeypatch):
+    check = training.check_finite
+
+    def stopping(step, *rest):
+        check(step, *rest)
+        if step == 7:
+            signal.raise_signal(signal.SIGTERM)
+            monkeypatch.setattr(training, "check_finite", check)
+
+    monkeypatch.setattr(training, "check_finite", stopping)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        runs.train(planned(tmp_path))
+    assert len({saved(tmp_path / str(number))[0] for number in range(3)}) == 1
+    runs.train(planned(tmp_path))
+    for number in range(3):
+        assert_same_run(tmp_path / str(number), together / str(number))
