@@ -18,6 +18,8 @@ from experiments.reporting import lines
 from experiments.running import workdir as wd
 from experiments.running.models import ModelOptions
 from experiments.running.progress import asked_to_stop
+from experiments.sweeping import processes
+from experiments.sweeping.grid import Run
 
 TINY = ["--length", "1", "--num-symbols", "9", "--features", "3", "--samples", "30", "--check-every", "15"]
 SAVED = 128 + signal.SIGTERM
@@ -48,7 +50,7 @@ def lines_of(path):
 def of_scripts(monkeypatch, folder, *scripts):
     """Replaces the runs of a sweep by these scripts, one per seed."""
     runs = [
-        sweep.Run("2d", 4, seed, folder / str(seed), [sys.executable, "-c", script, str(folder / str(seed))])
+        Run("2d", 4, seed, folder / str(seed), [sys.executable, "-c", script, str(folder / str(seed))])
         for seed, script in enumerate(scripts)
     ]
     monkeypatch.setattr(sweep, "grid", lambda options, rest: runs)
@@ -280,7 +282,7 @@ def test_finished_runs_are_not_started_again(tmp_path, capsys, monkeypatch):
     for run in sweep.grid(options, []):
         write_run(run.workdir, seed=run.seed, preset=run.preset)
     started = []
-    monkeypatch.setattr(sweep, "start", started.append)
+    monkeypatch.setattr(processes, "start", started.append)
     path = tmp_path / "lines.jsonl"
     assert sweep.main([*arguments, "--results", str(path)]) == 0
     shown = capsys.readouterr().out
@@ -306,7 +308,7 @@ def test_a_failing_run_is_reported_and_the_others_go_on(tmp_path, capsys, monkey
     nothing = "pass"
     scripts = [failing, leaving(tmp_path, 0), leaving(tmp_path, SAVED, finished=False, seed=2), boxed, nothing]
     arguments = of_scripts(monkeypatch, tmp_path / "runs", *scripts)
-    monkeypatch.setattr(sweep, "TELL", 0)
+    monkeypatch.setattr(processes, "TELL", 0)
     assert sweep.main([*arguments, "--jobs", "2"]) == 1
     shown = capsys.readouterr().out
     assert "2d L=4 seed 2: started, run 3 of 5; " in shown

@@ -1,0 +1,215 @@
+"""The grid of a sweep: its options, and the runs that they stand for."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple, get_args
+
+from experiments import tasks
+from experiments.common import commandline
+from experiments.common.commandline import tyro
+from experiments.common.errors import UsageError
+from experiments.reporting import lines
+from experiments.running.models import ModelOptions, Preset
+
+OURS = ("preset", "depth", "seed", "workdir", "overwrite")
+"""Options that the sweep sets for its runs; the task's options cannot contain them."""
+NAMES = "{" + ",".join(tasks.TASKS) + "}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """A grid of runs over models, depths and seeds of one task, each in a workdir of its own; can be resumed.
+
+    Options of the task itself follow at the end, after `--`.
+    """
+
+    task: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar=NAMES)] = None
+    """The task to run. Required, unless there is --collect."""
+    presets: tuple[Preset, ...] = get_args(Preset)
+    """Models of the paper."""
+    depths: tuple[int, ...] = ()
+    """L. Default: the depths of the paper's figures, 1 2 3 4 for language, 1 3 5 for mnist, else 1 4 7 10."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of each model at each depth. The whole grid is run with the first seed, then with the next."""
+    learning_rates: tuple[float, ...] = ()
+    """Learning rates of each model at each depth. Default: that of the task's options."""
+    time_scales: tuple[float, ...] = ()
+    """Time scales of each model at each depth. Default: that of the task's options."""
+    together: bool = False
+    """Train the runs whose models have one shape in one program, as many as the memory holds."""
+    jobs: int = 1
+    """Processes at a time, each with one run."""
+    seconds_per_run: float | None = None
+    """Stop a run after this time, including its start. It saves a checkpoint, and the same command resumes it."""
+    results: Path | None = None
+    """The file of result lines. Default: results/TASK.jsonl."""
+    folder: Path = Path("runs") / "sweep"
+    """Folder for the workdirs."""
+    equal_params: bool = True
+    """Give every model as many recurrent parameters as the task's default model, unless the task's options say
+    --features or --params. Without it, every model has the task's M."""
+    dry_run: bool = False
+    """Print the commands and run nothing."""
+    collect: tuple[Path, ...] = ()
+    """Run nothing: add result lines for these workdirs, of runs started by hand."""
+
+    def check(self) -> None:
+        """Raises a UsageError for options that do not fit."""
+        if bool(self.collect) == (self.task is not None):
+            raise UsageError("give a task to run, or --collect and workdirs, and not both")
+        for name, least in (("depths", 1), ("seeds", 0)):
+            if wrong := [n for n in getattr(self, name) if n < least]:
+                raise UsageError(f"{name} must be at least {least}, got {wrong[0]}.")
+        for name in ("learning_rates", "time_scales"):
+            if wrong := [x for x in getattr(self, name) if not (x >= 0 and math.isfinite(x))]:
+                raise UsageError(f"{name} must be numbers of at least 0, got {wrong[0]}.")
+        if self.together and (self.jobs > 1 or self.seconds_per_run is not None):
+            raise UsageError("together is one process for all runs: leave out --jobs and --seconds-per-run")
+        if self.jobs < 1:
+            raise UsageError(f"jobs must be at least 1, got {self.jobs}.")
+        if self.seconds_per_run is not None and not self.seconds_per_run > 0:
+            raise UsageError(f"seconds_per_run must be a positive number, got {self.seconds_per_run}.")
+
+    @property
+    def info(self) -> tasks.TaskInfo:
+        """The task to run.
+
+        Raises:
+            UsageError: there is no such task.
+        """
+        try:
+            return tasks.find(str(self.task))
+        except ValueError as error:
+            raise UsageError(error) from error
+
+
+class Run(NamedTuple):
+    """A run of the grid."""
+
+    preset: str
+    depth: int
+    seed: int
+    workdir: Path
+    command: list[str]
+    differences: str = ""
+
+    @property
+    def name(self) -> str:
+        """The run in the sweep's messages."""
+        return f"{self.preset} L={self.depth} seed {self.seed}{self.differences}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """The options of the task in the command."""
+        return self.command[3:]
+
+    @property
+    def log(self) -> Path:
+        """The file with its output, beside the workdir, which must hold nothing but the run's own files."""
+        return self.workdir.with_name(self.workdir.name + ".log")
+
+
+class Ended(NamedTuple):
+    """A run that has ended, with its result line; None if it failed or was stopped before it began."""
+
+    run: Run
+    line: lines.Line | None
+    failed: bool
+
+
+def default_path(task: str) -> Path:
+    """The file of a task's result lines."""
+    return Path("results") / f"{tasks.find(task).name}.jsonl"
+
+
+def grid(options: Options, rest: Sequence[str]) -> list[Run]:
+    """All runs, seed by seed, so that a result of every model and depth is available early.
+
+    Raises:
+        UsageError: the task's options contain one that the sweep sets.
+    """
+    ours = [
+        *OURS,
+        *(["learning-rate"] if options.learning_rates else []),
+        *(["time-scale"] if options.time_scales else []),
+    ]
+    for word in rest:
+        if word.startswith("--") and (name := word[2:].split("=")[0].replace("_", "-")) in ours:
+            raise UsageError(f"--{name} cannot follow --: the sweep sets it for every run")
+    axes = (
+        options.seeds,
+        options.depths or options.info.depths,
+        options.presets,
+        options.learning_rates or (None,),
+        options.time_scales or (None,),
+    )
+    return [planned(options, rest, *point) for point in dict.fromkeys(itertools.product(*axes))]
+
+
+def budget(options: Options, rest: Sequence[str]) -> int | None:
+    """The size of the recurrent kernel that all models of the grid get; None if the options do not ask for one."""
+    given = commandline.given_options(rest)
+    if not options.equal_params or given & {"features", "params"}:
+        return None
+    return default_model(options, rest).recurrent_size
+
+
+def default_model(options: Options, rest: Sequence[str]) -> ModelOptions:
+    """The model of the task if nothing is said about it."""
+    return options.info.module.PAPER.model if "--paper" in rest else options.info.model
+
+
+def sizes(options: Options, rest: Sequence[str]) -> list[str]:
+    """Lines that tell how many channels each model has."""
+    size = budget(options, rest)
+    if size is None:
+        return [
+            "the models keep the features or params of the task; their numbers of parameters are in the table below"
+        ]
+    found, default = [], default_model(options, rest)
+    for preset in options.presets:
+        depth = (options.depths or options.info.depths)[0]
+        chosen = dataclasses.replace(default, preset=preset, depth=depth, params=str(size))
+        model = chosen.resolved(default)
+        found.append(f"{preset} M={model.features}: {model.recurrent_size:,}")
+    return [f"parameters of the recurrent kernels, nearest to {size:,}: {'; '.join(found)}"]
+
+
+def planned(
+    options: Options,
+    rest: Sequence[str],
+    seed: int,
+    depth: int,
+    preset: str,
+    rate: float | None,
+    time_scale: float | None,
+) -> Run:
+    """A run of the grid. The name of its workdir contains its options, and a checksum of those of the task."""
+    parts = [str(options.task), preset, f"L{depth}", f"seed{seed}"]
+    told = [word for word in rest if word != "--any-environment"]  # with it, the same run is resumed
+    if told:
+        readable = re.sub(r"[^A-Za-z0-9.+]+", "-", " ".join(told)).strip("-")[:60]
+        parts += [readable, hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]]
+    given = ["--preset", preset, "--depth", str(depth), "--seed", str(seed)]
+    if (size := budget(options, rest)) is not None:
+        given += ["--params", str(size)]
+        parts.append(f"params{size}")
+    differing = {"learning-rate": rate, "time-scale": time_scale}
+    for name, value in differing.items():
+        if value is not None:
+            given += [f"--{name}", f"{value:g}"]
+            parts.append(f"{name}{value:g}")
+    differences = "".join(f" {name.replace('-', ' ')} {x:g}" for name, x in differing.items() if x is not None)
+    workdir = options.folder / "-".join(parts)
+    given += ["--workdir", str(workdir)]
+    command = [sys.executable, "-m", f"experiments.{options.task}", *given, *rest]
+    return Run(preset, depth, seed, workdir, command, differences)

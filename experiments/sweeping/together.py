@@ -1,0 +1,84 @@
+"""The runs of a sweep in this process: those whose models have one shape in one program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from experiments.common.errors import CommandError, Interrupted
+from experiments.running import runs, together
+from experiments.running import workdir as wd
+from experiments.running.members import Member
+from experiments.sweeping.grid import Ended, Options, Run
+from experiments.sweeping.processes import settle
+
+
+def run_together(grid: Sequence[Run], options: Options, path: Path) -> tuple[list[Ended], int]:
+    """Trains the runs, population by population, and adds the result line of each as it ends.
+
+    Args:
+        grid: all runs.
+        options: the sweep's options.
+        path: the file of result lines.
+
+    Returns:
+        The runs that have ended or failed, and the signal that stopped the sweep, or 0.
+    """
+    ended: dict[Path, Ended] = {}
+    by_workdir = {run.workdir: run for run in grid}
+    members = []
+    for run in grid:
+        try:
+            members.append(member(run, options))
+        except CommandError as error:
+            print(f"{run.name}: FAILED: {error}", flush=True)
+            ended[run.workdir] = Ended(run, None, failed=True)
+    for population in together.populations(members):
+        tell(population, by_workdir)
+
+        def end(number: int, population: Sequence[Member] = population) -> None:
+            workdir = population[number].workdir
+            ended[workdir] = settle(by_workdir[workdir], 0, path)
+
+        try:
+            diverged = runs.train(population, end)
+            failed = {population[number].workdir: str(error) for number, error in diverged.items()}
+        except Interrupted as stopped:
+            for each in population:
+                if each.workdir not in ended:
+                    ended[each.workdir] = settle(by_workdir[each.workdir], 128 + stopped.signum, path)
+            return list(ended.values()), stopped.signum
+        except CommandError as error:
+            failed = {each.workdir: str(error) for each in population if each.workdir not in ended}
+        for workdir, message in failed.items():
+            print(f"{by_workdir[workdir].name}: FAILED: {message}", flush=True)
+            ended[workdir] = Ended(by_workdir[workdir], None, failed=True)
+    return list(ended.values()), 0
+
+
+def member(run: Run, options: Options) -> Member:
+    """A run of the grid, built in this process.
+
+    Raises:
+        UsageError: an option does not fit.
+    """
+    module = options.info.module
+    given = module.parse(run.arguments)
+    return runs.plan(lambda: module.build(given), given.train)
+
+
+def tell(population: Sequence[Member], by_workdir: dict[Path, Run]) -> None:
+    """Says which runs are trained together, and on a CPU whether one process a run is faster."""
+    names = ", ".join(by_workdir[each.workdir].name for each in population)
+    print(f"{len(population)} together: {names}", flush=True)
+    todo = [each for each in population if not (each.workdir / wd.SUMMARY).exists()]
+    if jax.default_backend() != "cpu" or len(todo) < 2:
+        return
+    found = together.speed(population)
+    alone = len(population) * found.alone
+    line = f"a step of all takes {1e3 * found.together:.0f} ms, and one after the other {1e3 * alone:.0f} ms"
+    if found.together > alone:
+        line += ": on this CPU one process a run is faster, without --together and with --jobs"
+    print(line, flush=True)
