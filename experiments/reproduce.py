@@ -1,0 +1,284 @@
+"""Fills the paper's tables: trains populations in order of worth, for as long as there is a machine.
+
+The same command goes on where it stopped, on another machine too: all that it needs is in --out, which holds few files.
+Results that are there, or in --results, are not run again.
+
+Examples:
+    python -m experiments.reproduce --plan
+    python -m experiments.reproduce --budget 840 --out reproduced --data-dir mnist --data-file enwik8
+    python -m experiments.reproduce --smoke --out /tmp/reproduced
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments import tasks
+from experiments.common import commandline
+from experiments.common.errors import CommandError, Interrupted, UsageError
+from experiments.reporting import lines, summary
+from experiments.reproducing import archive, rows
+from experiments.reproducing.rows import Population
+from experiments.running import runs, together
+from experiments.running.members import Member
+from experiments.running.models import count_parameters
+
+RESULTS = "results.jsonl"
+RESERVE = 20.0
+"""Seconds of the budget that are kept to save in."""
+LEAST = 30.0
+"""A population is not begun with less time than this left."""
+KEEP = 60.0
+"""Seconds between two copies of the state into --out."""
+COPIES = 4
+"""Arrays of the parameters' size in a run's state: the parameters, two moments, and the best parameters."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit status."""
+    return commandline.exit_status(lambda: run(arguments))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line; this command runs where tyro is not installed."""
+    parser = argparse.ArgumentParser(
+        "python -m experiments.reproduce",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=commandline.user_path, help="folder of the results and the state")
+    parser.add_argument("--budget", type=float, help="seconds after which to stop; default: when all is done")
+    told = "; ".join(f"{number}: {title}" for number, title in rows.ROWS.items())
+    parser.add_argument("--rows", type=int, nargs="+", default=[*rows.ROWS], help=f"what to run, in this order. {told}")
+    parser.add_argument("--data-dir", type=commandline.user_path, help="folder with the four idx files of MNIST")
+    parser.add_argument("--data-file", type=commandline.user_path, help="enwik8, or its beginning")
+    parser.add_argument(
+        "--results", type=commandline.user_path, default=Path("results"), help="folder of lines not to run again"
+    )
+    parser.add_argument("--plan", action="store_true", help="print what would run, with a timed step, and run nothing")
+    parser.add_argument("--smoke", action="store_true", help="everything at a size of seconds")
+    options = parser.parse_args(arguments)
+    if options.out is None and not options.plan:
+        raise UsageError("out is required: the folder of the results and the state")
+    if unknown := [number for number in options.rows if number not in rows.ROWS]:
+        raise UsageError(f"rows must be among {', '.join(map(str, rows.ROWS))}, got {unknown[0]}")
+    if options.budget is not None and not options.budget > 0:
+        raise UsageError(f"budget must be a positive number of seconds, got {options.budget:g}")
+    return options
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Runs the populations until all are complete or the budget is spent."""
+    options = parse(arguments)
+    data = rows.Data(options.data_dir, options.data_file)
+    todo = rows.chosen(rows.populations(data, smoke=options.smoke), options.rows)
+    with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
+        session = Session(options, Path(scratch))
+        if options.plan:
+            for population in todo:
+                print(session.planned(population), flush=True)
+            return 0
+        archive.restore(options.out, session.scratch)
+        for population in todo:
+            if population.name in session.finished:
+                print(f"{population.name}: complete", flush=True)
+                continue
+            if session.left < LEAST and not options.smoke:
+                print(f"{population.name}: not begun, {max(0.0, session.left):.0f} s are left", flush=True)
+                break
+            session.train(population)
+            if session.stopped:
+                break
+    complete = sum(population.name in session.finished for population in todo)
+    more = "" if complete == len(todo) else "; the same command goes on"
+    print(f"{complete} of {len(todo)} populations are complete{more}", flush=True)
+    return 1 if session.failed else 0
+
+
+class Session:
+    """One call of the command.
+
+    Args:
+        options: the command line.
+        scratch: a folder for workdirs.
+    """
+
+    def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
+        self.scratch, self.stopped, self.failed = scratch, False, False
+        self._options = options
+        self._end = float("inf") if options.budget is None else time.monotonic() + options.budget - RESERVE
+        self.finished: list[str] = [] if options.plan else archive.read(options.out)["finished"]
+        self._running: list[Path] = []
+        committed = sorted(options.results.glob("*.jsonl")) if options.results.is_dir() else []
+        own = [] if options.out is None else [options.out / RESULTS]
+        self._known = {line.id for line in lines.read_all([*committed, *own]) if line.finished}
+
+    @property
+    def left(self) -> float:
+        """The seconds that are left to train in."""
+        return self._end - time.monotonic()
+
+    def folder(self, population: Population) -> Path:
+        """The folder of a population's workdirs."""
+        return self.scratch / re.sub(r"[^A-Za-z0-9.+]+", "-", population.name)
+
+    def members(self, population: Population) -> list[Member]:
+        """The runs of a population without a result; those that belong to a state that is resumed are all of them.
+
+        Raises:
+            CommandError: an option is missing, or the data cannot be loaded.
+        """
+        if population.needs and getattr(self._options, population.needs) is None and not self._options.smoke:
+            raise UsageError(f"it needs --{population.needs.replace('_', '-')}")
+        module = tasks.find(population.task).module
+        folder, found = self.folder(population), []
+        for number, given in enumerate(population.options):
+            own = dataclasses.replace(given, **self._small_text(population))
+            own = dataclasses.replace(own, train=dataclasses.replace(own.train, workdir=folder / f"run-{number}"))
+            member = runs.plan(lambda own=own: module.build(own), own.train)  # type: ignore[misc]
+            if folder.exists() or lines.identity(member.config) not in self._known:
+                found.append(member)
+        return found
+
+    def _small_text(self, population: Population) -> dict[str, Any]:
+        if not (self._options.smoke and population.task == "language"):
+            return {}
+        path = self.scratch / "text"
+        if not path.exists():
+            path.write_bytes(b"<mediawiki" + Path(argparse.__file__).read_bytes()[:6000])
+        return {"data": "enwik8", "data_file": path}
+
+    def planned(self, population: Population) -> str:
+        """What training a population would take, in one line."""
+        try:
+            members = self.members(population)
+            if not members:
+                return f"{population.name}: has results"
+            seconds = together.speed(members, repetitions=1).together * members[0].task.num_steps
+        except CommandError as error:
+            return f"{population.name}: cannot run: {error}"
+        size = state_bytes(members)
+        whole = "; its state is too large to be kept, so it runs within one budget or not at all"
+        return (
+            f"{population.name}: {len(members)} runs of {count_parameters(members[0].experiment.params):,} parameters, "
+            f"at most {seconds:,.0f} s, state {size / 2**20:.0f} MB{whole if size > archive.MOST_BYTES else ''}"
+        )
+
+    def train(self, population: Population) -> None:
+        """Trains a population, or goes on with it, until it is complete or the budget is spent."""
+        try:
+            members = self.members(population)
+            if state_bytes(members) > archive.MOST_BYTES:
+                seconds = together.speed(members, repetitions=1).together * members[0].task.num_steps
+                if seconds > self.left:
+                    print(
+                        f"{population.name}: left out, it would take {seconds:,.0f} s and has a large state", flush=True
+                    )
+                    return
+            print(f"{population.name}: {len(members)} runs", flush=True)
+            self._running = [self.folder(population)]
+            with self._limited(), self._kept():
+                self._train(members)
+            self.finished.append(population.name)
+            self._running = []
+        except Interrupted:
+            if self.left > 0:
+                raise  # not the budget, but the user
+            self.stopped = True
+        except CommandError as error:
+            self.failed = True
+            print(f"{population.name}: FAILED: {error}", file=sys.stderr, flush=True)
+            self._running = []
+        finally:
+            self.keep()
+
+    def _train(self, members: Sequence[Member]) -> None:
+        """Trains runs together, in halves if the memory is too small."""
+        if not members:
+            return
+
+        def ended(number: int) -> None:
+            line = lines.collect(members[number].workdir)
+            lines.add(self._options.out / RESULTS, [line])
+            self._known.add(line.id)
+            print(f"{line.title}, seed {line.seed}: {summary.headline(line)}", flush=True)
+
+        try:
+            diverged = runs.train(members, ended)
+        except jax.errors.JaxRuntimeError as error:
+            if len(members) == 1 or "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            half = (len(members) + 1) // 2
+            print(f"{len(members)} runs do not fit the memory: {half} together", flush=True)
+            for part in (members[:half], members[half:]):
+                self._train(part)
+            return
+        for number, message in diverged.items():
+            print(f"{members[number].experiment.title}, seed {members[number].options.seed}: {message}", flush=True)
+
+    def keep(self) -> None:
+        """Copies the state of what is running into --out."""
+        try:
+            archive.save(self._options.out, self.finished, self.scratch, [p for p in self._running if p.exists()])
+        except archive.ArchiveError as error:
+            print(f"WARNING: {error}", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def _limited(self) -> Iterator[None]:
+        """Asks the training to save and stop when the budget is spent."""
+        if self._end == float("inf"):
+            yield
+            return
+
+        def handler(signum: int, frame: Any) -> None:  # where the training loop has not set its own
+            raise Interrupted("stopped while no training loop was running", signum)
+
+        previous = signal.signal(signal.SIGTERM, handler)
+        timer = threading.Timer(max(0.0, self.left), os.kill, (os.getpid(), signal.SIGTERM))
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            signal.signal(signal.SIGTERM, previous)
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Copies the state from time to time, in case that the machine is taken away before the budget is spent."""
+        done = threading.Event()
+
+        def copy() -> None:
+            while not done.wait(KEEP):
+                with contextlib.suppress(OSError):  # a checkpoint was replaced meanwhile; the next copy has the new one
+                    self.keep()
+
+        thread = threading.Thread(target=copy)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def state_bytes(members: Sequence[Member]) -> int:
+    """About how many bytes the state of runs has."""
+    return sum(4 * COPIES * count_parameters(member.experiment.params) for member in members)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

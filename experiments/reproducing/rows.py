@@ -1,0 +1,232 @@
+"""What is to be trained for the paper's tables and figures, in order of worth.
+
+The settings are the paper's: model, batch, data, test. A population is trained with the learning rates 0.001, which is
+the paper's, and 0.002, and with three seeds. ``samples`` and ``epochs`` are ours, since the paper's limit, 5 million
+samples, would take days: a run that is not solved by then is recorded as not solved within so many samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from experiments import tasks
+from experiments.running.models import ModelOptions, Preset
+
+SEEDS = (0, 1, 2)
+RATES = (0.001, 0.002)
+PAPER_START = {"images": 4.0, "else": 1.0}
+"""The paper's initial forget bias."""
+ON_DEVICE = {"data_on": "device"}
+FIGURES = tuple(preset for preset in get_args(Preset) if preset != "2d+CN")
+"""The models in the paper's figures."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where the data is that is not made.
+
+    Args:
+        images: the folder with the idx files of MNIST.
+        text: enwik8, or its beginning.
+    """
+
+    images: Path | None = None
+    text: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Population:
+    """Runs that are trained together.
+
+    Args:
+        row: the number of the row in ``--rows``.
+        name: what they are, in one line.
+        task: their task.
+        options: the ``Options`` of each in the task's module.
+        needs: the option with the data that they need, or "".
+    """
+
+    row: int
+    name: str
+    task: str
+    options: tuple[Any, ...]
+    needs: str = ""
+
+    @property
+    def model(self) -> ModelOptions:
+        """The model's options, resolved as far as shapes are concerned."""
+        options = self.options[0]
+        return options.model.resolved(dataclasses.replace(tasks.find(self.task).model, time_scale=0.0))
+
+
+ROWS = {
+    1: "memorization, 20 of 65 symbols (table 2)",
+    2: "addition, 15 digits (table 2)",
+    3: "MNIST and permuted MNIST (table 3)",
+    4: "figures 4 and 5: every model against the depth L",
+    5: "figure 3's setting on the beginning of enwik8: every model against L, at 1M parameters, then 10M",
+}
+
+
+def populations(data: Data, *, smoke: bool = False) -> list[Population]:
+    """All populations, in order of worth.
+
+    Args:
+        data: where the data is.
+        smoke: everything at a size of seconds: small models, few samples, the digits instead of MNIST.
+    """
+    found = [*memorization(), *addition(), *images(data), *depths(data), *texts(data)]
+    if not smoke:
+        return found
+    at_one_depth = {(each.row, each.task, each.model.name): each for each in found}  # of the figures
+    return [small(each) for each in found if each.row < 4 or each in at_one_depth.values()]
+
+
+def memorization() -> Iterator[Population]:
+    """Row 1."""
+    make = maker(1, "memorization", {"length": 20}, {"batch_size": 15, "samples": 200_000, **ON_DEVICE})
+    equal = recurrent_size("memorization", preset="3d+CN", depth=7, features=100)
+    for start in ("time scale", "paper's start"):
+        for preset, depth in (("3d+CN", 7), ("3d+CN", 10), ("2d+CN", 10)):
+            yield make(start, preset=preset, depth=depth, features=100)
+    for depth in (7, 10):
+        yield make("time scale", preset="slstm", depth=depth, params=equal)
+    yield make("time scale", model="slstm", num_layers=1, params=equal)
+
+
+def addition() -> Iterator[Population]:
+    """Row 2."""
+    make = maker(2, "addition", {"digits": 15}, {"batch_size": 15, "samples": 400_000, **ON_DEVICE})
+    for features in (400, 100):
+        equal = recurrent_size("addition", preset="3d+CN", depth=7, features=features)
+        for depth in (7, 10):
+            yield make("time scale", preset="3d+CN", depth=depth, features=features)
+        yield make("time scale", preset="slstm", depth=7, params=equal)
+        yield make("time scale", model="slstm", num_layers=1, params=equal)
+
+
+def images(data: Data) -> Iterator[Population]:
+    """Row 3."""
+    equal = recurrent_size("mnist", preset="3d+CN", depth=3, features=100)
+    for permuted in (False, True):
+        given = {"data": "mnist", "data_dir": data.images, "permuted": permuted}
+        make = maker(3, "mnist", given, {"batch_size": 50, "epochs": 20}, needs="data_dir")
+        for preset, depth in (("3d+CN", 3), ("3d+CN", 5), ("2d+CN", 3)):
+            yield make("time scale", preset=preset, depth=depth, features=100)
+        yield make("time scale", preset="slstm", depth=3, params=equal)
+        yield make("time scale", model="slstm", num_layers=1, params=equal)
+
+
+def depths(data: Data) -> Iterator[Population]:
+    """Row 4."""
+    train = {"batch_size": 15, "samples": 200_000, **ON_DEVICE}
+    makers = [
+        (maker(4, "memorization", {"length": 20}, train), "memorization", 100),
+        (maker(4, "addition", {"digits": 15}, train), "addition", 400),
+        (
+            maker(4, "mnist", {"data": "mnist", "data_dir": data.images}, {"epochs": 5}, needs="data_dir"),
+            "mnist",
+            100,
+        ),
+    ]
+    for make, task, features in makers:
+        for depth in tasks.find(task).depths:
+            equal = recurrent_size(task, preset="2d", depth=depth, features=features)
+            for preset in FIGURES:
+                yield make("time scale", preset=preset, depth=depth, params=equal)
+
+
+def texts(data: Data) -> Iterator[Population]:
+    """Row 5."""
+    given = {"data": "enwik8", "data_file": data.text}
+    make = maker(5, "language", given, {"batch_size": 100, "epochs": 20}, needs="data_file")
+    for params, depth in itertools.product(("1M", "10M"), (1, 2, 3, 4)):
+        for preset in FIGURES:
+            yield make("time scale", preset=preset, depth=depth, params=params)
+
+
+def maker(
+    row: int, task: str, given: dict[str, Any], train: dict[str, Any], needs: str = ""
+) -> Callable[..., Population]:
+    """A function that makes the populations of a task: it takes the start and the options of the model."""
+    info = tasks.find(task)
+
+    def make(start: str, **model: Any) -> Population:
+        defaults = type(info.module.PAPER)(**given)
+        recipe = {**train, "steps_per_dispatch": 50, "checkpoint_seconds": 30.0}
+        chosen = dataclasses.replace(info.model, **model, **initial(task, model.get("preset", ""), start))
+        members = tuple(
+            dataclasses.replace(
+                defaults,
+                model=chosen,
+                train=dataclasses.replace(defaults.train, seed=seed, learning_rate=rate, **recipe),
+            )
+            for seed, rate in itertools.product(SEEDS, RATES)
+        )
+        name = model.get("preset") or "LSTM, one layer"
+        sizes = [f"L={model['depth']}" if "depth" in model else "", sized(model)]
+        setting = info.setting({**dataclasses.asdict(members[0]), "permutation": given.get("permuted")})
+        return Population(
+            row, " ".join([f"{setting},", name, *filter(None, sizes)]) + f", {start}", task, members, needs
+        )
+
+    return make
+
+
+def sized(model: dict[str, Any]) -> str:
+    """The size of a model in its population's name."""
+    return f"M={model['features']}" if "features" in model else f"{model['params']} recurrent parameters"
+
+
+def initial(task: str, preset: str, start: str) -> dict[str, Any]:
+    """The options for the initial biases: the task's time scale, or the paper's."""
+    if start == "time scale" or preset == "trnn":
+        return {}
+    return {
+        "time_scale": 0.0,
+        "forget_bias": PAPER_START["images" if task == "mnist" else "else"],
+        "conveyor_bias": 0.0,
+    }
+
+
+def recurrent_size(task: str, **model: Any) -> str:
+    """The number of recurrent parameters of a model, as an option."""
+    default = tasks.find(task).model
+    return str(dataclasses.replace(default, **model).resolved(default).recurrent_size)
+
+
+def small(population: Population) -> Population:
+    """The same models with few channels, little depth, short sequences and two runs."""
+    shrunk = []
+    for options in population.options[::5]:
+        train = dataclasses.replace(options.train, **SMALL_TRAINING[population.task])
+        model = options.model
+        size = {"params": None, "features": 4} if model.params else {"features": 4}
+        model = dataclasses.replace(model, **size, depth=model.depth and min(model.depth, 2))
+        given = {**SMALL_TASK[population.task], "model": model, "train": train}
+        shrunk.append(dataclasses.replace(options, **given))
+    return dataclasses.replace(population, options=tuple(shrunk), needs=SMALL_NEEDS.get(population.task, ""))
+
+
+SMALL_TASK: dict[str, dict[str, Any]] = {
+    "memorization": {"length": 2, "num_symbols": 4},
+    "addition": {"digits": 1},
+    "mnist": {"data": "digits", "data_dir": None},
+    "language": {"steps": 10},
+}
+SMALL_TRAINING: dict[str, dict[str, Any]] = {
+    "memorization": {"samples": 60, "check_every": 30},
+    "addition": {"samples": 60, "check_every": 30},
+    "mnist": {"epochs": 1, "batch_size": 500},
+    "language": {"epochs": 1, "batch_size": 20},
+}
+SMALL_NEEDS = {"language": "data_file"}
+
+
+def chosen(found: Sequence[Population], rows: Sequence[int]) -> list[Population]:
+    """Those of the rows with these numbers, in the rows' order."""
+    return [each for number in rows for each in found if each.row == number]

@@ -1,0 +1,173 @@
+"""`python -m experiments.reproduce`: every row at a small size, budgets, and what it leaves in its folder."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from experiments import reproduce
+from experiments.common.errors import Interrupted
+from experiments.reporting import lines
+from experiments.reproducing import archive, rows
+from experiments.running import training
+
+SMALL = rows.populations(rows.Data(), smoke=True)
+OF_EACH = {(each.row, each.task): each for each in SMALL if each.model.model == "slstm"}
+"""One population of each task in each row, of a model that is compiled fast."""
+
+
+@pytest.fixture
+def only(monkeypatch):
+    """Replaces all populations by some."""
+
+    def replace(populations):
+        monkeypatch.setattr(rows, "populations", lambda *_, **__: list(populations))
+
+    return replace
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    monkeypatch.setattr("experiments.running.runs.learning_curves", lambda path, *_: path.write_bytes(b"figure"))
+
+
+def test_the_rows_are_the_papers():
+    """Models, batch and learning rates, and three seeds of each."""
+    found = rows.populations(rows.Data())
+    assert {each.row for each in found} == {*rows.ROWS}
+    for each in found:
+        grid = {(own.train.seed, own.train.learning_rate) for own in each.options}
+        assert len(grid) == len(each.options) == 6
+        assert {own.train.batch_size for own in each.options} == {{"mnist": 50, "language": 100}.get(each.task, 15)}
+    best = next(each for each in found if each.name.startswith("memorization n=20, 3d+CN L=10"))
+    assert (best.model.tensor_shape, best.model.features, best.options[0].num_symbols) == ((10, 10), 100, 65)
+    sizes = {each.model.recurrent_size for each in found if each.row == 1 and "2d" not in each.name}
+    assert max(sizes) < 1.01 * min(sizes)
+
+
+def smoke(out, *arguments):
+    return reproduce.main(["--smoke", "--out", str(out), "--results", str(out / "none"), *arguments])
+
+
+@pytest.mark.parametrize("population", OF_EACH.values(), ids=lambda each: f"{each.row}-{each.task}")
+def test_a_population_of_every_row(tmp_path, only, no_figures, population):
+    only([population])
+    assert smoke(tmp_path, "--rows", str(population.row)) == 0
+    found = lines.read(tmp_path / reproduce.RESULTS)
+    assert len(found) == 2
+    assert all(line.finished and line.task == population.task for line in found)
+    assert archive.read(tmp_path) == {"finished": [population.name], "parts": []}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", rows.ROWS)
+def test_every_population_of_every_row(tmp_path, row):
+    assert smoke(tmp_path, "--rows", str(row)) == 0
+    assert len(archive.read(tmp_path)["finished"]) == sum(each.row == row for each in SMALL)
+
+
+def test_it_goes_on_from_the_files_it_left(tmp_path, only, no_figures, monkeypatch, capsys):
+    """After a stop in the middle of the second population; the result is that of a call without a stop."""
+    two = [SMALL[0], SMALL[2]]
+    only(two)
+    assert smoke(tmp_path / "whole") == 0
+    check, stopped = training.check_finite, []
+
+    def stopping(step, *rest):
+        check(step, *rest)
+        if step == 1 and archive.read(tmp_path / "parts")["finished"] and not stopped:
+            stopped.append(step)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(training, "check_finite", stopping)
+    monkeypatch.setattr(reproduce, "LEAST", -1e9)
+    assert smoke(tmp_path / "parts") == 128 + signal.SIGTERM
+    assert archive.read(tmp_path / "parts")["finished"] == [two[0].name]
+    files = [path for path in (tmp_path / "parts").rglob("*") if path.is_file()]
+    assert len(files) <= 8
+    assert all(path.stat().st_size <= 16 * 10**6 for path in files)
+    assert smoke(tmp_path / "parts") == 0
+    assert "resuming from step" in capsys.readouterr().err
+
+    def results(name):
+        found = lines.read(tmp_path / name / reproduce.RESULTS)
+        return [{k: v for k, v in line.summary.items() if k != "seconds"} for line in found]
+
+    assert results("parts") == results("whole")
+    assert len(results("parts")) == 4
+
+
+def test_the_budget_ends_it_without_an_error(tmp_path, only, no_figures, monkeypatch, capsys):
+    only(SMALL[:1])
+    save = training.Population.save
+
+    def slow(self, done):
+        save(self, done)
+        session.append(done)
+        time.sleep(0.05)
+
+    session = []
+    monkeypatch.setattr(training.Population, "save", slow)
+    monkeypatch.setattr(reproduce, "RESERVE", 0.0)
+
+    class Ended(reproduce.Session):
+        """One whose budget is spent as soon as training begins."""
+
+        @property
+        def left(self):
+            return 0.0
+
+    monkeypatch.setattr(reproduce, "Session", Ended)
+    assert smoke(tmp_path, "--budget", "1000") == 0
+    assert "0 of 1 populations are complete" in capsys.readouterr().out
+    assert archive.read(tmp_path)["finished"] == []
+
+
+def test_results_are_not_run_again(tmp_path, only, no_figures, monkeypatch):
+    only(SMALL[:1])
+    assert smoke(tmp_path) == 0
+    (tmp_path / archive.MANIFEST).unlink()
+    monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("it trains again"))
+    assert smoke(tmp_path) == 0
+    assert archive.read(tmp_path)["finished"] == [SMALL[0].name]
+
+
+def test_the_plan_times_a_step(tmp_path, only, capsys):
+    only([*SMALL[:1], next(each for each in rows.populations(rows.Data()) if each.row == 3)])
+    assert reproduce.main(["--plan", "--results", str(tmp_path)]) == 0
+    small, images = capsys.readouterr().out.splitlines()
+    assert "2 runs of" in small
+    assert "at most" in small
+    assert images.endswith("cannot run: it needs --data-dir")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "out is required"),
+        (["--out", "x", "--rows", "7"], "rows must be among 1, 2, 3, 4, 5, got 7"),
+        (["--out", "x", "--budget", "0"], "budget must be a positive number of seconds, got 0"),
+    ],
+)
+def test_options_that_do_not_fit(capsys, arguments, message):
+    assert reproduce.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_damaged_state_is_refused(tmp_path):
+    (tmp_path / "folder" / "run").mkdir(parents=True)
+    (tmp_path / "folder" / "run" / "config.json").write_text(json.dumps({"task": "memorization"}))
+    archive.save(tmp_path, ["one"], tmp_path, [tmp_path / "folder"])
+    (part,) = tmp_path.glob("*.part")
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(archive.ArchiveError, match="is missing or damaged"):
+        archive.restore(tmp_path, tmp_path / "there")
+
+
+def test_a_signal_outside_the_training_loop_saves_too(tmp_path, only, no_figures, monkeypatch):
+    only(SMALL[:1])
+    monkeypatch.setattr(training, "fit", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        reproduce.run(["--smoke", "--out", str(tmp_path), "--budget", "1000", "--results", str(tmp_path)])
+    assert archive.read(tmp_path)["finished"] == []
