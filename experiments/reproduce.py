@@ -17,6 +17,7 @@ import dataclasses
 import os
 import re
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -30,6 +31,7 @@ import jax
 from experiments import tasks
 from experiments.common import commandline
 from experiments.common.errors import CommandError, Interrupted, UsageError
+from experiments.common.files import writing
 from experiments.reporting import lines, summary
 from experiments.reproducing import archive, rows
 from experiments.reproducing.rows import Population
@@ -38,6 +40,12 @@ from experiments.running.members import Member
 from experiments.running.models import count_parameters
 
 RESULTS = "results.jsonl"
+RUNTIME = "runtime against L (benchmarks.depth)"
+DEPTH = {
+    False: "--depths 1 10 4 7 --passes training",
+    True: "--depths 1 2 --models 2d --features 8 --batch-size 2 --num-steps 5 --repetitions 2 --passes training",
+}
+"""The options of ``benchmarks.depth``, also for --smoke."""
 RESERVE = 20.0
 """Seconds of the budget that are kept to save in."""
 LEAST = 30.0
@@ -84,6 +92,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def run(arguments: Sequence[str] | None) -> int:
     """Runs the populations until all are complete or the budget is spent."""
     options = parse(arguments)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two processes share the device, see RUNTIME
     data = rows.Data(options.data_dir, options.data_file)
     todo = rows.chosen(rows.populations(data, smoke=options.smoke), options.rows)
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
@@ -100,6 +109,8 @@ def run(arguments: Sequence[str] | None) -> int:
             if session.left < LEAST and not options.smoke:
                 print(f"{population.name}: not begun, {max(0.0, session.left):.0f} s are left", flush=True)
                 break
+            if population.row == rows.FIGURES_ROW and RUNTIME not in session.finished:
+                session.measure_runtime()
             session.train(population)
             if session.stopped:
                 break
@@ -229,6 +240,25 @@ class Session:
             return
         for number, message in diverged.items():
             print(f"{members[number].experiment.title}, seed {members[number].options.seed}: {message}", flush=True)
+
+    def measure_runtime(self) -> None:
+        """Measures the runtime against L for the figures of row 4, in a process of its own."""
+        path = self.scratch / "depth.json"
+        command = [sys.executable, "-m", "benchmarks.depth", "--out", str(path), *DEPTH[self._options.smoke].split()]
+        print(f"{RUNTIME}: begun", flush=True)
+        try:
+            subprocess.run(command, timeout=None if self._end == float("inf") else max(1.0, self.left), check=True)
+        except subprocess.TimeoutExpired:
+            print(f"{RUNTIME}: not complete, the budget is spent", flush=True)
+            return
+        except subprocess.CalledProcessError as error:
+            self.failed = True
+            print(f"{RUNTIME}: FAILED with status {error.returncode}", file=sys.stderr, flush=True)
+            return
+        with writing(self._options.out / path.name) as copy:
+            copy.write_bytes(path.read_bytes())
+        self.finished.append(RUNTIME)
+        self.keep()
 
     def keep(self) -> None:
         """Copies the state of what is running into --out."""

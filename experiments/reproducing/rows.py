@@ -72,6 +72,10 @@ ROWS = {
 }
 
 
+FIGURES_ROW = 4
+"""The row of figures 4 and 5, to which the runtime against L belongs."""
+
+
 def populations(data: Data, *, smoke: bool = False) -> list[Population]:
     """All populations, in order of worth.
 
@@ -125,10 +129,10 @@ def depths(data: Data) -> Iterator[Population]:
     """Row 4."""
     train = {"batch_size": 15, "samples": 200_000, **ON_DEVICE}
     makers = [
-        (maker(4, "memorization", {"length": 20}, train), "memorization", 100),
-        (maker(4, "addition", {"digits": 15}, train), "addition", 400),
+        (maker(FIGURES_ROW, "memorization", {"length": 20}, train), "memorization", 100),
+        (maker(FIGURES_ROW, "addition", {"digits": 15}, train), "addition", 400),
         (
-            maker(4, "mnist", {"data": "mnist", "data_dir": data.images}, {"epochs": 5}, needs="data_dir"),
+            maker(FIGURES_ROW, "mnist", {"data": "mnist", "data_dir": data.images}, {"epochs": 5}, needs="data_dir"),
             "mnist",
             100,
         ),

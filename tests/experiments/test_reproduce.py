@@ -29,6 +29,12 @@ def only(monkeypatch):
 
 @pytest.fixture
 def no_figures(monkeypatch):
+    """Leaves out figures, and the measurement of the runtime; the slow test has both."""
+
+    def measured(self):
+        self.finished.append(reproduce.RUNTIME)
+
+    monkeypatch.setattr(reproduce.Session, "measure_runtime", measured)
     monkeypatch.setattr("experiments.running.runs.learning_curves", lambda path, *_: path.write_bytes(b"figure"))
 
 
@@ -57,7 +63,8 @@ def test_a_population_of_every_row(tmp_path, only, no_figures, population):
     found = lines.read(tmp_path / reproduce.RESULTS)
     assert len(found) == 2
     assert all(line.finished and line.task == population.task for line in found)
-    assert archive.read(tmp_path) == {"finished": [population.name], "parts": []}
+    measured = [reproduce.RUNTIME] if population.row == rows.FIGURES_ROW else []
+    assert archive.read(tmp_path) == {"finished": [*measured, population.name], "parts": []}
 
 
 @pytest.mark.slow
