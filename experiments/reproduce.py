@@ -68,14 +68,24 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=commandline.user_path, help="folder of the results and the state")
-    parser.add_argument("--budget", type=float, help="seconds after which to stop; default: when all is done")
-    told = "; ".join(f"{number}: {title}" for number, title in rows.ROWS.items())
-    parser.add_argument("--rows", type=int, nargs="+", default=[*rows.ROWS], help=f"what to run, in this order. {told}")
-    parser.add_argument("--data-dir", type=commandline.user_path, help="folder with the four idx files of MNIST")
-    parser.add_argument("--data-file", type=commandline.user_path, help="enwik8, or its beginning")
     parser.add_argument(
-        "--results", type=commandline.user_path, default=Path("results"), help="folder of lines not to run again"
+        "--out", metavar="FOLDER", type=commandline.user_path, help="folder of the results and the state"
+    )
+    parser.add_argument("--budget", metavar="SECONDS", type=float, help="when to stop. Default: when all is done")
+    told = "; ".join(f"{number}: {title}" for number, title in rows.ROWS.items())
+    parser.add_argument(
+        "--rows", metavar="ROW", type=int, nargs="+", default=[*rows.ROWS], help=f"what to run, in this order. {told}"
+    )
+    parser.add_argument(
+        "--data-dir", metavar="FOLDER", type=commandline.user_path, help="folder with the four idx files of MNIST"
+    )
+    parser.add_argument("--data-file", metavar="FILE", type=commandline.user_path, help="enwik8, or its beginning")
+    parser.add_argument(
+        "--results",
+        metavar="FOLDER",
+        type=commandline.user_path,
+        default=Path("results"),
+        help="runs with a result line in this folder are left out. Default: results",
     )
     parser.add_argument("--plan", action="store_true", help="print what would run, with a timed step, and run nothing")
     parser.add_argument("--smoke", action="store_true", help="everything at a size of seconds")
