@@ -68,22 +68,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--out", metavar="FOLDER", type=commandline.user_path, help="folder of the results and the state"
-    )
+    parser.add_argument("--out", metavar="FOLDER", type=path, help="folder of the results and the state")
     parser.add_argument("--budget", metavar="SECONDS", type=float, help="when to stop. Default: when all is done")
     told = "; ".join(f"{number}: {title}" for number, title in rows.ROWS.items())
     parser.add_argument(
         "--rows", metavar="ROW", type=int, nargs="+", default=[*rows.ROWS], help=f"what to run, in this order. {told}"
     )
-    parser.add_argument(
-        "--data-dir", metavar="FOLDER", type=commandline.user_path, help="folder with the four idx files of MNIST"
-    )
-    parser.add_argument("--data-file", metavar="FILE", type=commandline.user_path, help="enwik8, or its beginning")
+    parser.add_argument("--data-dir", metavar="FOLDER", type=path, help="folder with the four idx files of MNIST")
+    parser.add_argument("--data-file", metavar="FILE", type=path, help="enwik8, or its beginning")
     parser.add_argument(
         "--results",
         metavar="FOLDER",
-        type=commandline.user_path,
+        type=path,
         default=Path("results"),
         help="runs with a result line in this folder are left out. Default: results",
     )
