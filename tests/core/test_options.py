@@ -152,8 +152,8 @@ def dtypes():
 def test_step_and_unroll_compute_in_the_same_dtypes(dtype, param_dtype, x_dtype):
     cfg = model("2d", dtype=dtype, param_dtype=param_dtype)
     computation = jnp.dtype(dtype) if dtype else jnp.promote_types(param_dtype, x_dtype)
-    params, xs, _ = random_arguments(cfg, R, (2, 3))
-    xs = xs.astype(x_dtype)
+    params = random_arguments(cfg, R, (2, 3))[0]
+    xs = np.random.default_rng(1).normal(size=(2, 3, R)).astype(x_dtype)
     for state in (tl.init_state(cfg, (2,)), tl.init_state(model("2d", param_dtype="float64"), (2,))):
         _, ys = tl.unroll(params, xs, cfg, initial_state=state, aligned=False)
         assert ys.dtype == computation

@@ -98,9 +98,7 @@ def test_lengths_are_each_row_alone(name, aligned):
     cfg, params, xs, state = setup(name, batch_shape=(2, 3))
     lengths = np.array([[0, 2, T], [T, 0, 2]])
     dirty = np.where(np.arange(T)[:, None] < lengths[..., None, None], xs, np.nan)  # what pads must not matter
-    final, ys = jax.device_get(
-        tl.unroll(params, dirty, cfg, initial_state=state, seq_lengths=lengths, aligned=aligned)
-    )
+    final, ys = jax.device_get(tl.unroll(params, dirty, cfg, initial_state=state, seq_lengths=lengths, aligned=aligned))
     for at in np.ndindex(2, 3):
         n, row = int(lengths[at]), jax.tree.map(lambda z, at=at: z[at], state)
         alone, expected = tl.unroll(params, xs[at][:n], cfg, initial_state=row, aligned=aligned)
