@@ -27,22 +27,24 @@ pytestmark = pytest.mark.usefixtures("x64")
     ],
 )
 def test_options_change_no_result(options, masked):
+    close(value_and_gradients(masked, **options), value_and_gradients(masked))
+
+
+@functools.cache
+def value_and_gradients(masked, **options):
     cfg, params, xs, state = setup("2d", dtype="float64")
     sequences = {"seq_lengths": np.array([4, T]), "reset": np.arange(T) == np.array([[2], [5]])} if masked else {}
 
-    def loss(params, xs, state, **options):
+    def loss(params, xs, state):
         state, ys = tl.unroll(params, xs, cfg, initial_state=state, **sequences, **options)
         return (jnp.sin(ys)).sum() + sum((leaf**2).sum() for leaf in jax.tree.leaves(state))
 
-    def grad(**options):
-        return jax.jit(jax.value_and_grad(functools.partial(loss, **options), argnums=(0, 1, 2)))(params, xs, state)
-
-    close(grad(**options), grad())
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(params, xs, state)
 
 
 def test_remat_saves_memory():
     cfg = tl.TLSTMConfig(features=16, tensor_shape=(4,))
-    params, xs = tl.init_params(jax.random.key(0), R, cfg), jnp.ones((8, 128, R))
+    params, xs, _ = random_arguments(cfg, R, (8, 128))
 
     def temporary(**options):
         grad = jax.jit(jax.grad(lambda params: (tl.unroll(params, xs, cfg, **options)[1] ** 2).sum()))
@@ -199,9 +201,13 @@ def test_forward_mode_and_second_order():
         return (tl.unroll(params, xs, cfg, implementation="reference")[1] ** 2).sum()
 
     tangent = np.ones_like(xs)
-    _, forward = jax.jvp(loss, (xs,), (tangent,))
-    close(forward, (jax.grad(loss)(xs) * tangent).sum())
-    _, curvature = jax.jvp(jax.grad(loss), (xs,), (tangent,))
+
+    @jax.jit
+    def derivatives(xs):
+        return jax.jvp(loss, (xs,), (tangent,))[1], *jax.jvp(jax.grad(loss), (xs,), (tangent,))
+
+    forward, gradient, curvature = jax.device_get(derivatives(xs))
+    close(forward, (gradient * tangent).sum())
     assert np.isfinite(curvature).all()
 
 
