@@ -26,7 +26,8 @@ def settle_layout(figure: Any) -> None:
 
 def write_png(figure: Any, path: Any) -> None:
     """Draws the figure once, in its own resolution. (``Figure.savefig`` would lay it out and draw it twice.)"""
-    FigureCanvasAgg(figure).print_png(path)
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(path)
 
 
 class End(NamedTuple):

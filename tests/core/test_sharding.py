@@ -10,13 +10,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import tlstm_jax as tl
-from tests.core.variants import abstract, lively, nearly, normal, pure_dict, same, signature
+from tests.core.variants import abstract, lively, nearly, pure_dict, same, signature
 
 R, M, T, BATCH = 3, 4, 5, 8
 KEY = jax.random.key(0)
 CFG = tl.TLSTMConfig(M, (2, 2), memory_conv=False, learn_carry=True)  # 16 channels of A, divisible by four
 PARAMS = lively(abstract(tl.init_params, KEY, R, CFG))
-XS = normal(1, (BATCH, T, R))
+XS = jax.random.normal(jax.random.key(1), (BATCH, T, R))
 NAMES = {
     ("input", "kernel"): (None, "model"),
     ("hidden", "kernel"): (None, None, None, "model"),
