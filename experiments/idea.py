@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import tlstm_jax as tl
 from experiments.common import commandline
 from experiments.common.errors import UsageError
-from experiments.common.figures import STYLE
+from experiments.common.figures import STYLE, write_png
 from experiments.common.files import writing
 
 AFTER = 2
@@ -73,7 +73,7 @@ def draw(path: Path, values: NDArray[Any], cfg: tl.TLSTMConfig) -> None:
     size = cfg.tensor_shape[0]
     shares = values / values.max(axis=(1, 2), keepdims=True)
     with mpl.rc_context({**STYLE, "font.size": 10}):
-        figure = Figure(figsize=(1.75 * len(values) + 0.6, 2.7), layout="constrained")
+        figure = Figure(figsize=(1.75 * len(values) + 0.6, 2.7), dpi=120, layout="constrained")
         panels = figure.subplots(1, len(values))
         cmap = mpl.colormaps["Blues"].with_extremes(bad="0.95")
         norm = mpl.colors.PowerNorm(0.5, -0.03, 1.2)  # leaves out the palest and darkest blue
@@ -98,7 +98,7 @@ def draw(path: Path, values: NDArray[Any], cfg: tl.TLSTMConfig) -> None:
             f"Influence of the input $x_t$ on {size} x {size} locations with one kernel; gray: none yet. "
             f"$y_t$ leaves after L - 1 = {cfg.delay} timesteps"
         )
-        figure.savefig(path, format="png", dpi=120)
+        write_png(figure, path)
 
 
 def arrow(axes: Any, text: str, to: tuple[float, float], of: tuple[float, float]) -> None:

@@ -28,7 +28,7 @@ import tlstm_jax as tl
 from experiments import tasks
 from experiments.common import commandline
 from experiments.common.errors import UsageError
-from experiments.common.figures import STYLE, End, label_ends
+from experiments.common.figures import STYLE, End, label_ends, settle_layout, write_png
 from experiments.common.files import writing
 from experiments.running import symbols
 from experiments.running.models import SymbolLabeler
@@ -140,7 +140,7 @@ def draw(path: Path, weights: NDArray[Any], cfg: tl.TLSTMConfig, options: Option
     )
     names = (("location before: memory moves on", "C0"), ("own: memory stays", "C1"), ("location after", "C2"))
     with mpl.rc_context({**STYLE, "font.size": 10}):
-        figure = Figure(figsize=(9, 2.6), layout="constrained")
+        figure = Figure(figsize=(9, 2.6), dpi=120, layout="constrained")
         axes = figure.subplots()
         for first, last, color, text in spans:
             axes.axvspan(first - 0.4, last + 0.4, color=color, linewidth=0, zorder=0)
@@ -148,10 +148,10 @@ def draw(path: Path, weights: NDArray[Any], cfg: tl.TLSTMConfig, options: Option
         for column, (name, color) in zip(weights.T, names, strict=True):
             axes.plot(column, marker=".", color=color, label=name)
         axes.set(xlabel="timestep", ylabel="weight", ylim=(-0.04, 1.04), xlim=(-0.3, end + 0.3))
-        figure.draw_without_rendering()
+        settle_layout(figure)
         lasts = zip(weights[-1], names, strict=True)
         label_ends(axes, [End(end, float(last), name, color) for last, (name, color) in lasts])
-        figure.savefig(path, format="png", dpi=120)
+        write_png(figure, path)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import errno
+import functools
 import io
 import os
 import select
@@ -75,17 +76,22 @@ def reflow_help(options: type[Any]) -> None:
 
     tyro takes the description from the metadata of the dataclass's field if it is there.
     """
-    import docstring_parser  # which tyro requires
-
     hints = typing.get_type_hints(options)
     for field in dataclasses.fields(options):
         if dataclasses.is_dataclass(kind := hints[field.name]):
             reflow_help(cast(type[Any], kind))
         for base in options.__mro__[:-1]:
-            described = {param.arg_name: param.description for param in docstring_parser.parse_from_object(base).params}
-            if text := described.get(field.name):
+            if text := descriptions(base).get(field.name):
                 field.metadata = types.MappingProxyType({**field.metadata, "help": " ".join(text.split())})
                 break
+
+
+@functools.cache  # parsing the source of a class takes tens of milliseconds
+def descriptions(options: type[Any]) -> dict[str, str | None]:
+    """The description of each option in the source of a dataclass, without those that it inherits."""
+    import docstring_parser  # which tyro requires
+
+    return {param.arg_name: param.description for param in docstring_parser.parse_from_object(options).params}
 
 
 def optional_value(info: Any) -> Any:

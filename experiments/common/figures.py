@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 """Settings for ``matplotlib.rc_context``."""
@@ -16,6 +17,17 @@ def plain_log_scale(axis: Any) -> None:
     axis.set_minor_locator(mpl.ticker.LogLocator(subs=(2, 5)))
     axis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
     axis.set_minor_formatter(mpl.ticker.FormatStrFormatter("%g"))
+
+
+def settle_layout(figure: Any) -> None:
+    """Places the axes of a figure with a layout engine, so that distances between labels can be measured."""
+    figure.get_layout_engine().execute(figure)
+
+
+def write_png(figure: Any, path: Any) -> None:
+    """Draws the figure once, in its own resolution. (``Figure.savefig`` would lay it out and draw it twice.)"""
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(path)
 
 
 class End(NamedTuple):
@@ -30,7 +42,7 @@ class End(NamedTuple):
 def label_ends(axes: Any, ends: Sequence[End], *, gap: float = 1.25) -> None:
     """Writes a label to the right of each line end, in the line's color, moved apart where labels would overlap.
 
-    Call it after ``figure.draw_without_rendering()``, when the limits, the scale and the size of the axes are final.
+    Call it after :func:`settle_layout`, when the limits, the scale and the size of the axes are final.
 
     Args:
         axes: the axes on which the lines are.

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.common.figures import STYLE
+from experiments.common.figures import STYLE, write_png
 
 NEAR = 0.01
 """Gradients above this share of the largest count as an influence."""
@@ -146,7 +146,7 @@ def draw_memory(path: Path, inside: Inside, shown: Shown, title: str) -> None:
     above = 0.7 if readable else 0.25
     with mpl.rc_context(STYLE):
         size = (min(max(0.16 * columns + 2.2, 7), 16), above + 1.5 + 0.3 * max(rows, 3))
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, dpi=110, layout="constrained")
         figure.suptitle(f"{title}: {inside.what}, mean over channels")
         ratios = [above, size[1] - above - 1]
         strip, axes = figure.subplots(2, 1, sharex=True, height_ratios=ratios)
@@ -181,7 +181,7 @@ def draw_memory(path: Path, inside: Inside, shown: Shown, title: str) -> None:
         axes.set(xlabel="timestep", ylabel="layer" if inside.kind == "slstm" else "location")
         axes.set(yticks=list(ticks), yticklabels=[names[i] for i in ticks])
         figure.colorbar(picture, ax=[strip, axes], label="scaled to 0..1", pad=0.01)
-        figure.savefig(path, format="png", dpi=110)
+        write_png(figure, path)
 
 
 def write_symbols(axes: Any, inside: Inside, shown: Shown) -> None:
@@ -211,14 +211,14 @@ def draw_reach(path: Path, inside: Inside, title: str) -> None:
         title: the run's.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 4.2), layout="constrained")
+        figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained")
         figure.suptitle(f"{title}: gradients of the outputs with respect to the inputs")
         left, right = figure.subplots(1, 2)
         against_lag(left, inside)
         picture = field(right, inside)
         if picture is not None:
             figure.colorbar(picture, ax=right, label=r"$\log_{10}\,\|\partial y_t / \partial x_s\|$")
-        figure.savefig(path, format="png", dpi=110)
+        write_png(figure, path)
 
 
 def against_lag(axes: Any, inside: Inside) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from experiments.common.figures import STYLE, End, label_ends, plain_log_scale
+from experiments.common.figures import STYLE, End, label_ends, plain_log_scale, settle_layout, write_png
 from experiments.running import progress
 from experiments.running.task import Task
 
@@ -30,7 +30,7 @@ def learning_curves(path: Path, result: dict[str, Any], task: Task, title: str) 
     samples = [record["samples"] for record in history]
     test = result[f"test_{task.quantity}"]
     with mpl.rc_context({**STYLE, "font.size": 10}):
-        figure = Figure(figsize=(10, 3.6), layout="constrained")
+        figure = Figure(figsize=(10, 3.6), dpi=120, layout="constrained")
         figure.suptitle(title)
         left, right = figure.subplots(1, 2)
         ends: dict[Any, list[End]] = {left: [], right: []}
@@ -52,7 +52,7 @@ def learning_curves(path: Path, result: dict[str, Any], task: Task, title: str) 
             right.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0))
         else:
             right.set(ylabel="bits per character")
-        figure.draw_without_rendering()  # settles the layout, so that distances between labels can be measured
+        settle_layout(figure)
         for axes, lines in ends.items():
             label_ends(axes, lines)
             rising = axes is right and task.quantity == "accuracy"  # the corner without curves is below, or else above
@@ -68,4 +68,4 @@ def learning_curves(path: Path, result: dict[str, Any], task: Task, title: str) 
                 color="0.4",
                 fontsize="small",
             )
-        figure.savefig(path, format="png", dpi=120)
+        write_png(figure, path)

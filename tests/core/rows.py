@@ -1,7 +1,6 @@
 """An oracle of the layers' promises: rows run one at a time through ``tl.step``, without scan, mask or batch."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import tlstm_jax as tl
@@ -12,8 +11,8 @@ CFG = tl.TLSTMConfig(features=M, tensor_shape=(3,))  # depth 3
 SQUARE = tl.TLSTMConfig(features=M, tensor_shape=(2, 2))  # depth 2
 RNN = tl.TLSTMConfig(features=M, tensor_shape=(3,), kernel_size=2, cell="rnn", norm=None)
 BATCH = (2, 2)
-LENGTHS = jnp.array([[6, 0], [4, 1]])
-RESET = jnp.array(
+LENGTHS = np.array([[6, 0], [4, 1]])
+RESET = np.array(
     [
         [[0, 0, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0]],
         [[1, 0, 0, 1, 1, 0], [0, 0, 1, 0, 0, 0]],  # [1, 0, 4] and all of [1, 1] are on padding
@@ -24,7 +23,7 @@ RESET = jnp.array(
 
 def random_state(cfg, batch, seed=50):
     zeros = tl.init_state(cfg, batch)
-    return jax.tree.map(lambda leaf: normal(seed + leaf.size, leaf.shape), zeros)
+    return jax.tree.map(lambda leaf: np.asarray(normal(seed + leaf.size, leaf.shape)), zeros)
 
 
 def row_by_hand(params, row, length, reset, initial, cfg, *, reverse, keep_order, aligned):
@@ -42,12 +41,12 @@ def row_by_hand(params, row, length, reset, initial, cfg, *, reverse, keep_order
         final = state
         if aligned:
             for _ in range(cfg.depth - 1):
-                state, y = tl.step(params, state, jnp.zeros_like(row[0]), cfg)
+                state, y = tl.step(params, state, np.zeros_like(row[0]), cfg)
                 corners.append(y)
             corners = corners[cfg.depth - 1 :]
             if i < len(pieces) - 1:  # a reset came before the last answers were out
                 lost = max(0, len(corners) - (cfg.depth - 1))
-                corners[lost:] = [jnp.zeros_like(y) for y in corners[lost:]]
+                corners[lost:] = [np.zeros_like(y) for y in corners[lost:]]
         answers += corners
         order += list(piece)
     ys = np.zeros((len(row), cfg.features), np.float32)  # padding, too
@@ -58,7 +57,7 @@ def row_by_hand(params, row, length, reset, initial, cfg, *, reverse, keep_order
 
 def by_hand(params, xs, cfg, *, lengths=None, reset=None, initial=None, reverse=False, keep_order=False, aligned=True):
     """``(carry, ys)`` for batch-major ``xs`` with any number of batch dimensions."""
-    batch = xs.shape[:-2]
+    xs, batch = np.asarray(xs), xs.shape[:-2]
     lengths = np.full(batch, xs.shape[-2]) if lengths is None else lengths
     reset = np.zeros(xs.shape[:-1], bool) if reset is None else reset
     initial = tl.init_state(cfg, batch) if initial is None else initial
@@ -69,7 +68,7 @@ def by_hand(params, xs, cfg, *, lengths=None, reset=None, initial=None, reverse=
             xs[i],
             int(lengths[i]),
             np.asarray(reset[i]),
-            jax.tree.map(lambda s, i=i: s[i], initial),
+            jax.tree.map(lambda s, i=i: np.asarray(s)[i], initial),
             cfg,
             **options,
         )
@@ -79,7 +78,7 @@ def by_hand(params, xs, cfg, *, lengths=None, reset=None, initial=None, reverse=
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), stacked)
 
 
-XS = normal(1, (*BATCH, T, R))
+XS = np.asarray(normal(1, (*BATCH, T, R)))
 
 CALLS = {
     "plain": {},

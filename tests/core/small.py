@@ -5,6 +5,7 @@ import numpy as np
 from flax import nnx
 
 import tlstm_jax as tl
+from tests.core.variants import abstract, lively
 from tlstm_jax import stacked
 
 B, T, R, M = 2, 4, 3, 2
@@ -13,8 +14,8 @@ CFG = tl.TLSTMConfig(features=M, tensor_shape=(3,))
 RNN = tl.TLSTMConfig(features=M, tensor_shape=(3,), cell="rnn")
 STACK = stacked.StackedLSTMConfig(M, 3)
 DICT = {"features": M, "tensor_shape": (3,)}
-PARAMS = tl.init_params(KEY, R, CFG)
-STACK_PARAMS = stacked.init_params(KEY, R, STACK)
+PARAMS = lively(abstract(tl.init_params, KEY, R, CFG))
+STACK_PARAMS = lively(abstract(stacked.init_params, KEY, R, STACK))
 STATE = tl.init_state(CFG, (B,))
 XS = np.ones((B, T, R), np.float32)
 RESET = np.zeros((B, T), bool)

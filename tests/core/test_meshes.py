@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import tlstm_jax as tl
-from tests.core.variants import lively, nearly
+from tests.core.variants import abstract, lively, nearly, normal
 from tlstm_jax import stacked
 
 R, M, T, B = 3, 2, 3, 4
@@ -19,9 +19,10 @@ KEY = jax.random.key(0)
 CFG = tl.TLSTMConfig(M, (2,), memory_conv=False, learn_carry=True)
 CONV = tl.TLSTMConfig(M, (2, 2))
 STACK = stacked.StackedLSTMConfig(M, 2)
-PARAMS = lively(tl.init_params(KEY, R, CFG))
-XS = jax.random.normal(jax.random.key(1), (B, T, R))
-STATE = lively(tl.init_state(CFG, (B,), PARAMS))
+STACK_PARAMS = lively(abstract(stacked.init_params, KEY, R, STACK))
+PARAMS = lively(abstract(tl.init_params, KEY, R, CFG))
+XS = normal(1, (B, T, R))
+STATE = lively(abstract(tl.init_state, CFG, (B,), PARAMS))
 LENGTHS = jnp.array([3, 0, 2, 1])
 RESET = jnp.zeros((B, T), bool).at[2, 1].set(True)
 BUILT = tl.Fused("states", 2, 16, "built")
@@ -91,7 +92,7 @@ def test_results_are_divided_as_the_arguments():
     turned = specs(lambda xs: run(params, xs, time_major=True, remat=2), jnp.swapaxes(xs, 0, 1))
     assert turned == [rows, rows, P(None, "data", None)]
     assert specs(lambda x: tl.step(params, state, x, CFG), xs[:, 0]) == [tensor, tensor, P("data", None)]
-    assert specs(lambda xs: stacked.unroll(put(stacked.init_params(KEY, R, STACK)), xs, STACK), xs) == [rows] * 3
+    assert specs(lambda xs: stacked.unroll(put(STACK_PARAMS), xs, STACK), xs) == [rows] * 3
     kept = specs(lambda xs: tl.inspect.record(params, xs, CFG, lambda now: now.c.mean(-1)), xs)
     assert kept == [P(None, None, None)]
     larger = tl.TLSTMConfig(M, (2, 2), memory_conv=False, learn_carry=True)
@@ -110,7 +111,7 @@ def test_layers_and_cells_on_explicit_axes(ambient):
     rngs = nnx.Rngs(0)
     both = nn.Bidirectional(layer, tl.linen.TLSTM(CONV))
     modules = [layer, nn.RNN(cell), both, tl.linen.StackedLSTM(M, 2)]
-    variables = [module.init(KEY, XS) for module in modules]
+    variables = [lively(abstract(module.init, KEY, XS)) for module in modules]
     nnx_modules = [
         tl.nnx.TLSTM(R, CONV, rngs=rngs),
         nnx.RNN(tl.nnx.TLSTMCell(R, CONV, rngs=rngs)),
@@ -154,14 +155,14 @@ def test_everything_in_shard_map():
     def traces(run, params, *rows):
         divided(run, params, *rows).trace(params, *rows)
 
-    params = tl.init_params(KEY, R, CONV)
-    variables = tl.linen.TLSTM(CONV).init(KEY, XS)
+    params = lively(abstract(tl.init_params, KEY, R, CONV))
+    variables = {"params": params}
     for options in ({}, {"implementation": BUILT, "remat": 2}, {"implementation": "reference", "reverse": True}):
         traces(lambda p, xs, o=options: tl.unroll(p, xs, CONV, **o), params, XS)
     traces(lambda p, xs: tl.step(p, tl.init_state(CFG, xs.shape[:1], p), xs[:, 0], CFG), PARAMS, XS)
     traces(lambda p, xs, state: tl.unroll(p, xs, CFG, initial_state=state), PARAMS, XS, STATE)
     traces(lambda p, xs: tl.inspect.record(p, xs, CFG, lambda now: now.h), PARAMS, XS)
-    traces(lambda p, xs: stacked.unroll(p, xs, STACK), stacked.init_params(KEY, R, STACK), XS)
+    traces(lambda p, xs: stacked.unroll(p, xs, STACK), STACK_PARAMS, XS)
     traces(lambda v, xs: tl.linen.TLSTM(CONV).apply(v, xs), variables, XS)
     drawn = tl.linen.TLSTM(CONV, carry_init=nn.initializers.normal())
     traces(lambda v, xs: drawn.apply(v, xs), variables, XS)

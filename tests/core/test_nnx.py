@@ -1,5 +1,7 @@
 """The nnx modules, compared with rows run one at a time; Flax's drivers and transformations around them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,10 +24,14 @@ from tests.core.rows import (
     by_hand,
     random_state,
 )
-from tests.core.variants import lively, load, nearly, normal, pure_dict, same
+from tests.core.variants import abstract, lively, load, nearly, normal, pure_dict, same
 
-FRESH = {cfg: tl.init_params(jax.random.key(0), R, cfg) for cfg in (CFG, SQUARE, RNN)}
-PARAMS = {cfg: lively(params) for cfg, params in FRESH.items()}
+PARAMS = {cfg: lively(abstract(tl.init_params, jax.random.key(0), R, cfg)) for cfg in (CFG, SQUARE, RNN)}
+
+
+@functools.cache
+def fresh(cfg):
+    return tl.init_params(jax.random.key(0), R, cfg)
 
 
 def make(cfg=CFG, **options):
@@ -36,16 +42,12 @@ def make_cell(cfg=CFG):
     return load(tl.nnx.TLSTMCell(R, cfg, rngs=nnx.Rngs(0)), PARAMS[cfg])
 
 
-def arrays(tree):
-    return jax.tree.map(jnp.asarray, tree)
-
-
 @pytest.mark.parametrize("name", [name for name in CALLS if name != "plain"])
 def test_every_argument_against_rows_run_alone(name):
     call = dict(CALLS[name])
     if call.get("initial"):
         call["initial"] = random_state(CFG, BATCH)
-    expected = arrays(by_hand(PARAMS[CFG], XS, CFG, **call))
+    expected = by_hand(PARAMS[CFG], XS, CFG, **call)
     renamed = {"lengths": "seq_lengths", "initial": "initial_carry"}
     call = {renamed.get(key, key): value for key, value in call.items()}
     layer = make()
@@ -53,9 +55,9 @@ def test_every_argument_against_rows_run_alone(name):
     nearly((carry, ys), expected)
     same(layer(XS, **call), ys)
     reset = call.pop("reset", None)
-    major = {"reset": None if reset is None else jnp.moveaxis(reset, 2, 0), "time_major": True}
-    carry, ys = layer(jnp.moveaxis(XS, 2, 0), return_carry=True, **major, **call)
-    nearly((carry, jnp.moveaxis(ys, 0, 2)), expected)
+    major = {"reset": None if reset is None else np.moveaxis(reset, 2, 0), "time_major": True}
+    carry, ys = layer(np.moveaxis(XS, 2, 0), return_carry=True, **major, **call)
+    nearly((carry, np.moveaxis(np.asarray(ys), 0, 2)), expected)
 
 
 @pytest.mark.parametrize("cfg", [CFG, SQUARE, RNN], ids=["vector", "square", "rnn"])
@@ -63,12 +65,12 @@ def test_every_argument_against_rows_run_alone(name):
 def test_tree_is_that_of_init_params(cfg, kind):
     module = kind(R, cfg, rngs=nnx.Rngs(0))
     tree = pure_dict(module)
-    signature = jax.tree.map(lambda p: (p.shape, p.dtype), FRESH[cfg])
+    signature = jax.tree.map(lambda p: (p.shape, p.dtype), fresh(cfg))
     assert jax.tree.map(lambda p: (p.shape, p.dtype), tree) == signature
     assert len(jax.tree.leaves(nnx.state(module))) == len(jax.tree.leaves(tree))  # Params and nothing else
     # biases and gains are constants, kernels random and in Glorot's bounds
     for group in set(tree) - {"norm"}:
-        same(tree[group]["bias"], FRESH[cfg][group]["bias"])
+        same(tree[group]["bias"], fresh(cfg)[group]["bias"])
     assert tree.get("norm") is None or (tree["norm"]["scale"] == 1).all()
     kernel = tree["hidden"]["kernel"]
     assert 0 < np.abs(kernel).max() <= np.sqrt(3 / np.prod(kernel.shape[:-1]))
@@ -86,7 +88,7 @@ def test_streams_of_randomness():
 
 def test_attributes_are_the_defaults_of_the_arguments():
     options = {"reverse": True, "keep_order": True, "time_major": True, "return_carry": True, "aligned": False}
-    plain, xs = make(), jnp.moveaxis(XS, 2, 0)
+    plain, xs = make(), np.moveaxis(XS, 2, 0)
     same(make(**options)(xs), plain(xs, **options))
     same(make(**options)(XS, **{name: not value for name, value in options.items()}), plain(XS))
     for name, value in options.items():
@@ -102,33 +104,34 @@ def test_attributes_are_the_defaults_of_the_arguments():
 @pytest.mark.parametrize("cfg", [CFG, SQUARE, RNN], ids=["vector", "square", "rnn"])
 def test_cell_in_rnn(cfg):
     rnn = nnx.RNN(make_cell(cfg), return_carry=True)
-    nearly(rnn(XS), arrays(by_hand(PARAMS[cfg], XS, cfg, aligned=False)))
+    nearly(rnn(XS), by_hand(PARAMS[cfg], XS, cfg, aligned=False))
     initial = random_state(cfg, BATCH)
-    carry, ys = rnn(jnp.moveaxis(XS, 2, 0), initial_carry=initial, time_major=True, reverse=True, keep_order=True)
+    carry, ys = rnn(np.moveaxis(XS, 2, 0), initial_carry=initial, time_major=True, reverse=True, keep_order=True)
     expected = by_hand(PARAMS[cfg], XS, cfg, initial=initial, reverse=True, keep_order=True, aligned=False)
-    nearly((carry, jnp.moveaxis(ys, 0, 2)), arrays(expected))
+    nearly((carry, np.moveaxis(np.asarray(ys), 0, 2)), expected)
 
 
 def test_cells_in_bidirectional():
     layer = nnx.Bidirectional(nnx.RNN(make_cell()), nnx.RNN(make_cell()))
-    load(layer.backward_rnn.cell, FRESH[CFG])
+    load(layer.backward_rnn.cell, fresh(CFG))
     forward = by_hand(PARAMS[CFG], XS, CFG, aligned=False)[1]
-    backward = by_hand(FRESH[CFG], XS, CFG, aligned=False, reverse=True, keep_order=True)[1]
+    backward = by_hand(fresh(CFG), XS, CFG, aligned=False, reverse=True, keep_order=True)[1]
     np.testing.assert_allclose(layer(XS), np.concatenate([forward, backward], -1), atol=2e-6)
 
 
 @pytest.mark.parametrize("time_major", [False, True])
 def test_layer_in_bidirectional(time_major):
-    layer = nnx.Bidirectional(make(), load(make(), lively(FRESH[CFG], 40)), time_major=time_major, return_carry=True)
+    layer = nnx.Bidirectional(make(), load(make(), lively(PARAMS[CFG], 40)), time_major=time_major, return_carry=True)
     initial = random_state(CFG, BATCH, 60), random_state(CFG, BATCH, 70)
-    xs = jnp.moveaxis(XS, 2, 0) if time_major else XS
+    xs = np.moveaxis(XS, 2, 0) if time_major else XS
     (left, right), ys = layer(xs, initial_carry=initial, seq_lengths=LENGTHS, rngs=nnx.Rngs(0))
-    forward, backward = jnp.split(jnp.moveaxis(ys, 0, 2) if time_major else ys, 2, axis=-1)
-    nearly((left, forward), arrays(by_hand(PARAMS[CFG], XS, CFG, lengths=LENGTHS, initial=initial[0])))
+    ys = np.asarray(ys)
+    forward, backward = np.split(np.moveaxis(ys, 0, 2) if time_major else ys, 2, axis=-1)
+    nearly((left, forward), by_hand(PARAMS[CFG], XS, CFG, lengths=LENGTHS, initial=initial[0]))
     expected = by_hand(
-        lively(FRESH[CFG], 40), XS, CFG, lengths=LENGTHS, initial=initial[1], reverse=True, keep_order=True
+        lively(PARAMS[CFG], 40), XS, CFG, lengths=LENGTHS, initial=initial[1], reverse=True, keep_order=True
     )
-    nearly((right, backward), arrays(expected))
+    nearly((right, backward), expected)
 
 
 @pytest.mark.parametrize("cfg", [SQUARE, RNN], ids=["square", "rnn"])
@@ -168,12 +171,14 @@ def test_bfloat16_stays_bfloat16(driver):
 
 @pytest.mark.parametrize("jitted", [False, True])
 @pytest.mark.parametrize(
-    "layer", [make(), nnx.RNN(make_cell()), nnx.Bidirectional(make(), make())], ids=["layer", "rnn", "bidirectional"]
+    "made",
+    [make, lambda: nnx.RNN(make_cell()), lambda: nnx.Bidirectional(make(), make())],
+    ids=["layer", "rnn", "bidirectional"],
 )
-def test_wrong_feature_size(layer, jitted):
+def test_wrong_feature_size(made, jitted):
     call = nnx.jit(lambda layer, xs: layer(xs)) if jitted else lambda layer, xs: layer(xs)
     with pytest.raises(ValueError, match=r"has 5 features .*in_features=2"):
-        call(layer, jnp.ones((*BATCH, T, 5)))
+        call(made(), jnp.ones((*BATCH, T, 5)))
 
 
 # nnx's transformations
@@ -195,7 +200,7 @@ def test_split_and_merge():
 def test_abstract_construction():
     abstract = nnx.eval_shape(lambda: tl.nnx.TLSTM(R, CFG, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(abstract)
-    assert jax.tree.map(jnp.shape, nnx.to_pure_dict(state)) == jax.tree.map(jnp.shape, FRESH[CFG])
+    assert jax.tree.map(jnp.shape, nnx.to_pure_dict(state)) == jax.tree.map(jnp.shape, fresh(CFG))
     nnx.replace_by_pure_dict(state, PARAMS[CFG])
     same(nnx.merge(graphdef, state)(XS), make()(XS))
 
@@ -204,13 +209,12 @@ def test_gradient_is_that_of_the_pure_function():
     def loss(ys):
         return (ys**2).sum()
 
-    value, grads = nnx.value_and_grad(lambda layer: loss(layer(XS, seq_lengths=LENGTHS, reset=RESET)))(make())
-    expected = jax.value_and_grad(lambda params: loss(tl.unroll(params, XS, CFG, seq_lengths=LENGTHS, reset=RESET)[1]))(
-        PARAMS[CFG]
-    )
+    arguments = {"seq_lengths": LENGTHS, "reset": RESET}
+    value, grads = nnx.jit(nnx.value_and_grad(lambda layer: loss(layer(XS, **arguments))))(make())
+    expected = jax.jit(jax.value_and_grad(lambda params: loss(tl.unroll(params, XS, CFG, **arguments)[1])))(PARAMS[CFG])
     nearly((value, nnx.to_pure_dict(grads)), expected, atol=1e-5)
-    remat = nnx.grad(lambda layer: loss(nnx.remat(lambda m, xs: m(xs))(layer, XS)))(make())
-    plain = nnx.grad(lambda layer: loss(layer(XS)))(make())
+    remat = nnx.jit(nnx.grad(lambda layer: loss(nnx.remat(lambda m, xs: m(xs))(layer, XS))))(make())
+    plain = nnx.jit(nnx.grad(lambda layer: loss(layer(XS))))(make())
     nearly(nnx.to_pure_dict(remat), nnx.to_pure_dict(plain), atol=1e-5)
 
 
@@ -222,11 +226,11 @@ def test_vmap_is_an_ensemble():
 
     ensemble = create(nnx.Rngs(0))
     params = pure_dict(ensemble)
-    assert params["hidden"]["kernel"].shape == (2, *FRESH[SQUARE]["hidden"]["kernel"].shape)
+    assert params["hidden"]["kernel"].shape == (2, *fresh(SQUARE)["hidden"]["kernel"].shape)
     assert (params["hidden"]["kernel"][0] != params["hidden"]["kernel"][1]).all()
     ys = nnx.vmap(lambda layer, xs: layer(xs), in_axes=(0, None))(ensemble, XS)
-    members = [jax.tree.map(lambda p, i=i: p[i], params) for i in range(2)]
-    nearly(ys, jnp.stack([tl.unroll(member, XS, SQUARE)[1] for member in members]))
+    members = [jax.tree.map(lambda p, i=i: np.asarray(p)[i], params) for i in range(2)]
+    nearly(ys, np.stack([tl.unroll(member, XS, SQUARE)[1] for member in members]))
 
 
 def test_scan_over_stacked_layers():

@@ -10,12 +10,12 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import tlstm_jax as tl
-from tests.core.variants import lively, nearly, pure_dict, same, signature
+from tests.core.variants import abstract, lively, nearly, pure_dict, same, signature
 
 R, M, T, BATCH = 3, 4, 5, 8
 KEY = jax.random.key(0)
 CFG = tl.TLSTMConfig(M, (2, 2), memory_conv=False, learn_carry=True)  # 16 channels of A, divisible by four
-PARAMS = lively(tl.init_params(KEY, R, CFG))
+PARAMS = lively(abstract(tl.init_params, KEY, R, CFG))
 XS = jax.random.normal(jax.random.key(1), (BATCH, T, R))
 NAMES = {
     ("input", "kernel"): (None, "model"),
@@ -45,6 +45,12 @@ def annotated(with_partitioning, cfg=CFG):
 LAYER = tl.linen.TLSTM(**annotated(nn.with_partitioning), return_carry=True)
 
 
+@jax.jit
+@jax.grad
+def gradient_of_the_sum(params):
+    return tl.unroll(params, XS, CFG)[1].sum()
+
+
 def boxes(params):
     """Names of the axes of every boxed parameter, by path."""
     leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda x: isinstance(x, nn.Partitioned))
@@ -66,9 +72,9 @@ def test_linen_carries_boxes():
     same(LAYER.apply(variables, XS), expected)
     same(jax.jit(LAYER.apply)(variables, XS), expected)
     same(tl.unroll(variables["params"], XS, CFG), expected)  # the pure functions take them, too
-    gradients = jax.grad(lambda v: LAYER.apply(v, XS)[1].sum())(variables)["params"]
+    gradients = jax.jit(jax.grad(lambda v: LAYER.apply(v, XS)[1].sum()))(variables)["params"]
     assert boxes(gradients) == NAMES
-    nearly(nn.unbox(gradients), jax.grad(lambda p: tl.unroll(p, XS, CFG)[1].sum())(plain), atol=1e-5)
+    nearly(nn.unbox(gradients), gradient_of_the_sum(plain), atol=1e-5)
 
 
 def test_other_functions_take_boxes():
@@ -176,14 +182,18 @@ def test_nnx_sharded(data, model):
             leaf = getattr(getattr(layer, group), name)[...]
             assert leaf.addressable_shards[0].data.shape[-1] == leaf.shape[-1] // model
         xs = jax.device_put(XS, NamedSharding(grid, P("data")))
-        state, ys = nnx.jit(lambda layer, xs: layer(xs))(layer, xs)
-        gradients = nnx.jit(nnx.grad(lambda layer, xs: layer(xs)[1].sum()))(layer, xs)
+
+        def loss(layer, xs):
+            state, ys = layer(xs)
+            return ys.sum(), (state, ys)
+
+        gradients, (state, ys) = nnx.jit(nnx.grad(loss, has_aux=True))(layer, xs)
         assert gradients["hidden"]["kernel"].get_metadata()["out_sharding"] == NAMES["hidden", "kernel"]
         params = jax.device_get(pure_dict(layer))
         gradients = jax.device_get(nnx.to_pure_dict(gradients))
     assert signature(params) == signature(PARAMS)
     nearly((state, ys), tl.unroll(params, np.asarray(XS), CFG))
-    nearly(gradients, jax.grad(lambda params: tl.unroll(params, XS, CFG)[1].sum())(params), atol=1e-5)
+    nearly(gradients, gradient_of_the_sum(params), atol=1e-5)
 
 
 def test_nnx_transformations_name_the_new_axis():

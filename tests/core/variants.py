@@ -1,6 +1,7 @@
 """The variants of the model that the tests run over, and what the tests of the package share."""
 
 import functools
+import math
 import re
 
 import chex
@@ -11,6 +12,7 @@ import pytest
 from flax import nnx
 
 import tlstm_jax as tl
+from tlstm_jax.typing import TLSTMState
 
 R, T = 3, 7
 MODELS = {
@@ -39,17 +41,39 @@ def model(name, **overrides):
 @functools.cache
 def setup(name, batch_shape=(2,), dtype="float64"):
     cfg = model(name, param_dtype=dtype)
-    params = tl.init_params(jax.random.key(0), R, cfg)
-    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape, x.dtype), params)
-    xs = jax.random.normal(jax.random.key(1), (*batch_shape, T, R), dtype)
-    state = jax.tree.map(
-        lambda z: 0.5 * jax.random.normal(jax.random.key(2), z.shape, z.dtype), tl.init_state(cfg, batch_shape)
-    )
-    return cfg, params, xs, state
+    return cfg, *random_arguments(cfg, R, (*batch_shape, T))
+
+
+def random_arguments(cfg, in_features, batch_and_time):
+    """Parameters near their initial values, inputs and a state. With numpy: JAX compiles a program for every shape."""
+    rng = np.random.default_rng(0)
+
+    def draw(scale, *shape):
+        return (scale * rng.normal(size=shape)).astype(cfg.param_dtype)
+
+    def parameter(group, name, shape):
+        if name == "kernel":
+            return draw(math.hypot(0.3, math.prod(shape[:-1]) ** -0.5), *shape)
+        value = draw(0.3, *shape) + (name == "scale")
+        if (group, name, cfg.cell) == ("hidden", "bias", "lstm"):
+            value[2 * cfg.features : 3 * cfg.features] += cfg.forget_bias
+        return value
+
+    params = {
+        group: {name: jnp.asarray(parameter(group, name, shape)) for name, shape in shapes.items()}
+        for group, shapes in cfg.param_shapes(in_features).items()
+    }
+    c, h = (draw(0.5, *batch_and_time[:-1], *cfg.tensor_shape, cfg.features) for _ in range(2))
+    return params, draw(1.0, *batch_and_time, in_features), TLSTMState(None if cfg.cell == "rnn" else c, h)
+
+
+def abstract(init, *arguments):
+    """The shapes and dtypes of what ``init`` returns, for :func:`lively`; nothing is compiled."""
+    return jax.eval_shape(lambda: init(*arguments))
 
 
 def normal(seed, shape, scale=1.0, dtype=jnp.float32):
-    return jnp.asarray(np.random.RandomState(seed).normal(size=shape) * scale, dtype)
+    return jnp.asarray((np.random.RandomState(seed).normal(size=shape) * scale).astype(dtype))
 
 
 def lively(params, seed=0, scale=0.7):
