@@ -68,6 +68,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    path = commandline.user_path
     parser.add_argument("--out", metavar="FOLDER", type=path, help="folder of the results and the state")
     parser.add_argument("--budget", metavar="SECONDS", type=float, help="when to stop. Default: when all is done")
     told = "; ".join(f"{number}: {title}" for number, title in rows.ROWS.items())
