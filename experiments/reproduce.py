@@ -31,7 +31,7 @@ import jax
 from experiments import tasks
 from experiments.common import commandline
 from experiments.common.errors import CommandError, Interrupted, UsageError
-from experiments.common.files import writing
+from experiments.common.files import FileError, writing
 from experiments.reporting import lines, summary
 from experiments.reproducing import archive, rows
 from experiments.reproducing.rows import Population
@@ -101,7 +101,7 @@ def run(arguments: Sequence[str] | None) -> int:
             for population in todo:
                 print(session.planned(population), flush=True)
             return 0
-        archive.restore(options.out, session.scratch)
+        session.restore()
         for population in todo:
             if population.name in session.finished:
                 print(f"{population.name}: complete", flush=True)
@@ -133,7 +133,7 @@ class Session:
         self._options = options
         self._end = float("inf") if options.budget is None else time.monotonic() + options.budget - RESERVE
         self.finished: list[str] = [] if options.plan else archive.read(options.out)["finished"]
-        self._running: list[Path] = []
+        self._unfinished: list[Path] = []
         committed = sorted(options.results.glob("*.jsonl")) if options.results.is_dir() else []
         own = [] if options.out is None else [options.out / RESULTS]
         self._known = {line.id for line in lines.read_all([*committed, *own]) if line.finished}
@@ -142,6 +142,14 @@ class Session:
     def left(self) -> float:
         """The seconds that are left to train in."""
         return self._end - time.monotonic()
+
+    def restore(self) -> None:
+        """Writes the state that an earlier call left, which is kept until its populations are complete.
+
+        They may not be among the rows of this call, and a population that fails here may go on elsewhere.
+        """
+        archive.restore(self._options.out, self.scratch)
+        self._unfinished = [path for path in self.scratch.iterdir() if path.is_dir()]
 
     def folder(self, population: Population) -> Path:
         """The folder of a population's workdirs."""
@@ -201,11 +209,12 @@ class Session:
                     )
                     return
             print(f"{population.name}: {len(members)} runs", flush=True)
-            self._running = [self.folder(population)]
+            folder = self.folder(population)
+            self._unfinished = [path for path in self._unfinished if path != folder] + [folder]
             with self._limited(), self._kept():
                 self._train(members)
             self.finished.append(population.name)
-            self._running = []
+            self._unfinished.remove(folder)
         except Interrupted:
             if self.left > 0:
                 raise  # not the budget, but the user
@@ -213,7 +222,6 @@ class Session:
         except CommandError as error:
             self.failed = True
             print(f"{population.name}: FAILED: {error}", file=sys.stderr, flush=True)
-            self._running = []
         finally:
             self.keep()
 
@@ -261,9 +269,9 @@ class Session:
         self.keep()
 
     def keep(self) -> None:
-        """Copies the state of what is running into --out."""
+        """Copies the state of what is unfinished into --out."""
         try:
-            archive.save(self._options.out, self.finished, self.scratch, [p for p in self._running if p.exists()])
+            archive.save(self._options.out, self.finished, self.scratch, [p for p in self._unfinished if p.exists()])
         except archive.ArchiveError as error:
             print(f"WARNING: {error}", file=sys.stderr, flush=True)
 
@@ -293,7 +301,8 @@ class Session:
 
         def copy() -> None:
             while not done.wait(KEEP):
-                with contextlib.suppress(OSError):  # a checkpoint was replaced meanwhile; the next copy has the new one
+                # a checkpoint was replaced meanwhile, or --out cannot be written now: the next copy may succeed
+                with contextlib.suppress(OSError, FileError):
                     self.keep()
 
         thread = threading.Thread(target=copy)
