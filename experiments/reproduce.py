@@ -52,6 +52,8 @@ LEAST = 30.0
 """A population is not begun with less time than this left."""
 KEEP = 60.0
 """Seconds between two copies of the state into --out."""
+EXHAUSTED = "RESOURCE_EXHAUSTED"
+"""What XLA says when the memory is too small."""
 COPIES = 4
 """Arrays of the parameters' size in a run's state: the parameters, two moments, and the best parameters."""
 
@@ -76,6 +78,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data-file", type=commandline.user_path, help="enwik8, or its beginning")
     parser.add_argument(
         "--results", type=commandline.user_path, default=Path("results"), help="folder of lines not to run again"
+    )
+    parser.add_argument(
+        "--any-environment",
+        action="store_true",
+        help="resume runs that were begun in an environment of another precision or platform, too",
     )
     parser.add_argument("--plan", action="store_true", help="print what would run, with a timed step, and run nothing")
     parser.add_argument("--smoke", action="store_true", help="everything at a size of seconds")
@@ -165,9 +172,11 @@ class Session:
             raise UsageError(f"it needs --{population.needs.replace('_', '-')}")
         module = tasks.find(population.task).module
         folder, found = self.folder(population), []
+        anywhere = self._options.any_environment
         for number, given in enumerate(population.options):
             own = dataclasses.replace(given, **self._small_text(population))
-            own = dataclasses.replace(own, train=dataclasses.replace(own.train, workdir=folder / f"run-{number}"))
+            train = dataclasses.replace(own.train, workdir=folder / f"run-{number}", any_environment=anywhere)
+            own = dataclasses.replace(own, train=train)
             member = runs.plan(lambda own=own: module.build(own), own.train)  # type: ignore[misc]
             if folder.exists() or lines.identity(member.config) not in self._known:
                 found.append(member)
@@ -187,7 +196,7 @@ class Session:
             members = self.members(population)
             if not members:
                 return f"{population.name}: has results"
-            seconds = together.speed(members, repetitions=1).together * members[0].task.num_steps
+            seconds = most_seconds(members)
         except CommandError as error:
             return f"{population.name}: cannot run: {error}"
         size = state_bytes(members)
@@ -202,7 +211,7 @@ class Session:
         try:
             members = self.members(population)
             if state_bytes(members) > archive.MOST_BYTES:
-                seconds = together.speed(members, repetitions=1).together * members[0].task.num_steps
+                seconds = most_seconds(members)
                 if seconds > self.left:
                     print(
                         f"{population.name}: left out, it would take {seconds:,.0f} s and has a large state", flush=True
@@ -239,7 +248,7 @@ class Session:
         try:
             diverged = runs.train(members, ended)
         except jax.errors.JaxRuntimeError as error:
-            if len(members) == 1 or "RESOURCE_EXHAUSTED" not in str(error):
+            if len(members) == 1 or EXHAUSTED not in str(error):
                 raise
             half = (len(members) + 1) // 2
             print(f"{len(members)} runs do not fit the memory: {half} together", flush=True)
@@ -312,6 +321,20 @@ class Session:
         finally:
             done.set()
             thread.join()
+
+
+def most_seconds(members: Sequence[Member]) -> float:
+    """The seconds that runs take together if none is over early, by a timed step.
+
+    Raises:
+        CommandError: the step does not fit the memory.
+    """
+    try:
+        return together.speed(members, repetitions=1).together * members[0].task.num_steps
+    except jax.errors.JaxRuntimeError as error:
+        if EXHAUSTED not in str(error):
+            raise
+        raise CommandError("a step of all its runs does not fit the memory") from error
 
 
 def state_bytes(members: Sequence[Member]) -> int:

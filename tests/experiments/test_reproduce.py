@@ -4,6 +4,7 @@ import json
 import signal
 import time
 
+import jax
 import pytest
 
 from experiments import reproduce
@@ -223,6 +224,42 @@ def test_the_state_of_other_rows_and_of_failures_is_kept(tmp_path, only, monkeyp
     archive.restore(out, tmp_path / "there")
     assert (tmp_path / "there" / "another" / "run-0" / "checkpoints" / "30").is_dir()
     assert len([*(tmp_path / "there").glob("small-*/run-*/config.json")]) == 2
+
+
+def test_another_platform_is_refused_and_loses_nothing(tmp_path, only, monkeypatch, capsys):
+    """The option that the message names is one of this command."""
+    out, scratch, reached = tmp_path / "out", tmp_path / "scratch", []
+    only(SMALL[:1])
+
+    def fit(*_):
+        reached.append(1)
+        raise CommandError("it fails")
+
+    monkeypatch.setattr(training, "fit", fit)
+    assert smoke(out) == 1
+    archive.restore(out, scratch)
+    (population,) = scratch.iterdir()
+    for run in population.iterdir():
+        config = json.loads((run / "config.json").read_text())
+        config["environments"][-1]["platform"] = "elsewhere"
+        state(run, 30)
+        (run / "config.json").write_text(json.dumps(config))
+    archive.save(out, [], scratch, [population])
+    assert smoke(out) == 1
+    assert len(reached) == 1
+    assert "give --any-environment" in capsys.readouterr().err
+    assert smoke(out, "--any-environment") == 1
+    assert len(reached) == 2
+
+
+def test_a_population_that_does_not_fit_the_memory_does_not_end_the_plan(tmp_path, only, monkeypatch, capsys):
+    def speed(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr("experiments.running.together.speed", speed)
+    only(SMALL[:2])
+    assert reproduce.main(["--plan", "--results", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("cannot run: a step of all its runs does not fit the memory") == 2
 
 
 def test_small_runs_do_not_stand_for_the_papers(tmp_path):
