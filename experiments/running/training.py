@@ -79,7 +79,8 @@ def fit(members: Sequence[Member], ended: Callable[[int, dict[str, Any]], None])
         if unfinished := [run for run in runs if run.unfinished]:
             population.arrange(min(run.over_at or done for run in unfinished) - 1)  # as when they were trained
             for number, result in population.results(unfinished):
-                ended(number, result)
+                with bar.external_write_mode():
+                    ended(number, result)
         epochs = [len(run.history) for run in population.active]
         population.arrange(min(epochs) * task.steps_per_epoch if epochs else done)
         if options.profile:
@@ -112,7 +113,8 @@ def fit(members: Sequence[Member], ended: Callable[[int, dict[str, Any]], None])
             if devices.is_first() and records:
                 bar.write(progress.describe(records, task))
             for number, result in population.results(over):
-                ended(number, result)
+                with bar.external_write_mode():  # which clears the bar meanwhile
+                    ended(number, result)
             population.arrange(done)
     return population.errors
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import signal
+import sys
 
 import jax
 import numpy as np
@@ -210,3 +212,15 @@ def test_a_long_history_is_judged_once(tmp_path, monkeypatch):
         saved_at(run, 12)
         monkeypatch.setattr("experiments.running.members.is_over", lambda *_: pytest.fail("judged again"))
         assert run.over_at is None
+
+
+def test_results_are_not_printed_into_the_progress_bar(tmp_path, monkeypatch):
+    """On a terminal, where both are."""
+    with opened(tmp_path, DIFFERENT[:1]) as (run,):
+        saved_at(run, 18)
+    terminal = io.StringIO()
+    monkeypatch.setattr(training.Population, "results", lambda self, over: iter([(run.number, {}) for run in over]))
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    training.fit(planned(tmp_path, DIFFERENT[:1]), lambda *_: print("the result"))
+    assert "the result" in terminal.getvalue().splitlines()
