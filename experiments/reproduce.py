@@ -31,7 +31,7 @@ import jax
 from experiments import tasks
 from experiments.common import commandline
 from experiments.common.errors import CommandError, Interrupted, UsageError
-from experiments.common.files import writing
+from experiments.common.files import FileError, writing
 from experiments.reporting import lines, summary
 from experiments.reproducing import archive, rows
 from experiments.reproducing.rows import Population
@@ -52,6 +52,8 @@ LEAST = 30.0
 """A population is not begun with less time than this left."""
 KEEP = 60.0
 """Seconds between two copies of the state into --out."""
+EXHAUSTED = "RESOURCE_EXHAUSTED"
+"""What XLA says when the memory is too small."""
 COPIES = 4
 """Arrays of the parameters' size in a run's state: the parameters, two moments, and the best parameters."""
 
@@ -84,6 +86,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=Path("results"),
         help="runs with a result line in this folder are left out. Default: results",
     )
+    parser.add_argument(
+        "--any-environment",
+        action="store_true",
+        help="resume runs that were begun in an environment of another precision or platform, too",
+    )
     parser.add_argument("--plan", action="store_true", help="print what would run, with a timed step, and run nothing")
     parser.add_argument("--smoke", action="store_true", help="everything at a size of seconds")
     options = parser.parse_args(arguments)
@@ -108,7 +115,7 @@ def run(arguments: Sequence[str] | None) -> int:
             for population in todo:
                 print(session.planned(population), flush=True)
             return 0
-        archive.restore(options.out, session.scratch)
+        session.restore()
         for population in todo:
             if population.name in session.finished:
                 print(f"{population.name}: complete", flush=True)
@@ -140,7 +147,7 @@ class Session:
         self._options = options
         self._end = float("inf") if options.budget is None else time.monotonic() + options.budget - RESERVE
         self.finished: list[str] = [] if options.plan else archive.read(options.out)["finished"]
-        self._running: list[Path] = []
+        self._unfinished: list[Path] = []
         committed = sorted(options.results.glob("*.jsonl")) if options.results.is_dir() else []
         own = [] if options.out is None else [options.out / RESULTS]
         self._known = {line.id for line in lines.read_all([*committed, *own]) if line.finished}
@@ -149,6 +156,14 @@ class Session:
     def left(self) -> float:
         """The seconds that are left to train in."""
         return self._end - time.monotonic()
+
+    def restore(self) -> None:
+        """Writes the state that an earlier call left, which is kept until its populations are complete.
+
+        They may not be among the rows of this call, and a population that fails here may go on elsewhere.
+        """
+        archive.restore(self._options.out, self.scratch)
+        self._unfinished = [path for path in self.scratch.iterdir() if path.is_dir()]
 
     def folder(self, population: Population) -> Path:
         """The folder of a population's workdirs."""
@@ -164,9 +179,11 @@ class Session:
             raise UsageError(f"it needs --{population.needs.replace('_', '-')}")
         module = tasks.find(population.task).module
         folder, found = self.folder(population), []
+        anywhere = self._options.any_environment
         for number, given in enumerate(population.options):
             own = dataclasses.replace(given, **self._small_text(population))
-            own = dataclasses.replace(own, train=dataclasses.replace(own.train, workdir=folder / f"run-{number}"))
+            train = dataclasses.replace(own.train, workdir=folder / f"run-{number}", any_environment=anywhere)
+            own = dataclasses.replace(own, train=train)
             member = runs.plan(lambda own=own: module.build(own), own.train)  # type: ignore[misc]
             if folder.exists() or lines.identity(member.config) not in self._known:
                 found.append(member)
@@ -186,7 +203,7 @@ class Session:
             members = self.members(population)
             if not members:
                 return f"{population.name}: has results"
-            seconds = together.speed(members, repetitions=1).together * members[0].task.num_steps
+            seconds = most_seconds(members)
         except CommandError as error:
             return f"{population.name}: cannot run: {error}"
         size = state_bytes(members)
@@ -201,18 +218,19 @@ class Session:
         try:
             members = self.members(population)
             if state_bytes(members) > archive.MOST_BYTES:
-                seconds = together.speed(members, repetitions=1).together * members[0].task.num_steps
+                seconds = most_seconds(members)
                 if seconds > self.left:
                     print(
                         f"{population.name}: left out, it would take {seconds:,.0f} s and has a large state", flush=True
                     )
                     return
             print(f"{population.name}: {len(members)} runs", flush=True)
-            self._running = [self.folder(population)]
+            folder = self.folder(population)
+            self._unfinished = [path for path in self._unfinished if path != folder] + [folder]
             with self._limited(), self._kept():
                 self._train(members)
             self.finished.append(population.name)
-            self._running = []
+            self._unfinished.remove(folder)
         except Interrupted:
             if self.left > 0:
                 raise  # not the budget, but the user
@@ -220,7 +238,6 @@ class Session:
         except CommandError as error:
             self.failed = True
             print(f"{population.name}: FAILED: {error}", file=sys.stderr, flush=True)
-            self._running = []
         finally:
             self.keep()
 
@@ -238,7 +255,7 @@ class Session:
         try:
             diverged = runs.train(members, ended)
         except jax.errors.JaxRuntimeError as error:
-            if len(members) == 1 or "RESOURCE_EXHAUSTED" not in str(error):
+            if len(members) == 1 or EXHAUSTED not in str(error):
                 raise
             half = (len(members) + 1) // 2
             print(f"{len(members)} runs do not fit the memory: {half} together", flush=True)
@@ -268,9 +285,9 @@ class Session:
         self.keep()
 
     def keep(self) -> None:
-        """Copies the state of what is running into --out."""
+        """Copies the state of what is unfinished into --out."""
         try:
-            archive.save(self._options.out, self.finished, self.scratch, [p for p in self._running if p.exists()])
+            archive.save(self._options.out, self.finished, self.scratch, [p for p in self._unfinished if p.exists()])
         except archive.ArchiveError as error:
             print(f"WARNING: {error}", file=sys.stderr, flush=True)
 
@@ -300,7 +317,8 @@ class Session:
 
         def copy() -> None:
             while not done.wait(KEEP):
-                with contextlib.suppress(OSError):  # a checkpoint was replaced meanwhile; the next copy has the new one
+                # a checkpoint was replaced meanwhile, or --out cannot be written now: the next copy may succeed
+                with contextlib.suppress(OSError, FileError):
                     self.keep()
 
         thread = threading.Thread(target=copy)
@@ -310,6 +328,20 @@ class Session:
         finally:
             done.set()
             thread.join()
+
+
+def most_seconds(members: Sequence[Member]) -> float:
+    """The seconds that runs take together if none is over early, by a timed step.
+
+    Raises:
+        CommandError: the step does not fit the memory.
+    """
+    try:
+        return together.speed(members, repetitions=1).together * members[0].task.num_steps
+    except jax.errors.JaxRuntimeError as error:
+        if EXHAUSTED not in str(error):
+            raise
+        raise CommandError("a step of all its runs does not fit the memory") from error
 
 
 def state_bytes(members: Sequence[Member]) -> int:

@@ -63,7 +63,6 @@ def save(out: Path, finished: Sequence[str], folder: Path, populations: Iterable
             f"the state of the unfinished runs has {len(content) / 2**20:.0f} MB, more than the {MOST_BYTES >> 20} MB "
             "that can be kept: they begin again with the next call, so give it a larger --budget"
         )
-    old = read(out)
     parts = []
     for begin in range(0, len(content), PART_BYTES):
         part = content[begin : begin + PART_BYTES]
@@ -73,8 +72,9 @@ def save(out: Path, finished: Sequence[str], folder: Path, populations: Iterable
             path.write_bytes(part)
         parts.append({"name": name, "sha256": digest})
     write_json(out / MANIFEST, {"finished": [*finished], "parts": parts})
-    for part in {each["name"] for each in old["parts"]} - {each["name"] for each in parts}:
-        (out / part).unlink(missing_ok=True)
+    for path in out.glob("state-*.part*"):  # also those of a call that was killed before it could delete them
+        if path.name not in {each["name"] for each in parts}:
+            path.unlink(missing_ok=True)
 
 
 def restore(out: Path, folder: Path) -> None:
@@ -99,15 +99,18 @@ def restore(out: Path, folder: Path) -> None:
 
 
 def kept(population: Path) -> Iterator[Path]:
-    """The files and folders of a population's workdirs to resume from: of each the latest checkpoint in common."""
+    """The files and folders of a population's workdirs to resume from: of each the latest checkpoint in common.
+
+    Runs that have diverged have no later checkpoints and are not resumed.
+    """
     workdirs = sorted(path for path in population.iterdir() if (path / wd.CONFIG).exists())
-    steps = {path: checkpoint_steps(path) for path in workdirs}
-    running = [steps[path] for path in workdirs if not (path / wd.SUMMARY).exists()]
+    steps = {path: checkpoint_steps(path) for path in workdirs if not (path / wd.DIVERGED).exists()}
+    running = [steps[path] for path in steps if not (path / wd.SUMMARY).exists()]
     common = set.intersection(*running) if running else set()
     for path in workdirs:
         yield from (path / name for name in KEPT if (path / name).exists())
-        own = steps[path] if (path / wd.SUMMARY).exists() else common
-        if own:
+        own = steps.get(path, set()) if (path / wd.SUMMARY).exists() else common
+        if own and path in steps:
             yield path / wd.CHECKPOINTS / str(max(own))
 
 

@@ -213,7 +213,9 @@ def small(population: Population) -> Population:
         model = dataclasses.replace(model, **size, depth=model.depth and min(model.depth, 2))
         given = {**SMALL_TASK[population.task], "model": model, "train": train}
         shrunk.append(dataclasses.replace(options, **given))
-    return dataclasses.replace(population, options=tuple(shrunk), needs=SMALL_NEEDS.get(population.task, ""))
+    name = f"small: {population.name}"  # both may be in one --out
+    needs = SMALL_NEEDS.get(population.task, "")
+    return dataclasses.replace(population, name=name, options=tuple(shrunk), needs=needs)
 
 
 SMALL_TASK: dict[str, dict[str, Any]] = {

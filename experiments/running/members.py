@@ -56,7 +56,8 @@ class Training:
     def __init__(self, number: int, member: Member, start: State) -> None:
         self.number, self.member, self.task = number, member, member.task
         self.start = self.state = start
-        self.history: list[Record] = []
+        self._history: list[Record] = []
+        self._ended_at: int | None = None
         self.best: Any = member.experiment.params
         self.diverged_at: int | None = None
         """The step at which the loss became infinite or NaN; None if it did not."""
@@ -67,11 +68,19 @@ class Training:
         self._metrics = self._held.enter_context(Metrics(member.workdir, member.options))
 
     @property
+    def history(self) -> list[Record]:
+        """The records of the epochs so far."""
+        return self._history
+
+    @history.setter
+    def history(self, history: list[Record]) -> None:
+        self._history = history  # which may be long, and over_at is asked for at every step
+        self._ended_at = int(history[-1]["step"]) if is_over(history, self.task) else None
+
+    @property
     def over_at(self) -> int | None:
         """The step after which the run is over, or has diverged; None as long as it is not."""
-        if self.diverged_at is not None:
-            return self.diverged_at
-        return int(self.history[-1]["step"]) if is_over(self.history, self.task) else None
+        return self._ended_at if self.diverged_at is None else self.diverged_at
 
     @property
     def unfinished(self) -> bool:
@@ -145,10 +154,10 @@ def resume(runs: Sequence[Training], report: Callable[[str], None]) -> int:
         return latest.pop()
     steps = [set(run.checkpoints.steps) for run in pending]
     common = max(set.intersection(*steps), default=0)
-    if not common and all(steps):
+    if not common and (all(steps) or any(len(each) > 1 for each in steps)):
         raise CheckpointError(
-            f"the runs that are trained together have no step in common (they are at {sorted(latest)}), so one of "
-            f"them was trained alone since: finish them one by one, without --together"
+            f"the runs that are trained together have no step in common (they are at {sorted(latest)}), since some of "
+            "them were trained without the others: finish those first, or all of them one by one, without --together"
         )
     for run in pending:
         run.checkpoints.discard_after(common)

@@ -53,7 +53,7 @@ def fit(members: Sequence[Member], ended: Callable[[int, dict[str, Any]], None])
             split, ``test_loss`` and so on. The run's last checkpoint holds these parameters too.
 
     Returns:
-        By index, the errors of the runs that diverged, if there are several runs.
+        By index, the errors of the runs that diverged, now or before, if there are several runs.
 
     Raises:
         CheckpointError: no checkpoint of a run can be read, or one cannot be written.
@@ -76,13 +76,17 @@ def fit(members: Sequence[Member], ended: Callable[[int, dict[str, Any]], None])
             where = members[0].workdir if len(members) == 1 else f"{len(members)} workdirs"
             bar.write(f"resuming from step {done} in {where}", file=sys.stderr)
         population = Population(runs, options, mesh, bar)
-        population.arrange(done)
+        if unfinished := [run for run in runs if run.unfinished]:
+            population.arrange(min(run.over_at or done for run in unfinished) - 1)  # as when they were trained
+            for number, result in population.results(unfinished):
+                with bar.external_write_mode():
+                    ended(number, result)
+        epochs = [len(run.history) for run in population.active]
+        population.arrange(min(epochs) * task.steps_per_epoch if epochs else done)
         if options.profile:
             bar.write(population.profile(done, at_once))
         bar.total, bar.initial, bar.n = task.num_steps, done, done
         population.estimate = Estimate(task.num_steps - done, task.epochs)
-        for number, result in population.results([run for run in runs if run.unfinished]):
-            ended(number, result)
         saved, saving = time.monotonic(), 0.0
         while active := population.active:
             epoch = 1 + min(len(run.history) for run in active)
@@ -109,7 +113,8 @@ def fit(members: Sequence[Member], ended: Callable[[int, dict[str, Any]], None])
             if devices.is_first() and records:
                 bar.write(progress.describe(records, task))
             for number, result in population.results(over):
-                ended(number, result)
+                with bar.external_write_mode():  # which clears the bar meanwhile
+                    ended(number, result)
             population.arrange(done)
     return population.errors
 
@@ -135,7 +140,11 @@ class Population:
         self._rates: Any = None
         self._train_steps: Any = None
         self._eval_step: Any = None
-        self.errors: dict[int, Diverged] = {}
+        self.errors = {
+            run.number: diverged("infinite or NaN", run.diverged_at, run.member.options)
+            for run in runs
+            if run.diverged_at is not None and not (run.member.workdir / wd.SUMMARY).exists()
+        }
         """What the runs that diverged are to report."""
         self.estimate: Estimate | None = None
         """Told as steps end; its line is shown."""
@@ -149,8 +158,8 @@ class Population:
         """Puts the runs that are not over into the program, which is made smaller once half of its runs are over.
 
         The size of the program may affect how its results are rounded. So it depends on nothing but the runs that are
-        over after so many steps, ``done``; a population that is resumed has the same sizes. Runs that are over fill up
-        the program.
+        over after so many steps, ``done``, those of whole epochs; a population that is resumed has the same sizes.
+        Runs that are over fill up the program.
         """
         active = [run for run in self._runs if run.over_at is None or run.over_at > done]
         if self._slots and not active:
@@ -246,7 +255,8 @@ class Population:
         """Writes a checkpoint of every run that is not over, or that ended with this step."""
         self.fetch()
         for run in self._slots:
-            if run.diverged_at is None and run.over_at in (None, done):
+            # a run that was over when a kill set the others back has been trained further, to fill up the program
+            if run.diverged_at is None and run.over_at in (None, done) and run.state.step == done:
                 run.save(done)
 
     def profile(self, done: int, at_once: int) -> str:
@@ -292,7 +302,12 @@ def largest_divisor(number: int, at_most: int) -> int:
 def check_finite(step: int, mean: dict[str, float], options: TrainOptions) -> None:
     """Raises Diverged if the loss is infinite or NaN."""
     if not math.isfinite(mean["train_loss"]):
-        raise Diverged(
-            f"the loss became {mean['train_loss']} at step {step}: "
-            f"try a --learning-rate below {options.learning_rate:g}, or a smaller --clip-norm"
-        )
+        raise diverged(mean["train_loss"], step, options)
+
+
+def diverged(loss: float | str, step: int, options: TrainOptions) -> Diverged:
+    """The error of a run whose loss became infinite or NaN at a step."""
+    return Diverged(
+        f"the loss became {loss} at step {step}: "
+        f"try a --learning-rate below {options.learning_rate:g}, or a smaller --clip-norm"
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from experiments.common.errors import CommandError, Interrupted
+from experiments.common.errors import CommandError, Interrupted, UsageError
 from experiments.running import runs, together
 from experiments.running import workdir as wd
 from experiments.running.members import Member
@@ -66,6 +66,8 @@ def member(run: Run, options: Options) -> Member:
     """
     module = options.info.module
     given = module.parse(run.arguments)
+    if given.train.distributed:
+        raise UsageError("distributed cannot be combined with --together: leave out one of them")
     return runs.plan(lambda: module.build(given), given.train)
 
 

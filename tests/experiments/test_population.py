@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import signal
+import sys
 
 import jax
 import numpy as np
@@ -11,8 +13,10 @@ import pytest
 
 from experiments import memorization, tasks
 from experiments.common.errors import Interrupted
-from experiments.running import runs, symbols, training
+from experiments.running import runs, steps, symbols, training
 from experiments.running import workdir as wd
+from experiments.running.checkpoints import CheckpointError
+from experiments.running.members import Training, resume
 from experiments.running.models import ModelOptions
 from tests.experiments.small_runs import Killed, assert_same_run, killed_at, metrics, saved
 
@@ -106,9 +110,9 @@ def test_killed_five_times_it_ends_with_the_same_bits(together, tmp_path, monkey
         assert_same_run(tmp_path / str(number), together / str(number))
 
 
-@pytest.mark.parametrize("saves", [1, 4])
-def test_killed_between_the_checkpoints_of_two_runs(together, tmp_path, monkeypatch, saves):
-    """All go back to a step that they have in common, here also to the beginning."""
+@pytest.mark.parametrize(("saves", "seconds"), [(1, 0.0), (4, 0.0), (3, 60.0)])
+def test_killed_between_the_checkpoints_of_two_runs(together, tmp_path, monkeypatch, saves, seconds):
+    """All go back to a step that they have in common, here also to the beginning, or when the first run is over."""
     save, count = training.Training.save, iter(range(100))
 
     def until(self, step):
@@ -118,8 +122,9 @@ def test_killed_between_the_checkpoints_of_two_runs(together, tmp_path, monkeypa
 
     with monkeypatch.context() as context:
         context.setattr(training.Training, "save", until)
+        context.setattr(training, "SAVING", 1e9)
         with contextlib.suppress(Killed):
-            runs.train(planned(tmp_path, checkpoint_seconds=0.0))
+            runs.train(planned(tmp_path, checkpoint_seconds=seconds))
             pytest.fail("not killed")
     runs.train(planned(tmp_path))
     for number in range(3):
@@ -142,3 +147,80 @@ def test_a_signal_saves_every_run(together, tmp_path, monkeypatch):
     runs.train(planned(tmp_path))
     for number in range(3):
         assert_same_run(tmp_path / str(number), together / str(number))
+
+
+@contextlib.contextmanager
+def opened(folder, different=DIFFERENT):
+    """The runs of a population, with their checkpoints open and nothing compiled."""
+    with contextlib.ExitStack() as held:
+        members = planned(folder, different)
+        for each in members:
+            held.enter_context(wd.claimed(each.workdir, each.config, overwrite=False))
+        starts = [steps.starting_state(each.task, each.experiment.params, each.options, 5) for each in members]
+        yield [held.enter_context(Training(n, *each)) for n, each in enumerate(zip(members, starts, strict=True))]
+
+
+def saved_at(run, step):
+    """Writes a checkpoint after so many steps, of which every six have a record."""
+    history = [{"epoch": n, "step": 6 * n, "test_accuracy": 0.1, "test_loss": 2.0 - n / 10} for n in range(1, 4)]
+    run.history = [record | {"samples": 5 * record["step"], "seconds": 0.0} for record in history[: step // 6]]
+    run.state = run.start._replace(step=np.int32(step))
+    run.save(step)
+
+
+def test_checkpoints_outlive_a_larger_population(tmp_path):
+    """With one more run, which has no checkpoint, there is no step in common."""
+    with opened(tmp_path, DIFFERENT[:2]) as runs_so_far:
+        for step in (2, 4):
+            for run in runs_so_far:
+                saved_at(run, step)
+    with pytest.raises(CheckpointError, match="no step in common"), opened(tmp_path) as all_runs:
+        resume(all_runs, print)
+    with opened(tmp_path, DIFFERENT[:2]) as runs_so_far:
+        assert resume(runs_so_far, print) == 4
+
+
+@pytest.mark.parametrize(("step", "diverged_at"), [(8, 7), (18, None)])
+def test_a_resumed_program_is_as_large_as_it_was(tmp_path, monkeypatch, step, diverged_at):
+    """It is made smaller after an epoch, and after the test of the runs that are over."""
+    with opened(tmp_path) as all_runs:
+        for run in all_runs:
+            saved_at(run, step)
+        for run in all_runs[1:] if diverged_at else []:
+            run.mark_diverged(diverged_at)
+
+    def make_steps(task, options, size):
+        raise Killed(size)
+
+    monkeypatch.setattr(steps, "make_steps", make_steps)
+    with pytest.raises(Killed, match="3"):
+        runs.train(planned(tmp_path))
+
+
+def test_runs_that_diverged_are_reported_again(tmp_path):
+    with opened(tmp_path) as all_runs:
+        for run in all_runs:
+            run.mark_diverged(7)
+    errors = runs.train(planned(tmp_path))
+    assert sorted(errors) == [0, 1, 2]
+    assert "infinite or NaN at step 7: try a --learning-rate below 0.03" in str(errors[2])
+
+
+def test_a_long_history_is_judged_once(tmp_path, monkeypatch):
+    """Not after every step of every run."""
+    with opened(tmp_path, DIFFERENT[:1]) as (run,):
+        saved_at(run, 12)
+        monkeypatch.setattr("experiments.running.members.is_over", lambda *_: pytest.fail("judged again"))
+        assert run.over_at is None
+
+
+def test_results_are_not_printed_into_the_progress_bar(tmp_path, monkeypatch):
+    """On a terminal, where both are."""
+    with opened(tmp_path, DIFFERENT[:1]) as (run,):
+        saved_at(run, 18)
+    terminal = io.StringIO()
+    monkeypatch.setattr(training.Population, "results", lambda self, over: iter([(run.number, {}) for run in over]))
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    training.fit(planned(tmp_path, DIFFERENT[:1]), lambda *_: print("the result"))
+    assert "the result" in terminal.getvalue().splitlines()

@@ -4,10 +4,11 @@ import json
 import signal
 import time
 
+import jax
 import pytest
 
 from experiments import reproduce
-from experiments.common.errors import Interrupted
+from experiments.common.errors import CommandError, Interrupted
 from experiments.reporting import lines
 from experiments.reproducing import archive, rows
 from experiments.running import training
@@ -178,3 +179,90 @@ def test_a_signal_outside_the_training_loop_saves_too(tmp_path, only, no_figures
     with pytest.raises(Interrupted):
         reproduce.run(["--smoke", "--out", str(tmp_path), "--budget", "1000", "--results", str(tmp_path)])
     assert archive.read(tmp_path)["finished"] == []
+
+
+def state(folder, *steps):
+    """The files of a run that was trained with others."""
+    for step in steps:
+        (folder / "checkpoints" / str(step)).mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"task": "memorization"}))
+
+
+def test_a_run_that_diverged_does_not_keep_the_others_from_resuming(tmp_path):
+    """It has no later checkpoints, so there is none in common."""
+    state(tmp_path / "0", 10, 20)
+    state(tmp_path / "1", 60, 70)
+    state(tmp_path / "2", 70, 80)
+    (tmp_path / "0" / "diverged.json").write_text('{"step": 25}')
+    kept = {str(path.relative_to(tmp_path)) for path in archive.kept(tmp_path)}
+    assert {path for path in kept if "checkpoints" in path} == {"1/checkpoints/70", "2/checkpoints/70"}
+    assert "0/diverged.json" in kept
+
+
+def test_parts_that_a_killed_call_left_are_deleted(tmp_path):
+    state(tmp_path / "folder" / "run", 1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "state-0123456789ab.part").touch()
+    archive.save(tmp_path / "out", [], tmp_path, [tmp_path / "folder"])
+    (part,) = archive.read(tmp_path / "out")["parts"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [part["name"], archive.MANIFEST]
+
+
+def test_the_state_of_other_rows_and_of_failures_is_kept(tmp_path, only, monkeypatch):
+    """A population that fails, for example on a machine without a GPU, may go on elsewhere."""
+    out, scratch = tmp_path / "out", tmp_path / "scratch"
+    only(SMALL[:1])
+
+    def fail(*_):
+        raise CommandError("it fails")
+
+    monkeypatch.setattr(training, "fit", fail)
+    state(scratch / "another" / "run-0", 30)
+    archive.save(out, [], scratch, [scratch / "another"])
+    for _ in range(2):
+        assert smoke(out) == 1
+    archive.restore(out, tmp_path / "there")
+    assert (tmp_path / "there" / "another" / "run-0" / "checkpoints" / "30").is_dir()
+    assert len([*(tmp_path / "there").glob("small-*/run-*/config.json")]) == 2
+
+
+def test_another_platform_is_refused_and_loses_nothing(tmp_path, only, monkeypatch, capsys):
+    """The option that the message names is one of this command."""
+    out, scratch, reached = tmp_path / "out", tmp_path / "scratch", []
+    only(SMALL[:1])
+
+    def fit(*_):
+        reached.append(1)
+        raise CommandError("it fails")
+
+    monkeypatch.setattr(training, "fit", fit)
+    assert smoke(out) == 1
+    archive.restore(out, scratch)
+    (population,) = scratch.iterdir()
+    for run in population.iterdir():
+        config = json.loads((run / "config.json").read_text())
+        config["environments"][-1]["platform"] = "elsewhere"
+        state(run, 30)
+        (run / "config.json").write_text(json.dumps(config))
+    archive.save(out, [], scratch, [population])
+    assert smoke(out) == 1
+    assert len(reached) == 1
+    assert "give --any-environment" in capsys.readouterr().err
+    assert smoke(out, "--any-environment") == 1
+    assert len(reached) == 2
+
+
+def test_a_population_that_does_not_fit_the_memory_does_not_end_the_plan(tmp_path, only, monkeypatch, capsys):
+    def speed(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr("experiments.running.together.speed", speed)
+    only(SMALL[:2])
+    assert reproduce.main(["--plan", "--results", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("cannot run: a step of all its runs does not fit the memory") == 2
+
+
+def test_small_runs_do_not_stand_for_the_papers(tmp_path):
+    """With the same --out."""
+    names = {each.name for each in rows.populations(rows.Data())}
+    assert names.isdisjoint(each.name for each in SMALL)

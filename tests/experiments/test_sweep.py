@@ -15,6 +15,7 @@ from experiments import addition, sweep
 from experiments.common import commandline
 from experiments.common.files import write_json, write_lines
 from experiments.reporting import lines
+from experiments.running import runs, together, training
 from experiments.running import workdir as wd
 from experiments.running.models import ModelOptions
 from experiments.running.progress import asked_to_stop
@@ -440,3 +441,36 @@ def test_output_that_the_terminal_cannot_show_is_escaped(tmp_path, monkeypatch):
     grid = ["mnist", "--presets", "2d", "--depths", "1", "--seeds", "0", "--folder", "\N{SNOWMAN}"]
     assert sweep.main([*grid, "--dry-run"]) == 0
     assert rb"\u2603" in sys.stdout.buffer.getvalue()
+
+
+TOGETHER = ["memorization", "--presets", "slstm", "--depths", "1", "--together", "--seeds", "0", "1"]
+SLSTM = ["--length", "1", "--num-symbols", "3", "--features", "4", "--batch-size", "5", "--samples", "20"]
+
+
+def test_together_one_run_diverges_and_the_other_ends(tmp_path, capsys, monkeypatch):
+    """The same command reports it again."""
+    check = training.check_finite
+
+    def diverging(step, mean, options):
+        check(step, mean if options.seed == 0 or step < 2 else {"train_loss": float("nan")}, options)
+
+    monkeypatch.setattr(training, "check_finite", diverging)
+    monkeypatch.setattr(together, "memory", lambda group: 0.0)
+    monkeypatch.setattr(together, "speed", lambda group: together.Speed(2.0, 0.5))
+    monkeypatch.setattr(runs, "learning_curves", lambda path, *_: path.write_bytes(b"figure"))
+    path = tmp_path / "lines.jsonl"
+    arguments = [*TOGETHER, "--folder", str(tmp_path / "runs"), "--results", str(path), "--", *SLSTM]
+    for told in (1, 0):  # there is nothing to say of a single run that is left
+        assert sweep.main(arguments) == 1
+        printed = capsys.readouterr().out
+        assert printed.count("on this CPU one process a run is faster") == told
+        assert re.search("slstm L=1 seed 1: FAILED: the loss became .* at step 2: try a --learning-rate", printed)
+        assert "1 runs finished, 0 cut short, 1 failed" in printed
+        (line,) = lines.read(path)
+        assert (line.seed, line.finished) == (0, True)
+
+
+def test_together_is_one_process(tmp_path, capsys):
+    arguments = [*TOGETHER, "--folder", str(tmp_path / "runs"), "--results", str(tmp_path / "lines.jsonl")]
+    assert sweep.main([*arguments, "--", *SLSTM, "--distributed"]) == 1
+    assert capsys.readouterr().out.count("FAILED: distributed cannot be combined with --together") == 2
