@@ -1,7 +1,7 @@
 """Fills the paper's tables: trains populations in order of worth, for as long as there is a machine.
 
-The same command goes on where it stopped, on another machine too: all that it needs is in --out, which holds few files.
-Results that are there, or in --results, are not run again.
+The same command continues where it stopped, on another machine too: all that it needs is in --out, which holds few
+files. Results that are there, or in --results, are not run again.
 
 Examples:
     python -m experiments.reproduce --plan
@@ -48,7 +48,7 @@ DEPTH = {
 """The options of ``benchmarks.depth``, also for --smoke."""
 RESERVE = 20.0
 """Seconds of the budget that are kept to save in."""
-LEAST = 30.0
+LEAST = 60.0
 """A population is not begun with less time than this left."""
 KEEP = 60.0
 """Seconds between two copies of the state into --out."""
@@ -98,6 +98,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         raise UsageError("out is required: the folder of the results and the state")
     if unknown := [number for number in options.rows if number not in rows.ROWS]:
         raise UsageError(f"rows must be among {', '.join(map(str, rows.ROWS))}, got {unknown[0]}")
+    if options.results != Path("results") and not options.results.is_dir():
+        raise UsageError(f"results must be a folder, got {options.results}, which is none")
     if options.budget is not None and not options.budget > 0:
         raise UsageError(f"budget must be a positive number of seconds, got {options.budget:g}")
     return options
@@ -120,16 +122,20 @@ def run(arguments: Sequence[str] | None) -> int:
             if population.name in session.finished:
                 print(f"{population.name}: complete", flush=True)
                 continue
+            if option := session.lacks(population):
+                print(f"{population.name}: left out, it needs {option}", flush=True)
+                continue
             if session.left < LEAST and not options.smoke:
                 print(f"{population.name}: not begun, {max(0.0, session.left):.0f} s are left", flush=True)
                 break
-            if population.row == rows.FIGURES_ROW and RUNTIME not in session.finished:
-                session.measure_runtime()
             session.train(population)
             if session.stopped:
                 break
+        else:
+            if any(population.row == rows.FIGURES_ROW for population in todo) and session.left > LEAST:
+                session.measure_runtime()
     complete = sum(population.name in session.finished for population in todo)
-    more = "" if complete == len(todo) else "; the same command goes on"
+    more = "" if complete == len(todo) else "; the same command continues"
     print(f"{complete} of {len(todo)} populations are complete{more}", flush=True)
     return 1 if session.failed else 0
 
@@ -160,7 +166,7 @@ class Session:
     def restore(self) -> None:
         """Writes the state that an earlier call left, which is kept until its populations are complete.
 
-        They may not be among the rows of this call, and a population that fails here may go on elsewhere.
+        They may not be among the rows of this call, and a population that fails here may be resumed elsewhere.
         """
         archive.restore(self._options.out, self.scratch)
         self._unfinished = [path for path in self.scratch.iterdir() if path.is_dir()]
@@ -173,10 +179,8 @@ class Session:
         """The runs of a population without a result; those that belong to a state that is resumed are all of them.
 
         Raises:
-            CommandError: an option is missing, or the data cannot be loaded.
+            CommandError: the data cannot be loaded.
         """
-        if population.needs and getattr(self._options, population.needs) is None and not self._options.smoke:
-            raise UsageError(f"it needs --{population.needs.replace('_', '-')}")
         module = tasks.find(population.task).module
         folder, found = self.folder(population), []
         anywhere = self._options.any_environment
@@ -197,8 +201,15 @@ class Session:
             path.write_bytes(b"<mediawiki" + Path(argparse.__file__).read_bytes()[:6000])
         return {"data": "enwik8", "data_file": path}
 
+    def lacks(self, population: Population) -> str:
+        """The option with a population's data, if it is not given."""
+        given = not population.needs or self._options.smoke or getattr(self._options, population.needs) is not None
+        return "" if given else f"--{population.needs.replace('_', '-')}"
+
     def planned(self, population: Population) -> str:
         """What training a population would take, in one line."""
+        if option := self.lacks(population):
+            return f"{population.name}: left out, it needs {option}"
         try:
             members = self.members(population)
             if not members:
@@ -214,7 +225,7 @@ class Session:
         )
 
     def train(self, population: Population) -> None:
-        """Trains a population, or goes on with it, until it is complete or the budget is spent."""
+        """Trains a population, or resumes it, until it is complete or the budget is spent."""
         try:
             members = self.members(population)
             if state_bytes(members) > archive.MOST_BYTES:
@@ -250,7 +261,8 @@ class Session:
             line = lines.collect(members[number].workdir)
             lines.add(self._options.out / RESULTS, [line])
             self._known.add(line.id)
-            print(f"{line.title}, seed {line.seed}: {summary.headline(line)}", flush=True)
+            told = f"seed {line.seed}, learning rate {line.options['learning_rate']:g}"
+            print(f"{line.title}, {told}: {summary.headline(line)}", flush=True)
 
         try:
             diverged = runs.train(members, ended)
@@ -267,6 +279,9 @@ class Session:
 
     def measure_runtime(self) -> None:
         """Measures the runtime against L for the figures of row 4, in a process of its own."""
+        name = rows.small_name(RUNTIME) if self._options.smoke else RUNTIME
+        if name in self.finished:
+            return
         path = self.scratch / "depth.json"
         command = [sys.executable, "-m", "benchmarks.depth", "--out", str(path), *DEPTH[self._options.smoke].split()]
         print(f"{RUNTIME}: begun", flush=True)
@@ -281,7 +296,7 @@ class Session:
             return
         with writing(self._options.out / path.name) as copy:
             copy.write_bytes(path.read_bytes())
-        self.finished.append(RUNTIME)
+        self.finished.append(name)
         self.keep()
 
     def keep(self) -> None:

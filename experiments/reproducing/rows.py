@@ -105,7 +105,7 @@ def memorization() -> Iterator[Population]:
 def addition() -> Iterator[Population]:
     """Row 2."""
     make = maker(2, "addition", {"digits": 15}, {"batch_size": 15, "samples": 400_000, **ON_DEVICE})
-    for features in (400, 100):
+    for features in (100, 400):  # the state of the larger ones may be too large to be kept
         equal = recurrent_size("addition", preset="3d+CN", depth=7, features=features)
         for depth in (7, 10):
             yield make("time scale", preset="3d+CN", depth=depth, features=features)
@@ -213,9 +213,14 @@ def small(population: Population) -> Population:
         model = dataclasses.replace(model, **size, depth=model.depth and min(model.depth, 2))
         given = {**SMALL_TASK[population.task], "model": model, "train": train}
         shrunk.append(dataclasses.replace(options, **given))
-    name = f"small: {population.name}"  # both may be in one --out
+    name = small_name(population.name)
     needs = SMALL_NEEDS.get(population.task, "")
     return dataclasses.replace(population, name=name, options=tuple(shrunk), needs=needs)
+
+
+def small_name(name: str) -> str:
+    """The name of something small, which may be in the same --out as the paper's."""
+    return f"small: {name}"
 
 
 SMALL_TASK: dict[str, dict[str, Any]] = {

@@ -62,14 +62,13 @@ def plan(build: Callable[[], Experiment], options: TrainOptions) -> Member:
         raise UsageError(error) from error
 
 
-def train(
-    members: Sequence[Member], ended: Callable[[int], None] = lambda number: None
-) -> dict[int, training.Diverged]:
+def train(members: Sequence[Member], ended: Callable[[int], None] | None = None) -> dict[int, training.Diverged]:
     """Trains runs in one program and writes the summary and the figure of each.
 
     Args:
         members: the runs; one, or several of the same :func:`experiments.running.together.shape`.
         ended: called with the index of a run when its files are complete, also for those that had ended before.
+            Without it the result of each run is printed.
 
     Returns:
         By index, the errors of the runs that diverged, if there are several runs.
@@ -85,16 +84,20 @@ def train(
                 held.enter_context(wd.claimed(each.workdir, each.config, **claim))
             devices.wait_for_all(f"claimed, {each.config.get('start_sha256')}")  # fails where these differ
         summaries = [wd.read_summary(each.workdir) for each in members]
-        for number, (each, summary) in enumerate(zip(members, summaries, strict=True)):
-            introduce(each, finished=summary is not None)
-            if summary is not None:
-                conclude(each, summary)
+
+        def end(number: int, summary: dict[str, Any]) -> None:
+            if ended is None:
+                conclude(members[number], summary)
+            else:
                 ended(number)
 
         def finished(number: int, result: dict[str, Any]) -> None:
-            conclude(members[number], finish(members[number], result, len(members)))
-            ended(number)
+            end(number, finish(members[number], result, len(members)))
 
+        for number, (each, summary) in enumerate(zip(members, summaries, strict=True)):
+            introduce(each, finished=summary is not None)
+            if summary is not None:
+                end(number, summary)
         return training.fit(members, finished) if None in summaries else {}
 
 

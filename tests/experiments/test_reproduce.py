@@ -34,6 +34,7 @@ def no_figures(monkeypatch):
 
     def measured(self):
         self.finished.append(reproduce.RUNTIME)
+        self.keep()
 
     monkeypatch.setattr(reproduce.Session, "measure_runtime", measured)
     monkeypatch.setattr("experiments.running.runs.learning_curves", lambda path, *_: path.write_bytes(b"figure"))
@@ -54,7 +55,7 @@ def test_the_rows_are_the_papers():
 
 
 def smoke(out, *arguments):
-    return reproduce.main(["--smoke", "--out", str(out), "--results", str(out / "none"), *arguments])
+    return reproduce.main(["--smoke", "--out", str(out), *arguments])
 
 
 @pytest.mark.parametrize("population", OF_EACH.values(), ids=lambda each: f"{each.row}-{each.task}")
@@ -65,7 +66,7 @@ def test_a_population_of_every_row(tmp_path, only, no_figures, population):
     assert len(found) == 2
     assert all(line.finished and line.task == population.task for line in found)
     measured = [reproduce.RUNTIME] if population.row == rows.FIGURES_ROW else []
-    assert archive.read(tmp_path) == {"finished": [*measured, population.name], "parts": []}
+    assert archive.read(tmp_path) == {"finished": [population.name, *measured], "parts": []}
 
 
 @pytest.mark.slow
@@ -147,7 +148,7 @@ def test_the_plan_times_a_step(tmp_path, only, capsys):
     small, images = capsys.readouterr().out.splitlines()
     assert "2 runs of" in small
     assert "at most" in small
-    assert images.endswith("cannot run: it needs --data-dir")
+    assert images.endswith("left out, it needs --data-dir")
 
 
 @pytest.mark.parametrize(
@@ -155,6 +156,7 @@ def test_the_plan_times_a_step(tmp_path, only, capsys):
     [
         ([], "out is required"),
         (["--out", "x", "--rows", "7"], "rows must be among 1, 2, 3, 4, 5, got 7"),
+        (["--out", "x", "--results", "elsewhere"], "results must be a folder, got elsewhere"),
         (["--out", "x", "--budget", "0"], "budget must be a positive number of seconds, got 0"),
     ],
 )
