@@ -1,7 +1,9 @@
 """The pages of the site: their Python runs, their commands exist, and their links lead to files and headings."""
 
+import contextlib
 import importlib
 import importlib.util
+import io
 import posixpath
 import re
 from pathlib import Path
@@ -66,9 +68,19 @@ def test_every_command_exists():
         own, _, of_task = arguments.partition(" -- ")  # what follows a sweep's -- is for the task that it names
         for module_name, words in ((command, own), *([(own.split()[0], of_task)] if of_task else [])):
             module = importlib.import_module(f"experiments.{module_name}")
-            parsed = (module.Options, models.ModelOptions, options.TrainOptions, options.EpochOptions)
-            fields = {f"--{field.replace('_', '-')}" for cls in parsed for field in cls.__annotations__}
+            fields = known_options(module)
             assert fields | {"--help"} >= set(re.findall(r"--[a-z-]+", words)), f"{command}{arguments}"
+
+
+def known_options(module):
+    """The options of a command: the fields of its dataclasses, or what its usage names if it parses with argparse."""
+    if hasattr(module, "Options"):
+        parsed = (module.Options, models.ModelOptions, options.TrainOptions, options.EpochOptions)
+        return {f"--{field.replace('_', '-')}" for cls in parsed for field in cls.__annotations__}
+    usage = io.StringIO()
+    with contextlib.redirect_stdout(usage), pytest.raises(SystemExit):
+        module.main(["--help"])
+    return set(re.findall(r"--[a-z-]+", usage.getvalue()))
 
 
 def test_every_path_in_the_map_exists():

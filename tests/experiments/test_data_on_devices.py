@@ -120,7 +120,7 @@ def test_more_samples_than_can_be_numbered_are_refused():
     assert symbols.labeling(None, memorization.make(6, 65), SampleOptions(samples=2**31)).epochs > 0
 
 
-MODEL = ["--features", "3", "--tensor-shape", "1", "--norm", "none"]
+MODEL = ["--model", "slstm", "--features", "3", "--num-layers", "1"]
 RUN = ["--length", "2", "--num-symbols", "4", *MODEL, "--samples", "60", "--check-every", "30"]
 
 

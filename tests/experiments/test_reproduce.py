@@ -14,8 +14,10 @@ from experiments.reproducing import archive, rows
 from experiments.running import training
 
 SMALL = rows.populations(rows.Data(), smoke=True)
-OF_EACH = {(each.row, each.task): each for each in SMALL if each.model.model == "slstm"}
-"""One population of each task in each row, of a model that is compiled fast."""
+FAST = [each for each in SMALL if each.model.model == "slstm"]
+"""Those whose model is compiled fast: stacks of two layers, and one layer."""
+OF_EACH = {(each.row, each.task): each for each in FAST}
+"""One population of each task in each row."""
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def test_every_population_of_every_row(tmp_path, row):
 
 def test_it_goes_on_from_the_files_it_left(tmp_path, only, no_figures, monkeypatch, capsys):
     """After a stop in the middle of the second population; the result is that of a call without a stop."""
-    two = [SMALL[0], SMALL[2]]
+    two = [FAST[0], FAST[2]]
     only(two)
     assert smoke(tmp_path / "whole") == 0
     check, stopped = training.check_finite, []
@@ -108,7 +110,7 @@ def test_it_goes_on_from_the_files_it_left(tmp_path, only, no_figures, monkeypat
 
 
 def test_the_budget_ends_it_without_an_error(tmp_path, only, no_figures, monkeypatch, capsys):
-    only(SMALL[:1])
+    only(FAST[:1])
     save = training.Population.save
 
     def slow(self, done):
@@ -134,16 +136,16 @@ def test_the_budget_ends_it_without_an_error(tmp_path, only, no_figures, monkeyp
 
 
 def test_results_are_not_run_again(tmp_path, only, no_figures, monkeypatch):
-    only(SMALL[:1])
+    only(FAST[:1])
     assert smoke(tmp_path) == 0
     (tmp_path / archive.MANIFEST).unlink()
     monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("it trains again"))
     assert smoke(tmp_path) == 0
-    assert archive.read(tmp_path)["finished"] == [SMALL[0].name]
+    assert archive.read(tmp_path)["finished"] == [FAST[0].name]
 
 
 def test_the_plan_times_a_step(tmp_path, only, capsys):
-    only([*SMALL[:1], next(each for each in rows.populations(rows.Data()) if each.row == 3)])
+    only([*FAST[:1], next(each for each in rows.populations(rows.Data()) if each.row == 3)])
     assert reproduce.main(["--plan", "--results", str(tmp_path)]) == 0
     small, images = capsys.readouterr().out.splitlines()
     assert "2 runs of" in small
@@ -176,7 +178,7 @@ def test_a_damaged_state_is_refused(tmp_path):
 
 
 def test_a_signal_outside_the_training_loop_saves_too(tmp_path, only, no_figures, monkeypatch):
-    only(SMALL[:1])
+    only(FAST[:1])
     monkeypatch.setattr(training, "fit", lambda *_: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Interrupted):
         reproduce.run(["--smoke", "--out", str(tmp_path), "--budget", "1000", "--results", str(tmp_path)])
@@ -213,7 +215,7 @@ def test_parts_that_a_killed_call_left_are_deleted(tmp_path):
 def test_the_state_of_other_rows_and_of_failures_is_kept(tmp_path, only, monkeypatch):
     """A population that fails, for example on a machine without a GPU, may go on elsewhere."""
     out, scratch = tmp_path / "out", tmp_path / "scratch"
-    only(SMALL[:1])
+    only(FAST[:1])
 
     def fail(*_):
         raise CommandError("it fails")
@@ -231,7 +233,7 @@ def test_the_state_of_other_rows_and_of_failures_is_kept(tmp_path, only, monkeyp
 def test_another_platform_is_refused_and_loses_nothing(tmp_path, only, monkeypatch, capsys):
     """The option that the message names is one of this command."""
     out, scratch, reached = tmp_path / "out", tmp_path / "scratch", []
-    only(SMALL[:1])
+    only(FAST[:1])
 
     def fit(*_):
         reached.append(1)
@@ -259,7 +261,7 @@ def test_a_population_that_does_not_fit_the_memory_does_not_end_the_plan(tmp_pat
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
     monkeypatch.setattr("experiments.running.together.speed", speed)
-    only(SMALL[:2])
+    only(FAST[:2])
     assert reproduce.main(["--plan", "--results", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("cannot run: a step of all its runs does not fit the memory") == 2
 
