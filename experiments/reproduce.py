@@ -226,22 +226,28 @@ class Session:
 
     def train(self, population: Population) -> None:
         """Trains a population, or resumes it, until it is complete or the budget is spent."""
+        folder = self.folder(population)
+        if any(half.name in self.finished or self.folder(half).exists() for half in rows.halves(population)):
+            self._train_halves(population)  # as an earlier call did
+            return
         try:
             members = self.members(population)
-            if state_bytes(members) > archive.MOST_BYTES:
-                seconds = most_seconds(members)
-                if seconds > self.left:
-                    print(
-                        f"{population.name}: left out, it would take {seconds:,.0f} s and has a large state", flush=True
-                    )
-                    return
+            if state_bytes(members) > archive.MOST_BYTES and (seconds := most_seconds(members)) > self.left:
+                told = f"left out, its state is too large to be kept and it would take {seconds:,.0f} s"
+                print(f"{population.name}: {told}", flush=True)
+                return
             print(f"{population.name}: {len(members)} runs", flush=True)
-            folder = self.folder(population)
             self._unfinished = [path for path in self._unfinished if path != folder] + [folder]
-            with self._limited(), self._kept():
-                self._train(members)
-            self.finished.append(population.name)
+            if members:
+                with self._limited(), self._kept():
+                    self._train(members)
+            self._complete(population)
+        except jax.errors.JaxRuntimeError as error:
+            if len(population.options) == 1 or EXHAUSTED not in str(error):
+                raise
+            print(f"{population.name}: its runs do not fit the memory together", flush=True)
             self._unfinished.remove(folder)
+            self._train_halves(population)
         except Interrupted:
             if self.left > 0:
                 raise  # not the budget, but the user
@@ -250,12 +256,24 @@ class Session:
             self.failed = True
             print(f"{population.name}: FAILED: {error}", file=sys.stderr, flush=True)
         finally:
-            self.keep()
+            self.keep()  # what was stopped or has failed
+
+    def _train_halves(self, population: Population) -> None:
+        """Trains the two halves of a population one after the other, each with a state of its own."""
+        halves = rows.halves(population)
+        for half in halves:
+            if not self.stopped and half.name not in self.finished:
+                self.train(half)
+        if all(half.name in self.finished for half in halves):
+            self._complete(population)
+
+    def _complete(self, population: Population) -> None:
+        self.finished.append(population.name)
+        self._unfinished = [path for path in self._unfinished if path != self.folder(population)]
+        self.keep()
 
     def _train(self, members: Sequence[Member]) -> None:
-        """Trains runs together, in halves if the memory is too small."""
-        if not members:
-            return
+        """Trains runs together; their result lines are added as they end."""
 
         def ended(number: int) -> None:
             line = lines.collect(members[number].workdir)
@@ -264,17 +282,7 @@ class Session:
             told = f"seed {line.seed}, learning rate {line.options['learning_rate']:g}"
             print(f"{line.title}, {told}: {summary.headline(line)}", flush=True)
 
-        try:
-            diverged = runs.train(members, ended)
-        except jax.errors.JaxRuntimeError as error:
-            if len(members) == 1 or EXHAUSTED not in str(error):
-                raise
-            half = (len(members) + 1) // 2
-            print(f"{len(members)} runs do not fit the memory: {half} together", flush=True)
-            for part in (members[:half], members[half:]):
-                self._train(part)
-            return
-        for number, message in diverged.items():
+        for number, message in runs.train(members, ended).items():
             print(f"{members[number].experiment.title}, seed {members[number].options.seed}: {message}", flush=True)
 
     def measure_runtime(self) -> None:
@@ -352,7 +360,7 @@ def most_seconds(members: Sequence[Member]) -> float:
         CommandError: the step does not fit the memory.
     """
     try:
-        return together.speed(members, repetitions=1).together * members[0].task.num_steps
+        return together.Trial(members).seconds(repetitions=1) * members[0].task.num_steps
     except jax.errors.JaxRuntimeError as error:
         if EXHAUSTED not in str(error):
             raise

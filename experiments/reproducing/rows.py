@@ -70,8 +70,6 @@ ROWS = {
     4: "figures 4 and 5: every model against the depth L",
     5: "figure 3's setting on the beginning of enwik8: every model against L, at 1M parameters, then 10M",
 }
-
-
 FIGURES_ROW = 4
 """The row of figures 4 and 5, to which the runtime against L belongs."""
 
@@ -172,11 +170,9 @@ def maker(
             for seed, rate in itertools.product(SEEDS, RATES)
         )
         name = model.get("preset") or "LSTM, one layer"
-        sizes = [f"L={model['depth']}" if "depth" in model else "", sized(model)]
+        depth = f" L={model['depth']}" if "depth" in model else ""
         setting = info.setting({**dataclasses.asdict(members[0]), "permutation": given.get("permuted")})
-        return Population(
-            row, " ".join([f"{setting},", name, *filter(None, sizes)]) + f", {start}", task, members, needs
-        )
+        return Population(row, f"{setting}, {name}{depth} {sized(model)}, {start}", task, members, needs)
 
     return make
 
@@ -216,6 +212,16 @@ def small(population: Population) -> Population:
     name = small_name(population.name)
     needs = SMALL_NEEDS.get(population.task, "")
     return dataclasses.replace(population, name=name, options=tuple(shrunk), needs=needs)
+
+
+def halves(population: Population) -> list[Population]:
+    """Two populations, of the first and the second half of the runs."""
+    half = (len(population.options) + 1) // 2
+    parts = (population.options[:half], population.options[half:])
+    return [
+        dataclasses.replace(population, name=f"{population.name}, part {number}", options=part)
+        for number, part in enumerate(parts, 1)
+    ]
 
 
 def small_name(name: str) -> str:

@@ -61,16 +61,19 @@ def kernels_only(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def starting_state(task: Task, params: Any, options: TrainOptions, rows: int) -> State:
-    """The state of one run before the first step, for batches of ``rows`` rows; on the host."""
-    carry = task.carry(rows)
+def starting_states(tasks: Sequence[Task], params: Sequence[Any], options: TrainOptions, rows: int) -> list[State]:
+    """The states of runs before the first step, for batches of ``rows`` rows; on the host."""
+    task = tasks[0]  # the others have the same shapes, and tracing one is enough
     batch = {name: np.zeros((rows, *z.shape[1:]), z.dtype) for name, z in task.batch(0).items()}
     batch["weights"] = np.ones(rows, np.float32)
     sums = functools.partial(prepared_sums, task)
-    totals, _ = jax.eval_shape(sums, task.data, params, batch, carry)
+    totals, _ = jax.eval_shape(sums, task.data, params[0], batch, task.carry(rows))
     nothing = jax.tree.map(lambda z: np.zeros(z.shape, z.dtype), totals)
     optimizer = make_optimizer(options, task.num_steps, options.learning_rate)
-    return jax.device_get(State(np.zeros((), np.int32), params, optimizer.init(params), nothing, carry))
+    return [
+        jax.device_get(State(np.zeros((), np.int32), own, optimizer.init(own), nothing, task.carry(rows)))
+        for own in params
+    ]
 
 
 def prepared_sums(task: Task, data: Any, params: Any, batch: Any, carry: Any) -> tuple[Sums, Any]:

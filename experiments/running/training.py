@@ -64,7 +64,8 @@ def fit(members: Sequence[Member], ended: Callable[[int, dict[str, Any]], None])
     mesh = devices.data_mesh(options.devices)
     at_once = largest_divisor(task.steps_per_epoch, options.steps_per_dispatch)
     rows = devices.padded_size(options.batch_size, mesh)
-    starts = [steps.starting_state(each.task, each.experiment.params, each.options, rows) for each in members]
+    params = [each.experiment.params for each in members]
+    starts = steps.starting_states([each.task for each in members], params, options, rows)
     with (
         contextlib.ExitStack() as held,
         progress.progress_bar(disable=not devices.is_first()) as bar,

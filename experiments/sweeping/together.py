@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -35,8 +35,8 @@ def run_together(grid: Sequence[Run], options: Options, path: Path) -> tuple[lis
         except CommandError as error:
             print(f"{run.name}: FAILED: {error}", flush=True)
             ended[run.workdir] = Ended(run, None, failed=True)
-    for population in together.populations(members):
-        tell(population, by_workdir)
+    for population, trial in parts(members):
+        tell(population, trial, by_workdir)
 
         def end(number: int, population: Sequence[Member] = population) -> None:
             workdir = population[number].workdir
@@ -71,16 +71,24 @@ def member(run: Run, options: Options) -> Member:
     return runs.plan(lambda: module.build(given), given.train)
 
 
-def tell(population: Sequence[Member], by_workdir: dict[Path, Run]) -> None:
+def parts(members: Sequence[Member]) -> Iterator[tuple[list[Member], together.Trial | None]]:
+    """The populations, as large as the memory allows, each with a compiled step if it is to be trained."""
+    for group in together.populations(members):
+        if all((each.workdir / wd.SUMMARY).exists() for each in group):
+            yield group, None
+        else:
+            yield from together.divided(group, together.memory_limit())
+
+
+def tell(population: Sequence[Member], trial: together.Trial | None, by_workdir: dict[Path, Run]) -> None:
     """Says which runs are trained together, and on a CPU whether one process a run is faster."""
     names = ", ".join(by_workdir[each.workdir].name for each in population)
     print(f"{len(population)} together: {names}", flush=True)
     todo = [each for each in population if not (each.workdir / wd.SUMMARY).exists()]
-    if jax.default_backend() != "cpu" or len(todo) < 2:
+    if trial is None or len(todo) < 2 or jax.default_backend() != "cpu":
         return
-    found = together.speed(population)
-    alone = len(population) * found.alone
-    line = f"a step of all takes {1e3 * found.together:.0f} ms, and one after the other {1e3 * alone:.0f} ms"
-    if found.together > alone:
+    both, alone = trial.seconds(), len(population) * together.Trial(population[:1]).seconds()
+    line = f"a step of all takes {1e3 * both:.0f} ms, and one after the other {1e3 * alone:.0f} ms"
+    if both > alone:
         line += ": on this CPU one process a run is faster, without --together and with --jobs"
     print(line, flush=True)

@@ -156,7 +156,8 @@ def opened(folder, different=DIFFERENT):
         members = planned(folder, different)
         for each in members:
             held.enter_context(wd.claimed(each.workdir, each.config, overwrite=False))
-        starts = [steps.starting_state(each.task, each.experiment.params, each.options, 5) for each in members]
+        params = [each.experiment.params for each in members]
+        starts = steps.starting_states([each.task for each in members], params, members[0].options, 5)
         yield [held.enter_context(Training(n, *each)) for n, each in enumerate(zip(members, starts, strict=True))]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 
 import jax
 import pytest
@@ -111,19 +110,9 @@ def test_it_goes_on_from_the_files_it_left(tmp_path, only, no_figures, monkeypat
 
 def test_the_budget_ends_it_without_an_error(tmp_path, only, no_figures, monkeypatch, capsys):
     only(FAST[:1])
-    save = training.Population.save
-
-    def slow(self, done):
-        save(self, done)
-        session.append(done)
-        time.sleep(0.05)
-
-    session = []
-    monkeypatch.setattr(training.Population, "save", slow)
-    monkeypatch.setattr(reproduce, "RESERVE", 0.0)
 
     class Ended(reproduce.Session):
-        """One whose budget is spent as soon as training begins."""
+        """One whose budget is spent as soon as training begins; the timer then asks it to stop."""
 
         @property
         def left(self):
@@ -257,10 +246,10 @@ def test_another_platform_is_refused_and_loses_nothing(tmp_path, only, monkeypat
 
 
 def test_a_population_that_does_not_fit_the_memory_does_not_end_the_plan(tmp_path, only, monkeypatch, capsys):
-    def speed(*_, **__):
+    def trial(members):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr("experiments.running.together.speed", speed)
+    monkeypatch.setattr("experiments.running.together.Trial", trial)
     only(FAST[:2])
     assert reproduce.main(["--plan", "--results", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("cannot run: a step of all its runs does not fit the memory") == 2
@@ -270,3 +259,26 @@ def test_small_runs_do_not_stand_for_the_papers(tmp_path):
     """With the same --out."""
     names = {each.name for each in rows.populations(rows.Data())}
     assert names.isdisjoint(each.name for each in SMALL)
+
+
+def test_runs_that_do_not_fit_the_memory_are_trained_in_halves(tmp_path, only, no_figures, monkeypatch):
+    """Each half has a state of its own: stopped in the second one, the first is not trained again."""
+    only(FAST[:1])
+    fit, sizes = training.fit, []
+
+    def limited(members, ended):
+        sizes.append(len(members))
+        if len(members) > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        if len(sizes) == 3:
+            raise CommandError("it fails")
+        return fit(members, ended)
+
+    monkeypatch.setattr(training, "fit", limited)
+    parts = [half.name for half in rows.halves(FAST[0])]
+    assert smoke(tmp_path) == 1
+    assert archive.read(tmp_path)["finished"] == parts[:1]
+    assert smoke(tmp_path) == 0
+    assert archive.read(tmp_path)["finished"] == [*parts, FAST[0].name]
+    assert sizes == [2, 1, 1, 1]
+    assert len(lines.read(tmp_path / reproduce.RESULTS)) == 2
