@@ -17,7 +17,7 @@ from experiments import mnist, sweep, tasks
 from experiments.common import commandline
 
 ROOT = Path(__file__).parents[2]
-ORDER = ("common", "datasets", "running", "tasks", "reporting", "sweeping", "reproducing", "commands")
+ORDER = ("common", "datasets", "rivals", "running", "tasks", "reporting", "sweeping", "reproducing", "commands")
 """The folders of experiments, of which each may import itself and those before it. ``tasks`` is the registry, and
 ``commands`` are the other modules at the root, none of which may import another."""
 COMMANDS = {

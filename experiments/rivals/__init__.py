@@ -1,0 +1,14 @@
+"""The models that the Tensorized LSTM is compared with: one file for each model or family.
+
+A model is added with a file and a line in :data:`RIVALS`.
+"""
+
+from experiments.rivals.layer import Rival
+from experiments.rivals.lstm import LSTM
+
+RIVALS: dict[str, type[Rival]] = {
+    "lstm": LSTM,
+}
+"""Every rival by the name that ``--model`` has for it."""
+
+__all__ = ["RIVALS", "Rival"]

@@ -1,0 +1,199 @@
+"""What all rivals have in common: one interface, stacks of cells, and the initial biases of gates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tlstm_jax import biases
+
+Carry = Any
+"""The state between two chunks of a sequence: a pytree of arrays ``(*batch, ..)``."""
+
+
+class Rival(nn.Module):
+    """A recurrent layer: maps ``xs`` of shape (*batch, T, R) to ``ys`` of shape (*batch, T, M).
+
+    Subclasses implement ``__call__`` with this signature. A layer without ``num_layers`` in its fields has one layer.
+    Fields that a subclass adds are its own options, which the command line offers as ``--rival-options name=value``.
+
+    Args:
+        features: M.
+        dtype: dtype of matrix products; None infers it from their operands.
+        param_dtype: dtype of the parameters, of the carry, and of everything but products.
+    """
+
+    features: int
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    carries: ClassVar[bool] = True
+    """Whether the layer can continue a sequence: whether it takes ``initial_carry`` and returns a carry."""
+    causal: ClassVar[bool] = True
+    """Whether y_t depends on x_1..x_t alone."""
+    tasks: ClassVar[tuple[str, ...]] = ("memorization", "addition", "mnist", "language")
+    """The tasks that the layer can be trained on."""
+    batch_statistics: ClassVar[bool] = False
+    """Whether training takes statistics over the batch, from which rows of length 0 in ``seq_lengths`` are left out."""
+
+    def __call__(
+        self,
+        xs: jax.Array,
+        *,
+        initial_carry: Carry | None = None,
+        seq_lengths: jax.Array | None = None,
+        return_carry: bool = False,
+        deterministic: bool = True,
+    ) -> Any:
+        """Applies the layer.
+
+        Args:
+            xs: inputs, (*batch, T, R).
+            initial_carry: the carry that a former call returned; None for the beginning of a sequence.
+            seq_lengths: the number of timesteps of each sequence, (*batch) integers; the outputs after them are
+                undefined, and the carry is that after the last of them.
+            return_carry: whether to return ``(carry, ys)`` instead of ``ys``.
+            deterministic: whether dropout, zoneout and other behaviour for training is off. If it is on, it needs the
+                rng ``dropout``, and ``mutable=["batch_stats"]`` where there are batch statistics.
+
+        Returns:
+            The outputs, (*batch, T, M), with the carry before them if ``return_carry``.
+
+        Raises:
+            ValueError: an argument is given that the layer does not support.
+        """
+        raise NotImplementedError
+
+
+class Cell(nn.RNNCellBase):
+    """A timestep of a layer, for :class:`flax.linen.RNN`.
+
+    Args:
+        features: M.
+        dtype: dtype of matrix products; None infers it from their operands.
+        param_dtype: dtype of the parameters, of the carry, and of everything but products.
+    """
+
+    features: int
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.nowrap
+    def dense(self, features: int, name: str, **options: Any) -> Callable[[jax.Array], jax.Array]:
+        """A dense layer with the cell's dtypes: the product is computed in ``dtype``, its result in ``param_dtype``."""
+        dense = nn.Dense(features, name=name, dtype=self.dtype, param_dtype=self.param_dtype, **options)
+        return lambda x: dense(x).astype(self.param_dtype)
+
+    @nn.nowrap
+    def zeros(self, input_shape: tuple[int, ...], features: int) -> jax.Array:
+        """Zeros of the carry, (*batch, features), for inputs of shape (*batch, R)."""
+        return jnp.zeros((*input_shape[:-1], features), self.param_dtype)
+
+    @property
+    def num_feature_axes(self) -> int:
+        """1, as for all cells on vectors."""
+        return 1
+
+
+class CellStack(Rival):
+    """Layers of one kind of cell, each of which reads the outputs of the one below, with :class:`flax.linen.RNN`.
+
+    Subclasses implement :meth:`cell`. The carry is a tuple of the carries of the layers.
+
+    Args:
+        num_layers: L.
+    """
+
+    num_layers: int = 1
+
+    @nn.nowrap
+    def cell(self, index: int, deterministic: bool) -> nn.RNNCellBase:
+        """A new cell, with ``parent=None``, for the layer with this index."""
+        raise NotImplementedError
+
+    @nn.nowrap
+    def scan_options(self) -> dict[str, Any]:
+        """More arguments for :class:`flax.linen.RNN`, for example ``split_rngs={"params": False, "dropout": True}``."""
+        return {}
+
+    def start(self, index: int, batch_shape: tuple[int, ...]) -> Carry | None:
+        """The carry at the beginning of sequences if it is learned, made with :meth:`learned`; None for the cell's."""
+        return None
+
+    def learned(self, name: str, shape: tuple[int, ...], batch_shape: tuple[int, ...]) -> jax.Array:
+        """A parameter that starts at 0 and is the same for all sequences, (*batch_shape, *shape)."""
+        return jnp.broadcast_to(self.param(name, nn.initializers.zeros, shape, self.param_dtype), batch_shape + shape)
+
+    @nn.compact
+    def __call__(
+        self,
+        xs: jax.Array,
+        *,
+        initial_carry: Carry | None = None,
+        seq_lengths: jax.Array | None = None,
+        return_carry: bool = False,
+        deterministic: bool = True,
+    ) -> Any:
+        """See :meth:`Rival.__call__`."""
+        carries = []
+        for index in range(self.num_layers):
+            start = self.start(index, xs.shape[:-2])
+            if initial_carry is not None:
+                start = initial_carry[index]
+            rnn = nn.RNN(self.cell(index, deterministic), **self.scan_options(), name=f"rnn_{index}")
+            carry, xs = rnn(xs, initial_carry=start, seq_lengths=seq_lengths, return_carry=True)
+            carries.append(carry)
+        return (tuple(carries), xs) if return_carry else xs
+
+
+def lstm_gates(a: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The gates of an LSTM: c' = s(f) c + s(i) tanh(g), h = s(o) tanh(c').
+
+    Args:
+        a: the pre-activations in the order i, f, g, o, (*batch, 4M).
+        c: the memory cells, (*batch, M).
+
+    Returns:
+        c' and h, each (*batch, M).
+    """
+    i, f, g, o = jnp.split(a, 4, axis=-1)
+    c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
+    return c, nn.sigmoid(o) * jnp.tanh(c)
+
+
+def gate_bias_init(order: str, forget_bias: float, time_scale: float | None) -> Callable[..., jax.Array]:
+    """An initializer of the biases of gates side by side, (len(order) * M,).
+
+    The biases are 0 but for the forget gate's, which is ``forget_bias``. With a time scale T the forget gate's is log u
+    instead and the input gate's -log u, u uniform in 1..2T for each unit (chrono initialization, arXiv:1804.11188), as
+    in :class:`tlstm_jax.TLSTMConfig`.
+
+    Args:
+        order: a letter for each gate, ``i`` for the input gate and ``f`` for the forget gate, for example ``"ifgo"``.
+        forget_bias: the initial bias of the forget gate.
+        time_scale: for how many timesteps memory has to last, or None.
+    """
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        features = shape[-1] // len(order)
+        given = {"f": jnp.full((features,), forget_bias, dtype)}
+        if time_scale is not None:
+            given["i"], given["f"] = biases.chrono_biases(key, features, time_scale, dtype)
+        zeros = jnp.zeros((features,), dtype)
+        return jnp.concatenate([given.get(gate, zeros) for gate in order])
+
+    return init
+
+
+def per_gate(init: Callable[..., jax.Array], gates: int) -> Callable[..., jax.Array]:
+    """Initializes the matrices of several gates side by side, (n, gates * M), each as ``init`` does (n, M)."""
+
+    def blocks(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        block = (*shape[:-1], shape[-1] // gates)
+        return jnp.concatenate([init(each, block, dtype) for each in jax.random.split(key, gates)], axis=-1)
+
+    return blocks
