@@ -82,8 +82,9 @@ def build(options: Options) -> Experiment:
         ValueError: an option does not fit.
     """
     default = PAPER if options.paper else Options()
-    model = options.model.resolved(default.model, lambda delay: time_scale(options.digits) + delay)
-    return symbols.build(make(options.digits), model, options.train)
+    task, shortest = make(options.digits), time_scale(options.digits)
+    model = options.model.resolved(default.model, lambda delay: shortest + delay, inputs=task.num_symbols)
+    return symbols.build(task, model, options.train)
 
 
 def time_scale(digits: int) -> int:

@@ -33,7 +33,7 @@ from experiments.reporting import inside_figures
 from experiments.reporting.inside_figures import Inside, Shown
 from experiments.running import workdir as wd
 from experiments.running.examples import Example, Request
-from experiments.running.models import ModelOptions
+from experiments.running.models import PAPER_MODELS, ModelOptions
 from experiments.running.pretrained import best_so_far
 from tlstm_jax import stacked
 
@@ -73,6 +73,11 @@ def run(options: Options) -> int:
     """Computes, draws and summarizes."""
     config = wd.read_config(options.workdir)
     model = ModelOptions.recorded(config)
+    if model.rival is not None:
+        raise UsageError(
+            f"workdir must hold a run of {', '.join(PAPER_MODELS)}, whose memory cells can be drawn, got one of "
+            f"{model.model} in {options.workdir}"
+        )
     task, example = example_of(config, options)
     params, state = trained(options.workdir, example)
     title = f"{task.setting(config)}, {model.title}"
@@ -139,7 +144,7 @@ def look(example: Example, params: Any, model: ModelOptions, timestep: int | Non
     field = answers = None
     if model.model == "slstm":
         means = stack_memory(params["layer"], example.xs, model.stack_config)
-        places = np.arange(1, model.num_layers + 1)[:, None]
+        places = np.arange(1, model.layers + 1)[:, None]
     else:
         cfg = model.config
         means = tl.inspect.record(params["layer"], example.xs, cfg, lambda now: diagonal_means(now, cfg))
@@ -184,8 +189,8 @@ def stack_memory(params: Any, xs: jax.Array, cfg: stacked.StackedLSTMConfig) -> 
 
 def affordable(model: ModelOptions, params: Any, steps: int) -> int:
     """How many outputs to differentiate: each takes M rows of a Jacobian, and each row a backward pass over time."""
-    locations = model.num_layers if model.model == "slstm" else math.prod(model.tensor_shape)
-    sets = 1 if model.model != "slstm" or model.shared else model.num_layers
+    locations = model.layers if model.model == "slstm" else math.prod(model.tensor_shape)
+    sets = 1 if model.model != "slstm" or model.shared else model.layers
     kernels = sum(leaf.size for leaf in jax.tree.leaves(params["layer"]) if leaf.ndim > 1) // sets
     return max(FEWEST, int(WORK / (steps * model.features * locations * kernels)))
 

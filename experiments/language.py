@@ -28,7 +28,8 @@ from experiments.running import generation, runs
 from experiments.running.devices import Batch
 from experiments.running.examples import Example, Request, labeled
 from experiments.running.experiment import Experiment
-from experiments.running.models import ModelOptions, SymbolLabeler, initialized
+from experiments.running.models import ModelOptions
+from experiments.running.networks import SymbolLabeler, apply, initialized
 from experiments.running.options import EpochOptions, check_size
 from experiments.running.task import Sums, Task
 from experiments.running.workdir import EVALUATION_STREAMS
@@ -128,8 +129,10 @@ def build(options: Options, corpus: texts.Corpus | None = None) -> Experiment:
     """
     corpus = load(options) if corpus is None else corpus
     default = PAPER if options.paper else Options()
-    model = options.model.resolved(default.model, lambda delay: TIME_SCALE, forget_bias=1.0)
-    labeler = SymbolLabeler(model.layer(), len(corpus.vocabulary))
+    options.model.check_task(tasks.LANGUAGE.name)
+    inputs = len(corpus.vocabulary)
+    model = options.model.resolved(default.model, lambda delay: TIME_SCALE, forget_bias=1.0, inputs=inputs)
+    labeler = SymbolLabeler(model.layer(), inputs)
     if options.steps < model.delay + 1:
         raise ValueError(
             f"steps must be at least the depth, {model.delay + 1}, so that gradients reach from an output to the "
@@ -187,13 +190,14 @@ def language_modeling(labeler: SymbolLabeler, delay: int, corpus: texts.Corpus, 
         begin = step % steps_per_epoch * steps
         return {"inputs": inputs[:, begin : begin + steps], "targets": targets[:, begin : begin + steps]}
 
-    def sums(params: Any, batch: dict[str, jax.Array], carry: Any) -> tuple[Sums, Any]:
-        carry, logits = cast(Any, labeler.apply({"params": params}, batch["inputs"], carry, aligned=False))
-        scored = (batch["targets"] != UNSCORED) * batch["weights"][:, None]
+    def sums(params: Any, batch: Any, carry: Any, key: jax.Array | None) -> tuple[Sums, Any, dict[str, Any]]:
+        rows = batch["weights"]
+        (carry, logits), changed = apply(labeler, params, batch["inputs"], carry, aligned=False, rows=rows, key=key)
+        scored = (batch["targets"] != UNSCORED) * rows[:, None]
         targets = jnp.maximum(batch["targets"], 0)
         total = (optax.softmax_cross_entropy_with_integer_labels(logits, targets) * scored).sum()
         count = scored.sum()
-        return {"loss": (total, count), "bits": (total / math.log(2), count)}, carry
+        return {"loss": (total, count), "bits": (total / math.log(2), count)}, carry, changed
 
     steps_per_epoch = inputs.shape[1] // steps
     return Task(
@@ -208,6 +212,7 @@ def language_modeling(labeler: SymbolLabeler, delay: int, corpus: texts.Corpus, 
         carry=labeler.zero_carry,
         unit=tasks.LANGUAGE.unit,
         quantity=tasks.LANGUAGE.measure,
+        optimizer=labeler.optimizer,
     )
 
 

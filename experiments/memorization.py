@@ -82,7 +82,7 @@ def build(options: Options) -> Experiment:
     """
     default = PAPER if options.paper else Options()
     task = make(options.length, options.num_symbols)
-    model = options.model.resolved(default.model, lambda delay: options.length + 1 + delay)
+    model = options.model.resolved(default.model, lambda delay: options.length + 1 + delay, inputs=task.num_symbols)
     return symbols.build(task, model, options.train)
 
 

@@ -31,7 +31,7 @@ from experiments.common.errors import UsageError
 from experiments.common.figures import STYLE, End, label_ends, settle_layout, write_png
 from experiments.common.files import writing
 from experiments.running import symbols
-from experiments.running.models import SymbolLabeler
+from experiments.running.networks import SymbolLabeler
 
 BATCH_SIZE = 32
 STEPS = 100

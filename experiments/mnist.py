@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +27,8 @@ from experiments.running import runs
 from experiments.running.devices import Batch
 from experiments.running.examples import Example, Request
 from experiments.running.experiment import Experiment
-from experiments.running.models import LastStepClassifier, ModelOptions, initialized
+from experiments.running.models import ModelOptions
+from experiments.running.networks import LastStepClassifier, apply, initialized
 from experiments.running.options import EpochOptions
 from experiments.running.task import Sums, Task, by_accuracy
 
@@ -115,11 +115,12 @@ def build(options: Options, data: datasets.Dataset | None = None) -> Experiment:
         ValueError: an option does not fit.
         DataError: the dataset cannot be loaded.
     """
+    options.model.check_task(tasks.MNIST.name)
     data = load(options) if data is None else data
     length = data.train.images[0].size
     # the recipe of the digits was chosen without a time scale (docs/choosing.md)
     time_scale = 0 if options.data == "digits" else length
-    model = options.model.resolved((PAPER if options.paper else Options()).model, lambda delay: time_scale)
+    model = options.model.resolved((PAPER if options.paper else Options()).model, lambda delay: time_scale, inputs=1)
     order = pixel_order(options, length)
     network = LastStepClassifier(model.layer(), data.num_classes)
     config = {
@@ -129,7 +130,7 @@ def build(options: Options, data: datasets.Dataset | None = None) -> Experiment:
     }
     return Experiment(
         name=tasks.MNIST.setting(config),
-        task=classification(make_predict(network, order, data.max_value), data, options.train),
+        task=classification(network, order, data, options.train),
         params=initialized(network, options.train.seed, jnp.zeros((1, 1, 1))),
         model=model,
         network=network,
@@ -140,7 +141,7 @@ def build(options: Options, data: datasets.Dataset | None = None) -> Experiment:
     )
 
 
-def classification(predict: Any, data: datasets.Dataset, options: EpochOptions) -> Task:
+def classification(network: LastStepClassifier, order: Any, data: datasets.Dataset, options: EpochOptions) -> Task:
     """Epochs of shuffled images, with early stopping on the validation accuracy.
 
     Raises:
@@ -153,15 +154,17 @@ def classification(predict: Any, data: datasets.Dataset, options: EpochOptions) 
         )
     steps_per_epoch = math.ceil(len(data.train) / options.batch_size)
 
-    def sums(params: Any, batch: dict[str, jax.Array], carry: Any) -> tuple[Sums, Any]:
-        logits, weights = predict(params, batch["images"]), batch["weights"]
+    def sums(params: Any, batch: Any, carry: Any, key: jax.Array | None) -> tuple[Sums, Any, dict[str, Any]]:
+        weights = batch["weights"]
+        xs = sequences(batch["images"], order, data.max_value)
+        logits, changed = apply(network, params, xs, rows=weights, key=key)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
         correct = logits.argmax(-1) == batch["labels"]
         found = {
             "loss": ((losses * weights).sum(), weights.sum()),
             "accuracy": ((correct * weights).sum(), weights.sum()),
         }
-        return found, carry
+        return found, carry, changed
 
     splits = (data.train, data.validation, data.test)
     begins = np.cumsum([0, *map(len, splits)], dtype=np.int32)
@@ -172,12 +175,12 @@ def classification(predict: Any, data: datasets.Dataset, options: EpochOptions) 
         return [{"index": index[i : i + size]} for i in range(0, len(index), size)]
 
     @functools.lru_cache(maxsize=1)
-    def order(epoch: int) -> Any:
+    def shuffled(epoch: int) -> Any:
         return np.random.default_rng([options.seed, epoch]).permutation(len(data.train)).astype(np.int32)
 
     def batch(step: int) -> Batch:
         epoch, index = divmod(step, steps_per_epoch)
-        return {"index": order(epoch)[index * options.batch_size : (index + 1) * options.batch_size]}
+        return {"index": shuffled(epoch)[index * options.batch_size : (index + 1) * options.batch_size]}
 
     return Task(
         sums=sums,
@@ -189,6 +192,7 @@ def classification(predict: Any, data: datasets.Dataset, options: EpochOptions) 
         evaluated={"validation": evaluated(1), "test": evaluated(2)},
         data={name: np.concatenate([getattr(split, name) for split in splits]) for name in ("images", "labels")},
         prepare=gathered,
+        optimizer=network.optimizer,
         rank=by_accuracy("validation"),
         shorter="--data digits takes minutes" if data.name == "mnist" else "",
     )
@@ -207,16 +211,6 @@ def pixel_order(options: Options, num_pixels: int) -> np.ndarray[Any, Any] | Non
     if not 0 <= options.permutation_seed < 2**32:
         raise ValueError(f"permutation_seed must be in 0..2^32 - 1, got {options.permutation_seed}.")
     return np.random.RandomState(options.permutation_seed).permutation(num_pixels)
-
-
-def make_predict(model: nn.Module, order: Any, max_value: int) -> Any:
-    """A function that maps parameters and uint8 images to logits."""
-
-    def predict(params: Any, images: jax.Array) -> jax.Array:
-        xs = sequences(images, order, max_value)
-        return model.apply({"params": params}, xs)  # type: ignore[return-value] # nothing is mutable
-
-    return predict
 
 
 def sequences(images: jax.Array, order: Any, max_value: int) -> jax.Array:

@@ -37,7 +37,7 @@ from experiments.reproducing import archive, rows
 from experiments.reproducing.rows import Population
 from experiments.running import runs, together
 from experiments.running.members import Member
-from experiments.running.models import count_parameters
+from experiments.running.networks import count_parameters
 
 RESULTS = "results.jsonl"
 RUNTIME = "runtime against L (benchmarks.depth)"

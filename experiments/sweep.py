@@ -87,9 +87,9 @@ def sweep(options: Options, rest: Sequence[str]) -> int:
 
 
 def print_table(ended: Sequence[Ended], options: Options, path: Path) -> None:
-    """Prints the results, a row per preset and a column per depth, then how many runs finished, stopped and failed."""
-    results = [Result(each.run.preset, each.run.depth, each.line, each.failed) for each in ended]
-    print(f"\n{options.info.title}\n{table(dict.fromkeys(options.presets), results)}")
+    """Prints the results, a row per model and a column per depth, then how many runs finished, stopped and failed."""
+    results = [Result(each.run.model.name, each.run.model.depth or 0, each.line, each.failed) for each in ended]
+    print(f"\n{options.info.title}\n{table(dict.fromkeys(each.run.model.name for each in ended), results)}")
     failed = sum(each.failed for each in ended)
     finished = sum(each.line is not None and each.line.finished and not each.failed for each in ended)
     print(f"\n{finished} runs finished, {len(ended) - finished - failed} cut short, {failed} failed; {path}")

@@ -65,6 +65,7 @@ class TaskInfo:
         model: the default model options.
         setting: maps a run's configuration to the task with its size, for example "memorization n=20".
         setting_options: the options in a run's configuration that ``setting`` states in full.
+        inputs: the number of input features with the default options; that of enwik8 for language.
         until_solved: whether the number of training samples until the task is solved is a result too.
         data_options: the command-line options that say where the task's data is.
     """
@@ -77,6 +78,7 @@ class TaskInfo:
     model: ModelOptions
     setting: Callable[[Config], str]
     setting_options: tuple[str, ...]
+    inputs: int
     until_solved: bool = False
     data_options: tuple[str, ...] = ()
 
@@ -114,6 +116,7 @@ MEMORIZATION = TaskInfo(
     model=ModelOptions(features=100, tensor_shape=(4,)),
     setting=lambda config: f"memorization n={config['length']}",
     setting_options=("length",),
+    inputs=65,
     until_solved=True,
 )
 """With its default model, 10 symbols and --time-scale 0: solved after 33,500 samples (three seeds), in two and a half
@@ -127,6 +130,7 @@ ADDITION = TaskInfo(
     model=ModelOptions(features=100, tensor_shape=(4,)),
     setting=lambda config: f"addition n={config['digits']}",
     setting_options=("digits",),
+    inputs=11,
     until_solved=True,
 )
 """With its default model, 2 digits and --time-scale 0: solved after 79,500 to 105,000 samples (three seeds), in 3 to 5
@@ -140,6 +144,7 @@ MNIST = TaskInfo(
     model=ModelOptions(),
     setting=lambda config: f"{config['data']}{' permuted' if config['permutation'] else ''}",
     setting_options=("data",),  # the permutation itself is not in the setting's name
+    inputs=1,
     data_options=("data_dir", "prepared_dir"),
 )
 LANGUAGE = TaskInfo(
@@ -151,6 +156,7 @@ LANGUAGE = TaskInfo(
     model=ModelOptions(features=100, tensor_shape=(2,)),
     setting=lambda config: str(config["data"]),
     setting_options=("data",),
+    inputs=205,
     data_options=("data_file", "prepared_dir"),
 )
 MOST_STREAMS = 100

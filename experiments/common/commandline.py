@@ -74,12 +74,15 @@ def parse(
 def reflow_help(options: type[Any]) -> None:
     """Joins the lines of each option's description, which tyro would break where the source does.
 
-    tyro takes the description from the metadata of the dataclass's field if it is there.
+    tyro takes the description from the metadata of the dataclass's field if it is there, as it is for descriptions that
+    are put together.
     """
     hints = typing.get_type_hints(options)
     for field in dataclasses.fields(options):
         if dataclasses.is_dataclass(kind := hints[field.name]):
             reflow_help(cast(type[Any], kind))
+        if "help" in field.metadata:
+            continue
         for base in options.__mro__[:-1]:
             if text := descriptions(base).get(field.name):
                 field.metadata = types.MappingProxyType({**field.metadata, "help": " ".join(text.split())})

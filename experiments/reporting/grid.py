@@ -12,22 +12,22 @@ from experiments.reporting.lines import Line
 
 
 class Result(NamedTuple):
-    """How a run of a grid ended; ``line`` is None if there is no result."""
+    """How a run of a grid ended; ``depth`` is 0 if the model has its own, ``line`` is None if there is no result."""
 
-    preset: str
+    model: str
     depth: int
     line: Line | None
     failed: bool
 
 
-def table(presets: Iterable[str], results: Sequence[Result]) -> str:
-    """The results as text, with the numbers of parameters of the finished runs of each preset."""
+def table(models: Iterable[str], results: Sequence[Result]) -> str:
+    """The results as text, with the numbers of parameters of the finished runs of each model."""
     depths = sorted({result.depth for result in results})
-    rows = [["", "parameters", *(f"L={depth}" for depth in depths)]]
-    for preset in presets:
-        cells = [[result for result in results if (result.preset, result.depth) == (preset, n)] for n in depths]
+    rows = [["", "parameters", *(f"L={depth}" if depth else "" for depth in depths)]]
+    for model in models:
+        cells = [[result for result in results if (result.model, result.depth) == (model, n)] for n in depths]
         counts = {each.line.parameters for each in itertools.chain(*cells) if each.line and each.line.parameters}
-        rows.append([preset, parameter_range(counts), *map(cell, cells)])
+        rows.append([model, parameter_range(counts), *map(cell, cells)])
     return aligned(rows)
 
 

@@ -59,8 +59,8 @@ class Population:
     @property
     def model(self) -> ModelOptions:
         """The model's options, resolved as far as shapes are concerned."""
-        options = self.options[0]
-        return options.model.resolved(dataclasses.replace(tasks.find(self.task).model, time_scale=0.0))
+        info = tasks.find(self.task)
+        return self.options[0].model.resolved(dataclasses.replace(info.model, time_scale=0.0), inputs=info.inputs)
 
 
 ROWS = {
@@ -91,7 +91,7 @@ def populations(data: Data, *, smoke: bool = False) -> list[Population]:
 def memorization() -> Iterator[Population]:
     """Row 1."""
     make = maker(1, "memorization", {"length": 20}, {"batch_size": 15, "samples": 200_000, **ON_DEVICE})
-    equal = recurrent_size("memorization", preset="3d+CN", depth=7, features=100)
+    equal = core_size("memorization", preset="3d+CN", depth=7, features=100)
     for start in ("time scale", "paper's start"):
         for preset, depth in (("3d+CN", 7), ("3d+CN", 10), ("2d+CN", 10)):
             yield make(start, preset=preset, depth=depth, features=100)
@@ -104,7 +104,7 @@ def addition() -> Iterator[Population]:
     """Row 2."""
     make = maker(2, "addition", {"digits": 15}, {"batch_size": 15, "samples": 400_000, **ON_DEVICE})
     for features in (100, 400):  # the state of the larger ones may be too large to be kept
-        equal = recurrent_size("addition", preset="3d+CN", depth=7, features=features)
+        equal = core_size("addition", preset="3d+CN", depth=7, features=features)
         for depth in (7, 10):
             yield make("time scale", preset="3d+CN", depth=depth, features=features)
         yield make("time scale", preset="slstm", depth=7, params=equal)
@@ -113,7 +113,7 @@ def addition() -> Iterator[Population]:
 
 def images(data: Data) -> Iterator[Population]:
     """Row 3."""
-    equal = recurrent_size("mnist", preset="3d+CN", depth=3, features=100)
+    equal = core_size("mnist", preset="3d+CN", depth=3, features=100)
     for permuted in (False, True):
         given = {"data": "mnist", "data_dir": data.images, "permuted": permuted}
         make = maker(3, "mnist", given, {"batch_size": 50, "epochs": 20}, needs="data_dir")
@@ -137,7 +137,7 @@ def depths(data: Data) -> Iterator[Population]:
     ]
     for make, task, features in makers:
         for depth in tasks.find(task).depths:
-            equal = recurrent_size(task, preset="2d", depth=depth, features=features)
+            equal = core_size(task, preset="2d", depth=depth, features=features)
             for preset in FIGURES:
                 yield make("time scale", preset=preset, depth=depth, params=equal)
 
@@ -179,7 +179,7 @@ def maker(
 
 def sized(model: dict[str, Any]) -> str:
     """The size of a model in its population's name."""
-    return f"M={model['features']}" if "features" in model else f"{model['params']} recurrent parameters"
+    return f"M={model['features']}" if "features" in model else f"{model['params']} core parameters"
 
 
 def initial(task: str, preset: str, start: str) -> dict[str, Any]:
@@ -193,10 +193,10 @@ def initial(task: str, preset: str, start: str) -> dict[str, Any]:
     }
 
 
-def recurrent_size(task: str, **model: Any) -> str:
-    """The number of recurrent parameters of a model, as an option."""
-    default = tasks.find(task).model
-    return str(dataclasses.replace(default, **model).resolved(default).recurrent_size)
+def core_size(task: str, **model: Any) -> str:
+    """The number of core parameters of a model, as an option."""
+    info = tasks.find(task)
+    return str(dataclasses.replace(info.model, **model).resolved(info.model).core_size(info.inputs))
 
 
 def small(population: Population) -> Population:

@@ -3,6 +3,7 @@
 A model is added with a file and a line in :data:`RIVALS`.
 """
 
+from experiments.rivals import arguments
 from experiments.rivals.layer import Rival
 from experiments.rivals.lstm import LSTM
 
@@ -11,4 +12,4 @@ RIVALS: dict[str, type[Rival]] = {
 }
 """Every rival by the name that ``--model`` has for it."""
 
-__all__ = ["RIVALS", "Rival"]
+__all__ = ["RIVALS", "Rival", "arguments"]

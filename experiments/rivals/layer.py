@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 from tlstm_jax import biases
 
@@ -39,6 +40,21 @@ class Rival(nn.Module):
     """The tasks that the layer can be trained on."""
     batch_statistics: ClassVar[bool] = False
     """Whether training takes statistics over the batch, from which rows of length 0 in ``seq_lengths`` are left out."""
+
+    @property
+    def learns_start(self) -> bool:
+        """Whether the carry at the beginning of a sequence is a parameter."""
+        return False
+
+    @nn.nowrap
+    def optimizer(self, usual: optax.GradientTransformation, rate: Any) -> optax.GradientTransformation:
+        """How the network is trained, for layers with parameters that need an update of their own.
+
+        Args:
+            usual: the optimizer of all other parameters.
+            rate: the learning rate.
+        """
+        return usual
 
     def __call__(
         self,

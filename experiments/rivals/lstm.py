@@ -80,6 +80,11 @@ class LSTM(CellStack):
     forget_bias: float = 1.0
     time_scale: float | None = None
 
+    @property
+    def learns_start(self) -> bool:
+        """True for table 3's variant."""
+        return self.output_peephole
+
     @nn.nowrap
     def cell(self, index: int, deterministic: bool) -> nn.RNNCellBase:
         """A layer's cell."""

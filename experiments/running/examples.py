@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.common.errors import UsageError
-from experiments.running.models import LastStepClassifier, SymbolLabeler
+from experiments.running.networks import LastStepClassifier, SymbolLabeler
 
 
 @dataclasses.dataclass(frozen=True)

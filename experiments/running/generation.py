@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from experiments.common.errors import UsageError
 from experiments.running import workdir as wd
 from experiments.running.experiment import Experiment
-from experiments.running.models import SymbolLabeler
+from experiments.running.networks import SymbolLabeler, apply
 from experiments.running.options import TrainOptions
 from experiments.running.pretrained import best_so_far, started, unevaluated_step
 
@@ -123,7 +123,7 @@ def generated(
 
     def answer(carry: Any, symbols: jax.Array) -> tuple[Any, jax.Array]:
         """The state after some symbols, before the timesteps of the delay, and the logits for the next symbol."""
-        carry, logits = cast(Any, labeler.apply({"params": params}, symbols[None], carry))
+        carry, logits = cast(Any, apply(labeler, params, symbols[None], carry)[0])
         return carry, logits[0, -1]
 
     def draw(logits: jax.Array, key: jax.Array) -> jax.Array:

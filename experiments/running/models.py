@@ -1,24 +1,28 @@
-"""The models of the paper as options, and the networks that map their outputs to predictions."""
+"""The recurrent layer as options: the models of the paper, and the rivals that it is compared with."""
 
 from __future__ import annotations
 
 import bisect
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import tlstm_jax as tl
+from experiments.rivals import RIVALS, Rival, arguments
 from experiments.running.options import LARGEST, LATER, check_size
 from tlstm_jax.stacked import StackedLSTMConfig
 
+TENSORIZED = ("tlstm", "trnn")
+PAPER_MODELS = (*TENSORIZED, "slstm")
+if TYPE_CHECKING:
+    ModelName = str
+else:  # so that the command line lists the choices
+    ModelName = Literal[(*PAPER_MODELS, *RIVALS)]
 Preset = Literal["slstm", "trnn", "2d", "2d-M", "2d-F", "2d+CN", "3d", "3d+LN", "3d+CN"]
 PRESETS: dict[str, dict[str, Any]] = {
     "slstm": {"model": "slstm"},
@@ -40,6 +44,16 @@ FORGET_BIAS = 4.0
 SET_BY_TIME_SCALE = ("forget_bias", "conveyor_bias")
 """The options that time_scale replaces; with it they are None."""
 
+MODEL_HELP = "; ".join(
+    [
+        "tlstm",
+        "trnn: no memory cells (eqs. 5-8, in the paper with `--norm none`)",
+        "slstm: stacked LSTM layers, which share their parameters in the paper",
+        *(f"{name}: {arguments.summary(rival).rstrip('.')}" for name, rival in RIVALS.items()),
+    ]
+)
+"""The models with a line each."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
@@ -50,11 +64,13 @@ class ModelOptions:
     depth: int | None = None
     """L of the preset. Default: the depth of the task's default model."""
     params: str | None = None
-    """Size of the recurrent kernel, for example 10M or 250K, instead of --features: sets M to the nearest."""
-    model: Literal["tlstm", "trnn", "slstm"] = "tlstm"
-    """tlstm; trnn: no memory cells (eqs. 5-8, in the paper with `--norm none`); slstm: stacked LSTM layers."""
+    """Number of core parameters, all but those of the head, for example 10M or 250K, instead of --features: sets M to
+    the nearest."""
+    model: ModelName = dataclasses.field(default="tlstm", metadata={"help": MODEL_HELP})
+    rival_options: tuple[str, ...] = ()
+    """Options of a model that the tLSTM is compared with, as name=value; `python -m experiments.rivals` lists them."""
     features: int = 64
-    """M: channels at each location, or units in each layer; determines the number of kernel parameters."""
+    """M: channels at each location, or units in each layer; determines the number of parameters."""
     tensor_shape: tuple[int, ...] = (3,)
     """Locations along each tensorized dimension: `3` is the paper's 2D tLSTM, `3 3` its 3D."""
     kernel_size: tuple[int, ...] = (3,)
@@ -78,8 +94,8 @@ class ModelOptions:
     """Initial bias of the memory kernel's logit that moves memory cells from the input's corner towards the output's,
     instead of --time-scale. Default: 3 for tLSTMs with the memory-cell convolution and at least two tensorized
     dimensions, which do not always learn memorization without it (docs/results.md), else 0."""
-    num_layers: int = 3
-    """Number of layers of slstm."""
+    num_layers: int | None = None
+    """Number of layers of slstm, default 3, and of the models that it is compared with; each has its own default."""
     shared: bool = True
     """Whether the layers of slstm share one set of parameters, as in the paper."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -101,6 +117,7 @@ class ModelOptions:
         default: ModelOptions,
         time_scale: Callable[[int], float] = lambda delay: 0.0,
         forget_bias: float = FORGET_BIAS,
+        inputs: int = 1,
     ) -> ModelOptions:
         """The same model with ``preset``, ``depth``, ``params`` and unset options replaced by what they stand for.
 
@@ -108,6 +125,7 @@ class ModelOptions:
             default: the task's default options.
             time_scale: maps the delay L - 1 to the task's default time scale.
             forget_bias: the task's default forget bias without a time scale.
+            inputs: R, the number of input features, which is part of ``params``.
 
         Raises:
             ValueError: options contradict each other, or the model does not have one of them.
@@ -128,11 +146,15 @@ class ModelOptions:
         usual = dataclasses.replace(default, forget_bias=forget_bias) if default.forget_bias is None else default
         chosen.check(usual)
         chosen = chosen.started(default, time_scale, forget_bias)
+        if chosen.rival is None:
+            chosen = dataclasses.replace(chosen, num_layers=chosen.layers)
         if chosen.params is None:
             return chosen
         if chosen.features != default.features:
             raise ValueError(f"params sets features, got params {chosen.params} and features {chosen.features}.")
-        return dataclasses.replace(chosen, params=None, features=chosen.nearest_features(parse_count(chosen.params)))
+        return dataclasses.replace(
+            chosen, params=None, features=chosen.nearest_features(parse_count(chosen.params), inputs)
+        )
 
     def check_given(self, names: Collection[str]) -> None:
         """Raises a ValueError if one of the options given replaces another one, even if it has its default value."""
@@ -147,11 +169,26 @@ class ModelOptions:
 
     @property
     def recurrent_size(self) -> int:
-        """The number of parameters of the recurrent kernel, or of the recurrent kernels of an sLSTM's layers."""
+        """The number of parameters of the recurrent kernel, or of the recurrent kernels of an sLSTM's layers.
+
+        Raises:
+            ValueError: the model is a rival, of which only :meth:`core_size` is known.
+        """
+        if self.rival is not None:
+            raise ValueError(f"recurrent_size is known for {', '.join(PAPER_MODELS)}, got model {self.model}.")
         shapes = (self.stack_config if self.model == "slstm" else self.config).param_shapes(1)
         leaves = jax.tree_util.tree_leaves_with_path(shapes, is_leaf=lambda node: isinstance(node, tuple))
         kernels = [shape for path, shape in leaves if path[-1].key == "kernel" and path[0].key != "input"]
         return sum(map(math.prod, kernels))
+
+    def core_size(self, inputs: int) -> int:
+        """The number of core parameters, all but those of the head, with ``inputs`` input features."""
+        if self.rival is None:
+            shapes = (self.stack_config if self.model == "slstm" else self.config).param_shapes(inputs)
+            return sum(map(math.prod, jax.tree.leaves(shapes, is_leaf=lambda node: isinstance(node, tuple))))
+        xs = jax.ShapeDtypeStruct((1, 2, inputs), jnp.float32)
+        variables = jax.eval_shape(self.layer().init, jax.random.key(0), xs)
+        return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
     def started(self, default: ModelOptions, time_scale: Callable[[int], float], forget_bias: float) -> ModelOptions:
         """The same model with either a time scale or the biases that it would set; see :meth:`resolved`.
@@ -165,6 +202,8 @@ class ModelOptions:
             scale = 0.0 if biases or "time_scale" in self.meaningless else time_scale(self.delay)
         elif scale != 0 and not 1 <= scale < math.inf:
             raise ValueError(f"time_scale must be 0 (none) or a number of timesteps, at least 1, got {scale}.")
+        if self.rival is not None:  # which has its own default forget bias
+            return dataclasses.replace(self, time_scale=float(scale))
         if scale == 0:
             given = self.forget_bias if self.forget_bias is not None else forget_bias
             conveyor_bias = self.config.conveyor_bias
@@ -176,36 +215,46 @@ class ModelOptions:
                 )
         return dataclasses.replace(self, time_scale=float(scale), forget_bias=None, conveyor_bias=None)
 
-    def nearest_features(self, budget: int) -> int:
-        """The M with which :attr:`recurrent_size` is nearest to ``budget``."""
+    def nearest_features(self, budget: int, inputs: int) -> int:
+        """The M with which :meth:`core_size` is nearest to ``budget``."""
 
         def size(features: int) -> int:
-            return dataclasses.replace(self, features=features).recurrent_size
+            return dataclasses.replace(self, features=features).core_size(inputs)
 
-        smallest = 1 if self.model == "slstm" or self.norm != "channel" else 2  # which the norm needs
-        sizes = range(max(smallest, math.isqrt(budget)) + 1)
+        plain = self.model == "slstm" or self.rival is not None or self.norm == "none"
+        smallest = 1 if plain else 2  # which the norm needs
+        largest = smallest
+        while largest < LARGEST and size(largest) < budget:
+            largest = min(2 * largest, LARGEST)
+        sizes = range(largest + 1)
         least = bisect.bisect_left(sizes, budget, lo=smallest, key=size)  # the smallest M that reaches the budget
-        return min(max(smallest, least - 1), least, key=lambda features: abs(size(features) - budget))
+        return min(max(smallest, least - 1), min(least, largest), key=lambda features: abs(size(features) - budget))
 
     def check(self, default: ModelOptions) -> None:
         """Raises a ValueError for a size that is too large, and for an option that the model does not have."""
         for name in ("features", "num_layers", "tensor_shape", "kernel_size"):
             given = getattr(self, name)
-            for size in given if isinstance(given, tuple) else (given,):
+            for size in given if isinstance(given, tuple) else () if given is None else (given,):
                 check_size(name, size, least=-LARGEST)  # the library refuses those below 1
         for name in self.meaningless:
-            given, usual = getattr(self, name), getattr(default, name)
+            given, usual = getattr(self, name), default.layers if name == "num_layers" else getattr(default, name)
             if given not in (usual, None) and (given, usual) != (0, None):  # None becomes 0 for these models
                 model = self.model if self.memory_conv or self.model != "tlstm" else "a tlstm without memory_conv"
-                raise ValueError(f"{name} does not apply to {model}, got {given}: leave it out.")
+                shown = " ".join(given) if name == "rival_options" else given
+                raise ValueError(f"{name} does not apply to {model}, got {shown}: leave it out.")
+        if self.rival is not None:
+            arguments.parse(self.model, self.rival, self.rival_options)
 
     @property
     def meaningless(self) -> tuple[str, ...]:
         """The options that do not apply to the model."""
+        tensor = ("tensor_shape", "kernel_size", "memory_conv", "norm", "norm_epsilon", "kernel_scale", "conveyor_bias")
+        if self.rival is not None:
+            lacks = {"num_layers", "time_scale", "forget_bias"} - self.rival.__dataclass_fields__.keys()
+            return (*tensor, "shared", "remat", *sorted(lacks))
         if self.model == "slstm":
-            norm = ("norm", "norm_epsilon")
-            return ("tensor_shape", "kernel_size", "memory_conv", *norm, "kernel_scale", "conveyor_bias")
-        stack = ("num_layers", "shared")
+            return (*tensor, "rival_options")
+        stack = ("num_layers", "shared", "rival_options")
         if self.model == "trnn":
             return ("memory_conv", "time_scale", *SET_BY_TIME_SCALE, *stack)
         return stack if self.memory_conv else ("conveyor_bias", *stack)
@@ -244,7 +293,7 @@ class ModelOptions:
         """
         return StackedLSTMConfig(
             self.features,
-            self.num_layers,
+            self.layers,
             shared=self.shared,
             **self.gate_start,
             dtype=jnp.dtype(self.precision),
@@ -260,15 +309,42 @@ class ModelOptions:
 
     @property
     def delay(self) -> int:
-        """The delay of the outputs in timesteps: L - 1, and 0 for an sLSTM."""
-        return 0 if self.model == "slstm" else self.config.delay
+        """The delay of the outputs in timesteps: L - 1, and 0 for models that are no tLSTM or tRNN."""
+        return 0 if self.model not in TENSORIZED else self.config.delay
 
-    def layer(self) -> tl.linen.TLSTM | tl.linen.StackedLSTM:
+    def check_task(self, task: str) -> None:
+        """Raises a ValueError if the model is a rival that cannot be trained on the task."""
+        if self.rival is not None and task not in self.rival.tasks:
+            able = ", ".join(self.rival.tasks)
+            raise ValueError(f"model {self.model} cannot be trained on {task}, only on {able}: take another model.")
+
+    @property
+    def rival(self) -> type[Rival] | None:
+        """The class of a model that is none of the paper's own."""
+        return RIVALS.get(self.model)
+
+    @property
+    def layers(self) -> int:
+        """The number of layers."""
+        if self.num_layers is not None:
+            return self.num_layers
+        if self.rival is None:
+            return 3
+        return getattr(self.rival, "num_layers", 1)
+
+    def layer(self) -> tl.linen.TLSTM | tl.linen.StackedLSTM | Rival:
         """The recurrent layer.
 
         Raises:
             ValueError: an option does not fit; the message names it.
         """
+        if self.rival is not None:
+            given: dict[str, Any] = {name: getattr(self, name) for name in ("num_layers", "forget_bias")}
+            given["time_scale"] = self.time_scale or None
+            options = arguments.parse(self.model, self.rival, self.rival_options)
+            options |= {name: x for name, x in given.items() if x is not None}
+            dtypes: dict[str, Any] = {"dtype": jnp.dtype(self.precision), "param_dtype": jnp.dtype(self.param_dtype)}
+            return self.rival(self.features, **dtypes, **options)
         if self.remat < 0:
             raise ValueError(f"remat must be 0 or a positive number of timesteps, got {self.remat}.")
         remat = self.remat or False
@@ -278,12 +354,14 @@ class ModelOptions:
 
     @property
     def resolved_depth(self) -> int:
-        """The depth L: of an sLSTM its number of layers."""
-        return self.num_layers if self.model == "slstm" else self.config.depth
+        """The depth L: the number of layers of models that are no tLSTM or tRNN."""
+        return self.layers if self.model not in TENSORIZED else self.config.depth
 
     @property
     def name(self) -> str:
-        """The model's name in the paper, for example "3D tLSTM+CN"."""
+        """The model's name in the paper, for example "3D tLSTM+CN"; for a rival its name here and its options."""
+        if self.rival is not None:
+            return f"{self.model} ({', '.join(self.rival_options)})" if self.rival_options else self.model
         if self.model == "slstm":
             return f"sLSTM{'' if self.shared else ' (unshared)'}"
         name = f"{len(self.tensor_shape) + 1}D {'tRNN' if self.model == 'trnn' else 'tLSTM'}"
@@ -296,51 +374,8 @@ class ModelOptions:
     @property
     def title(self) -> str:
         """Name and sizes, for titles and legends."""
-        sizes = "" if self.model == "slstm" else f" P={'x'.join(map(str, self.config.tensor_shape))}"
+        sizes = "" if self.model not in TENSORIZED else f" P={'x'.join(map(str, self.config.tensor_shape))}"
         return f"{self.name} L={self.resolved_depth}{sizes} M={self.features}"
-
-
-class LastStepClassifier(nn.Module):
-    """Classification from the output for the last input: y_T = h_{T+L-1, P} W^y + b^y (eq. 8)."""
-
-    layer: nn.Module
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, xs: jax.Array) -> jax.Array:
-        """Maps inputs ``(batch, T, R)`` to logits ``(batch, num_classes)``, float32."""
-        ys = self.layer(xs)
-        return nn.Dense(self.num_classes, name="head")(ys[:, -1].astype(jnp.float32))
-
-
-class SymbolLabeler(nn.Module):
-    """A label for every symbol: y_t = h_{t+L-1, P} W^y + b^y (eq. 8); the inputs are one-hot."""
-
-    layer: tl.linen.TLSTM | tl.linen.StackedLSTM
-    num_symbols: int
-
-    @nn.nowrap
-    def zero_carry(self, rows: int) -> tl.TLSTMState:
-        """The carry before the first symbols, for a batch of ``rows`` rows; equivalent to no carry."""
-        symbols = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
-        (carry, _), _ = jax.eval_shape(self.init_with_output, jax.random.key(0), symbols)
-        return jax.tree.map(lambda z: np.zeros(z.shape, z.dtype), carry)
-
-    @nn.compact
-    def __call__(self, symbols: jax.Array, carry: Any = None, *, aligned: bool = True) -> tuple[Any, jax.Array]:
-        """Maps integers ``(batch, T)`` to the final carry and logits ``(batch, T, num_symbols)``, float32.
-
-        With ``aligned=False`` the logits at t are y_{t-L+1}; see :func:`tlstm_jax.unroll`.
-        """
-        xs = jax.nn.one_hot(symbols, self.num_symbols)
-        carry, ys = self.layer(xs, initial_carry=carry, aligned=aligned, return_carry=True)
-        return carry, nn.Dense(self.num_symbols, name="head")(ys.astype(jnp.float32))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def initialized(network: nn.Module, seed: int, inputs: jax.Array) -> Any:
-    """The initial parameters of a network; compiled once for networks that are equal, as in a population."""
-    return network.init(jax.random.key(seed), inputs)["params"]
 
 
 def parse_count(text: str) -> int:
@@ -356,8 +391,3 @@ def parse_count(text: str) -> int:
     if number > LARGEST**2:
         raise ValueError(f"params must be at most {LARGEST}M, got {text}.")
     return number
-
-
-def count_parameters(params: Any) -> int:
-    """The number of parameters in a tree."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))

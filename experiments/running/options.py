@@ -15,9 +15,11 @@ NO_MATTER = (
 """Options that do not affect a run's results and are not recorded (steps that are compiled together may round
 differently)."""
 
-LATER = {"kernel_scale": 1.0, "time_scale": 0.0, "data_on": "host"}
+LATER: dict[str, Any] = {"kernel_scale": 1.0, "time_scale": 0.0, "data_on": "host", "rival_options": ()}
 """Options of the model and of training that earlier versions did not have, with the value that they implied. An option
 is recorded only if its value differs, so that older runs can be resumed."""
+KEY_TYPE = "threefry2x32"
+"""The type of the keys of samples and of dropout: the one whose bits are the same on every kind of device."""
 LARGEST = 10**6
 """The largest size of a model or a sequence along one axis; more cannot be represented, let alone be computed."""
 

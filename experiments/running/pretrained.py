@@ -14,7 +14,7 @@ from experiments.common.errors import CommandError, UsageError
 from experiments.running import workdir as wd
 from experiments.running.checkpoints import CheckpointError, Checkpoints, checksum
 from experiments.running.experiment import Experiment
-from experiments.running.models import SET_BY_TIME_SCALE, ModelOptions
+from experiments.running.models import PAPER_MODELS, SET_BY_TIME_SCALE, ModelOptions
 from experiments.running.options import TrainOptions
 from experiments.running.task import Record, best_of
 
@@ -76,6 +76,8 @@ def started(experiment: Experiment, options: TrainOptions) -> Experiment:
         there = wd.read_config(folder)
     except CommandError as error:
         raise UsageError(f"start_from must be the workdir of a run: {error}") from error
+    if new.rival is not None:
+        raise UsageError(f"start_from is for {', '.join(PAPER_MODELS)}, got --model {new.model}: leave it out")
     old = ModelOptions.recorded(there)
     check_related(folder, {**there, **dataclasses.asdict(old)}, {**experiment.config, **dataclasses.asdict(new)})
     like = jax.eval_shape(lambda: experiment.params)

@@ -15,7 +15,7 @@ from experiments.running import workdir as wd
 from experiments.running.curves import learning_curves
 from experiments.running.experiment import Experiment
 from experiments.running.members import Member
-from experiments.running.models import count_parameters
+from experiments.running.networks import count_parameters
 from experiments.running.options import TrainOptions
 from experiments.running.pretrained import started
 

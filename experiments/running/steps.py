@@ -16,8 +16,11 @@ import optax
 from jax.sharding import Mesh
 
 from experiments.running import devices
-from experiments.running.options import TrainOptions
+from experiments.running.options import KEY_TYPE, TrainOptions
 from experiments.running.task import Sums, Task
+
+Settings = dict[str, Any]
+"""What runs differ in apart from their state and their batches: ``rate`` and ``seed``."""
 
 
 class State(NamedTuple):
@@ -38,14 +41,14 @@ class State(NamedTuple):
     carry: Any
 
 
-def make_optimizer(options: TrainOptions, num_steps: int, rate: Any) -> optax.GradientTransformation:
+def make_optimizer(task: Task, options: TrainOptions, rate: Any) -> optax.GradientTransformation:
     """Adam with gradient clipping, a schedule, and weight decay of the kernels only.
 
     The state is that of ``optax.adamw``. The learning rate may be traced, since it differs within a population.
     """
     clip = optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity()
     if options.schedule == "cosine":
-        scale = optax.scale_by_learning_rate(optax.cosine_decay_schedule(rate, num_steps))
+        scale = optax.scale_by_learning_rate(optax.cosine_decay_schedule(rate, task.num_steps))
     else:  # in the dtype of the gradients, as optax.scale does for a Python float
 
         def scaled(updates: Any, params: Any) -> Any:
@@ -53,7 +56,8 @@ def make_optimizer(options: TrainOptions, num_steps: int, rate: Any) -> optax.Gr
 
         scale = optax.stateless(scaled)
     decay = optax.add_decayed_weights(options.weight_decay, kernels_only)
-    return optax.chain(clip, optax.chain(optax.scale_by_adam(), decay, scale))
+    usual = optax.chain(clip, optax.chain(optax.scale_by_adam(), decay, scale))
+    return task.optimizer(usual, rate)
 
 
 def kernels_only(params: Any) -> Any:
@@ -67,18 +71,20 @@ def starting_states(tasks: Sequence[Task], params: Sequence[Any], options: Train
     batch = {name: np.zeros((rows, *z.shape[1:]), z.dtype) for name, z in task.batch(0).items()}
     batch["weights"] = np.ones(rows, np.float32)
     sums = functools.partial(prepared_sums, task)
-    totals, _ = jax.eval_shape(sums, task.data, params[0], batch, task.carry(rows))
+    totals, _, _ = jax.eval_shape(sums, task.data, params[0], batch, task.carry(rows), None)
     nothing = jax.tree.map(lambda z: np.zeros(z.shape, z.dtype), totals)
-    optimizer = make_optimizer(options, task.num_steps, options.learning_rate)
+    optimizer = make_optimizer(task, options, options.learning_rate)
     return [
         jax.device_get(State(np.zeros((), np.int32), own, optimizer.init(own), nothing, task.carry(rows)))
         for own in params
     ]
 
 
-def prepared_sums(task: Task, data: Any, params: Any, batch: Any, carry: Any) -> tuple[Sums, Any]:
-    """The metrics of a batch as the host made it, and the carry for the next one."""
-    return task.sums(params, task.prepare(data, batch), carry)
+def prepared_sums(
+    task: Task, data: Any, params: Any, batch: Any, carry: Any, key: jax.Array | None
+) -> tuple[Sums, Any, dict[str, Any]]:
+    """``task.sums`` of a batch as the host made it."""
+    return task.sums(params, task.prepare(data, batch), carry, key)
 
 
 def over_runs(function: Callable[..., Any], count: int) -> Callable[..., Any]:
@@ -101,25 +107,27 @@ def make_steps(task: Task, options: TrainOptions, count: int) -> tuple[Any, Any]
 
     Both are jitted and take sharded batches and replicated parameters; the compiler adds the sums across devices.
 
-    - ``train_steps(state, batches, rates, data)``: the batches have the runs along the first axis and the steps along
-      the second; ``rates`` are the learning rates, ``(count,)``. Returns the new state, and the means of the metrics
+    - ``train_steps(state, batches, runs, data)``: the batches have the runs along the first axis and the steps along
+      the second; for ``runs`` see :func:`settings`. Returns the new state, and the means of the metrics
       over the epoch so far, ``(count, steps, metrics)``.
     - ``eval_step(params, batch, carry, data)`` returns :data:`Sums` and the carry for the next batch.
     """
     sums = functools.partial(prepared_sums, task)
 
-    def train_run(data: Any, state: State, batches: dict[str, jax.Array], rate: jax.Array) -> tuple[State, jax.Array]:
-        optimizer = make_optimizer(options, task.num_steps, rate)
+    def train_run(data: Any, state: State, batches: dict[str, jax.Array], run: Settings) -> tuple[State, jax.Array]:
+        optimizer = make_optimizer(task, options, run["rate"])
 
-        def loss(params: Any, batch: dict[str, jax.Array], carry: Any) -> tuple[jax.Array, tuple[Sums, Any]]:
-            found, carry = sums(data, params, batch, carry)
+        def loss(params: Any, batch: Any, carry: Any, key: jax.Array) -> tuple[jax.Array, tuple[Sums, Any, Any]]:
+            found, carry, changed = sums(data, params, batch, carry, key)
             total, count = found["loss"]
-            return total / count, (found, carry)
+            return total / count, (found, carry, changed)
 
         def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, jax.Array]:
-            gradients, (found, carry) = jax.grad(loss, has_aux=True)(state.params, batch, state.carry)
+            key = jax.random.fold_in(jax.random.key(run["seed"], impl=KEY_TYPE), state.step)
+            gradients, (found, carry, changed) = jax.grad(loss, has_aux=True)(state.params, batch, state.carry, key)
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
+            params = {**params, **changed} if changed else params
             totals = jax.tree.map(jnp.add, state.totals, found)
             # apart from the state, which the next step donates; in one array, which is fetched faster than several
             means = jnp.stack([total / count for total, count in totals.values()])
@@ -128,19 +136,26 @@ def make_steps(task: Task, options: TrainOptions, count: int) -> tuple[Any, Any]
         return jax.lax.scan(train_step, state, batches)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def train_steps(state: State, batches: Any, rates: jax.Array, data: Any) -> tuple[State, jax.Array]:
-        return over_runs(functools.partial(train_run, data), count)(state, batches, rates)
+    def train_steps(state: State, batches: Any, runs: Settings, data: Any) -> tuple[State, jax.Array]:
+        return over_runs(functools.partial(train_run, data), count)(state, batches, runs)
 
     @jax.jit
     def eval_step(params: Any, batch: Any, carry: Any, data: Any) -> tuple[Sums, Any]:
-        return over_runs(functools.partial(sums, data), count)(params, batch, carry)
+        def evaluated(params: Any, batch: Any, carry: Any) -> tuple[Sums, Any]:
+            found, carry, _ = sums(data, params, batch, carry, None)
+            return found, carry
+
+        return over_runs(evaluated, count)(params, batch, carry)
 
     return train_steps, eval_step
 
 
-def learning_rates(rates: Sequence[float]) -> Any:
-    """The learning rates of several runs as an array, on the host."""
-    return np.array(rates, jax.dtypes.canonicalize_dtype(np.float64))
+def settings(runs: Sequence[TrainOptions]) -> Settings:
+    """What runs differ in apart from their state and their batches, as arrays on the host, each ``(count,)``."""
+    return {
+        "rate": np.array([run.learning_rate for run in runs], jax.dtypes.canonicalize_dtype(np.float64)),
+        "seed": np.array([run.seed for run in runs], np.uint32),
+    }
 
 
 def stack(trees: Sequence[Any]) -> Any:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from experiments.running.devices import Batch
 from experiments.running.examples import Example, Request, labeled
 from experiments.running.experiment import Experiment
-from experiments.running.models import ModelOptions, SymbolLabeler, initialized
-from experiments.running.options import LATER, TrainOptions
+from experiments.running.models import ModelOptions
+from experiments.running.networks import SymbolLabeler, apply, initialized
+from experiments.running.options import KEY_TYPE, LATER, TrainOptions
 from experiments.running.task import Record, Sums, Task, by_accuracy
 
 BLANK = 0
@@ -30,8 +31,6 @@ TRAIN, TEST = 0, 1
 """The splits, as they enter the seeds of samples."""
 MOST_NUMBERS = 2**31
 """The number of training samples that an int32 can count."""
-KEY_TYPE = "threefry2x32"
-"""The type of the keys of samples that the device makes: the one whose bits are the same on every kind of device."""
 
 Generate = Callable[[np.random.Generator, int], tuple[NDArray[np.int32], NDArray[np.int32]]]
 """Maps ``(rng, rows)`` to inputs and targets, each ``(rows, T)``."""
@@ -94,6 +93,7 @@ def build(generated: GeneratedTask, model: ModelOptions, train: SampleOptions) -
     Raises:
         ValueError: an option does not fit.
     """
+    model.check_task(generated.config["task"])
     labeler = SymbolLabeler(model.layer(), generated.num_symbols)
     return Experiment(
         name=generated.name,
@@ -116,8 +116,8 @@ def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOp
     steps_per_epoch = math.ceil(min(options.check_every, options.samples) / options.batch_size)
     samples_per_epoch = steps_per_epoch * options.batch_size
 
-    def sums(params: Any, batch: dict[str, jax.Array], carry: Any) -> tuple[Sums, Any]:
-        _, logits = cast(Any, labeler.apply({"params": params}, batch["inputs"]))
+    def sums(params: Any, batch: Any, carry: Any, key: jax.Array | None) -> tuple[Sums, Any, dict[str, Any]]:
+        (_, logits), changed = apply(labeler, params, batch["inputs"], rows=batch["weights"], key=key)
         targets, weights = batch["targets"], batch["weights"][:, None]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets) * weights
         answer = (targets != BLANK) * weights
@@ -128,7 +128,7 @@ def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOp
             "accuracy": (right.sum(), answer.sum()),
             "answer_accuracy": (whole.sum(), batch["weights"].sum()),
         }
-        return found, carry
+        return found, carry, changed
 
     def batch(step: int) -> Batch:
         if on_device:
@@ -154,6 +154,7 @@ def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOp
         prepare=lambda data, batch: generated.from_numbers(batch) if on_device else batch,
         rank=by_accuracy("test"),
         solved=solved,
+        optimizer=labeler.optimizer,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
+import optax
 
 from experiments.running.devices import Batch
 
@@ -26,8 +27,9 @@ class Task:
     """Data, objective and stopping rule of a run.
 
     Args:
-        sums: the metrics of a batch: maps ``(params, batch, carry)`` to :data:`Sums` and the carry for the next batch.
-            Rows whose ``weights`` are 0 are padding and must not contribute.
+        sums: the metrics of a batch: maps ``(params, batch, carry, key)`` to :data:`Sums`, the carry for the next
+            batch, and the collections of variables that change in training, by name. The key for dropout is None in
+            evaluation. Rows whose ``weights`` are 0 are padding and must not contribute.
         batch: returns the training batch of a step. It must depend on the step number alone, so that a run can be
             resumed at any step.
         steps_per_epoch: training steps between two evaluations.
@@ -42,12 +44,13 @@ class Task:
             the rows along the first axis.
         data: arrays that are kept on the devices, for ``prepare``. The runs of a population share those of the first.
         prepare: maps ``(data, batch)`` to the batch that ``sums`` takes, row by row; compiled into the step.
+        optimizer: maps the optimizer of the training options and the learning rate to the one to be used.
         unit: what training samples are called.
         quantity: the metric to report beside the loss.
         shorter: what to say beside the estimate of a long run: how to get a short one.
     """
 
-    sums: Callable[[Any, dict[str, jax.Array], Any], tuple[Sums, Any]]
+    sums: Callable[[Any, dict[str, jax.Array], Any, jax.Array | None], tuple[Sums, Any, dict[str, Any]]]
     batch: Callable[[int], Batch]
     steps_per_epoch: int
     samples_per_epoch: int
@@ -59,6 +62,7 @@ class Task:
     carry: Callable[[int], Any] = lambda rows: ()
     data: Any = ()
     prepare: Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]] = unchanged
+    optimizer: Callable[[optax.GradientTransformation, Any], optax.GradientTransformation] = lambda usual, rate: usual
     unit: str = "samples"
     quantity: Literal["accuracy", "bits"] = "accuracy"
     shorter: str = ""

@@ -48,8 +48,8 @@ class Trial:
         starts = steps.starting_states([each.task for each in group], params, options, rows)
         self._start = steps.stack(starts)
         batches = devices.shard_batches([[each.task.batch(0)] for each in group], options.batch_size, mesh)
-        rates = devices.replicate(steps.learning_rates([each.options.learning_rate for each in group]), mesh)
-        self._mesh, self._rest = mesh, (batches, rates, devices.replicate(task.data, mesh))
+        settings = devices.replicate(steps.settings([each.options for each in group]), mesh)
+        self._mesh, self._rest = mesh, (batches, settings, devices.replicate(task.data, mesh))
         train_steps, _ = steps.make_steps(task, options, len(group))
         self._step = train_steps.lower(steps.placed(self._start, mesh), *self._rest).compile()
 

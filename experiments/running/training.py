@@ -138,7 +138,7 @@ class Population:
         self._in_flight: collections.deque[tuple[int, jax.Array]] = collections.deque()
         self._slots: list[Training] = []
         self._state: Any = None
-        self._rates: Any = None
+        self._settings: Any = None
         self._train_steps: Any = None
         self._eval_step: Any = None
         self.errors = {
@@ -173,13 +173,12 @@ class Population:
         others = [run for run in self._runs if run not in active]
         self._slots = sorted([*active, *others][:size], key=lambda run: run.number)
         self._state = steps.placed(steps.stack([run.state for run in self._slots]), self._mesh)
-        rates = [run.member.options.learning_rate for run in self._slots]
-        self._rates = devices.replicate(steps.learning_rates(rates), self._mesh)
+        self._settings = devices.replicate(steps.settings([run.member.options for run in self._slots]), self._mesh)
         self._train_steps, self._eval_step = steps.make_steps(self._task, self._options, size)
 
     def dispatch(self, number: int, count: int) -> None:
         """Starts ``count`` steps with the batches from ``number`` on; waits while more than AHEAD are in flight."""
-        self._state, means = self._train_steps(self._state, self._load(number, count), self._rates, self._data)
+        self._state, means = self._train_steps(self._state, self._load(number, count), self._settings, self._data)
         self._in_flight.append((number, means))
         self.wait(AHEAD)
 
@@ -276,7 +275,7 @@ class Population:
             at_once,
             wait=self.wait,
             report=functools.partial(self._bar.write, file=sys.stderr),
-            bare_steps=lambda state: self._train_steps(state, batches, self._rates, self._data)[0],
+            bare_steps=lambda state: self._train_steps(state, batches, self._settings, self._data)[0],
             trace=self._runs[0].member.workdir / wd.PROFILE,
         )
         self._state = kept

@@ -11,17 +11,20 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple, get_args
 
 from experiments import tasks
 from experiments.common import commandline
 from experiments.common.commandline import tyro
 from experiments.common.errors import UsageError
 from experiments.reporting import lines
+from experiments.rivals import RIVALS
 from experiments.running.models import ModelOptions, Preset
 
-OURS = ("preset", "depth", "seed", "workdir", "overwrite")
+OURS = ("preset", "model", "depth", "seed", "workdir", "overwrite")
 """Options that the sweep sets for its runs; the task's options cannot contain them."""
+NAMED = ("tlstm", "slstm", *RIVALS)
+"""The models that --models knows."""
 NAMES = "{" + ",".join(tasks.TASKS) + "}"
 
 
@@ -36,6 +39,9 @@ class Options:
     """The task to run. Required, unless there is --collect."""
     presets: tuple[Preset, ...] = get_args(Preset)
     """Models of the paper."""
+    models: tuple[str, ...] = ()
+    """Models by the names of --model, each at its own default depth, instead of presets. all: the task's default tLSTM,
+    the sLSTM, and every model that they are compared with."""
     depths: tuple[int, ...] = ()
     """L. Default: the depths of the paper's figures, 1 2 3 4 for language, 1 3 5 for mnist, else 1 4 7 10."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -55,8 +61,8 @@ class Options:
     folder: Path = Path("runs") / "sweep"
     """Folder for the workdirs."""
     equal_params: bool = True
-    """Give every model as many recurrent parameters as the task's default model, unless the task's options say
-    --features or --params. Without it, every model has the task's M."""
+    """Give every model as many core parameters (all but those of the head) as the task's default model, unless the
+    task's options say --features or --params. Without it, every model has the task's M."""
     dry_run: bool = False
     """Print the commands and run nothing."""
     collect: tuple[Path, ...] = ()
@@ -64,6 +70,10 @@ class Options:
 
     def check(self) -> None:
         """Raises a UsageError for options that do not fit."""
+        if wrong := [name for name in self.models if name not in ("all", *NAMED)]:
+            raise UsageError(f"models must be all or of {', '.join(NAMED)}, got {wrong[0]}.")
+        if self.models and (self.depths or self.presets != get_args(Preset)):
+            raise UsageError("models have their own depths: leave out --presets and --depths, or run two sweeps")
         if bool(self.collect) == (self.task is not None):
             raise UsageError("give a task to run, or --collect and workdirs, and not both")
         for name, least in (("depths", 1), ("seeds", 0)):
@@ -92,11 +102,27 @@ class Options:
             raise UsageError(error) from error
 
 
+class Model(NamedTuple):
+    """A model of the grid: a preset at a depth, or one of --models, whose depth is its own."""
+
+    name: str
+    depth: int | None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the model."""
+        return {"model": self.name} if self.depth is None else {"preset": self.name, "depth": self.depth}
+
+    @property
+    def title(self) -> str:
+        """The model in messages."""
+        return self.name if self.depth is None else f"{self.name} L={self.depth}"
+
+
 class Run(NamedTuple):
     """A run of the grid."""
 
-    preset: str
-    depth: int
+    model: Model
     seed: int
     workdir: Path
     command: list[str]
@@ -105,7 +131,7 @@ class Run(NamedTuple):
     @property
     def name(self) -> str:
         """The run in the sweep's messages."""
-        return f"{self.preset} L={self.depth} seed {self.seed}{self.differences}"
+        return f"{self.model.title} seed {self.seed}{self.differences}"
 
     @property
     def arguments(self) -> list[str]:
@@ -147,20 +173,31 @@ def grid(options: Options, rest: Sequence[str]) -> list[Run]:
             raise UsageError(f"--{name} cannot follow --: the sweep sets it for every run")
     axes = (
         options.seeds,
-        options.depths or options.info.depths,
-        options.presets,
+        models(options),
         options.learning_rates or (None,),
         options.time_scales or (None,),
     )
     return [planned(options, rest, *point) for point in dict.fromkeys(itertools.product(*axes))]
 
 
+def models(options: Options) -> list[Model]:
+    """The models of the grid, depth by depth; of --models those that can be trained on the task."""
+    if not options.models:
+        return [Model(preset, depth) for depth in options.depths or options.info.depths for preset in options.presets]
+    chosen = dict.fromkeys(NAMED if "all" in options.models else options.models)
+    able = [name for name in chosen if name not in RIVALS or options.info.name in RIVALS[name].tasks]
+    if "all" not in options.models and able != [*chosen]:
+        refused = next(name for name in chosen if name not in able)
+        raise UsageError(f"models must be those that can be trained on {options.info.name}, got {refused}.")
+    return [Model(name, None) for name in able]
+
+
 def budget(options: Options, rest: Sequence[str]) -> int | None:
-    """The size of the recurrent kernel that all models of the grid get; None if the options do not ask for one."""
+    """The number of core parameters that all models of the grid get; None if the options do not ask for one."""
     given = commandline.given_options(rest)
     if not options.equal_params or given & {"features", "params"}:
         return None
-    return default_model(options, rest).recurrent_size
+    return default_model(options, rest).core_size(options.info.inputs)
 
 
 def default_model(options: Options, rest: Sequence[str]) -> ModelOptions:
@@ -176,30 +213,30 @@ def sizes(options: Options, rest: Sequence[str]) -> list[str]:
             "the models keep the features or params of the task; their numbers of parameters are in the table below"
         ]
     found, default = [], default_model(options, rest)
-    for preset in options.presets:
-        depth = (options.depths or options.info.depths)[0]
-        chosen = dataclasses.replace(default, preset=preset, depth=depth, params=str(size))
-        model = chosen.resolved(default)
-        found.append(f"{preset} M={model.features}: {model.recurrent_size:,}")
-    return [f"parameters of the recurrent kernels, nearest to {size:,}: {'; '.join(found)}"]
+    inputs = options.info.inputs
+    first = {each.name: each for each in reversed(models(options))}  # each at its least depth
+    for name in dict.fromkeys(each.name for each in models(options)):
+        model = dataclasses.replace(default, params=str(size), **first[name].options).resolved(default, inputs=inputs)
+        found.append(f"{name} M={model.features}: {model.core_size(inputs):,}")
+    return [f"core parameters, nearest to {size:,} (with {inputs} input features): {'; '.join(found)}"]
 
 
 def planned(
     options: Options,
     rest: Sequence[str],
     seed: int,
-    depth: int,
-    preset: str,
+    model: Model,
     rate: float | None,
     time_scale: float | None,
 ) -> Run:
     """A run of the grid. The name of its workdir contains its options, and a checksum of those of the task."""
-    parts = [str(options.task), preset, f"L{depth}", f"seed{seed}"]
+    parts = [str(options.task), model.name, *([] if model.depth is None else [f"L{model.depth}"]), f"seed{seed}"]
     told = [word for word in rest if word != "--any-environment"]  # with it, the same run is resumed
     if told:
         readable = re.sub(r"[^A-Za-z0-9.+]+", "-", " ".join(told)).strip("-")[:60]
         parts += [readable, hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]]
-    given = ["--preset", preset, "--depth", str(depth), "--seed", str(seed)]
+    given = [word for name, value in model.options.items() for word in (f"--{name}", str(value))]
+    given += ["--seed", str(seed)]
     if (size := budget(options, rest)) is not None:
         given += ["--params", str(size)]
         parts.append(f"params{size}")
@@ -212,4 +249,4 @@ def planned(
     workdir = options.folder / "-".join(parts)
     given += ["--workdir", str(workdir)]
     command = [sys.executable, "-m", f"experiments.{options.task}", *given, *rest]
-    return Run(preset, depth, seed, workdir, command, differences)
+    return Run(model, seed, workdir, command, differences)

@@ -9,7 +9,7 @@ from experiments import sweep
 from experiments.common.files import write_json, write_lines
 from experiments.running import workdir as wd
 from experiments.running.models import ModelOptions
-from experiments.sweeping.grid import Run
+from experiments.sweeping.grid import Model, Run
 
 TINY = ["--length", "1", "--num-symbols", "9", "--features", "3", "--samples", "30", "--check-every", "15"]
 SAVED = 128 + signal.SIGTERM
@@ -40,7 +40,7 @@ def lines_of(path):
 def of_scripts(monkeypatch, folder, *scripts):
     """Replaces the runs of a sweep by these scripts, one per seed."""
     runs = [
-        Run("2d", 4, seed, folder / str(seed), [sys.executable, "-c", script, str(folder / str(seed))])
+        Run(Model("2d", 4), seed, folder / str(seed), [sys.executable, "-c", script, str(folder / str(seed))])
         for seed, script in enumerate(scripts)
     ]
     monkeypatch.setattr(sweep, "grid", lambda options, rest: runs)

@@ -15,7 +15,8 @@ from experiments.common.files import write_json
 from experiments.running import devices, generation, runs, steps
 from experiments.running import workdir as wd
 from experiments.running.checkpoints import Checkpoints
-from experiments.running.models import ModelOptions, SymbolLabeler
+from experiments.running.models import ModelOptions
+from experiments.running.networks import SymbolLabeler
 from experiments.running.options import EpochOptions
 from tests.experiments.small_runs import TEXT, assert_same_run, killed_at, metrics, replace_texts
 
@@ -68,7 +69,7 @@ def test_the_state_is_carried_exactly_from_one_batch_to_the_next(corpus, model):
     task = language.language_modeling(labeler, model.delay, corpus, options)
     carry, total, count = task.carry(3), 0.0, 0.0
     for step in range(task.steps_per_epoch):
-        sums, carry = jax.jit(task.sums)(params, {**task.batch(step), "weights": np.ones(3)}, carry)
+        sums, carry, _ = jax.jit(task.sums)(params, {**task.batch(step), "weights": np.ones(3)}, carry, None)
         total, count = total + sums["loss"][0], count + sums["loss"][1]
     symbols = np.searchsorted(corpus.vocabulary, corpus.train)
     length = -(-(len(symbols) - 1) // 3)

@@ -51,7 +51,7 @@ def test_the_rows_are_the_papers():
         assert {own.train.batch_size for own in each.options} == {{"mnist": 50, "language": 100}.get(each.task, 15)}
     best = next(each for each in found if each.name.startswith("memorization n=20, 3d+CN L=10"))
     assert (best.model.tensor_shape, best.model.features, best.options[0].num_symbols) == ((10, 10), 100, 65)
-    sizes = {each.model.recurrent_size for each in found if each.row == 1 and "2d" not in each.name}
+    sizes = {each.model.core_size(65) for each in found if each.row == 1 and "2d" not in each.name}
     assert max(sizes) < 1.01 * min(sizes)
 
 

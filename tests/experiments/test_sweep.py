@@ -39,32 +39,37 @@ def test_models_have_equally_many_parameters_unless_the_task_is_told_how_many(ca
         found = []
         for run in grid:
             parsed = commandline.parse(addition.Options, run.command[3:], prog="", default=default)
-            model = parsed.model.resolved(default.model)
-            found.append((model.recurrent_size, model.features, run.workdir.name))
+            model = parsed.model.resolved(default.model, inputs=11)
+            found.append((model.core_size(11), model.features, run.workdir.name))
         return [list(column) for column in zip(*found, strict=True)]
 
     default = addition.Options()
     sizes, channels, names = features("--digits", "3")
-    assert sizes == pytest.approx([default.model.recurrent_size] * 4, rel=0.03)
+    assert sizes == pytest.approx([default.model.core_size(11)] * 4, rel=0.03)
     assert len({*channels}) == 4
-    assert all(name.endswith("-params120900") for name in names)
+    assert all(name.endswith("-params123303") for name in names)
     for told in (["--features", "9"], ["--params=5K"]):
         sizes, channels, names = features(*told)
         assert (channels == [9] * 4) == (told[0] == "--features")
-        assert not any("params120900" in name for name in names)
+        assert not any("params123303" in name for name in names)
     assert features("--digits", "3", equal_params=False)[1:] == [
         [100] * 4,
         [f"addition-{preset}-L4-seed0-digits-3-2442f726" for preset in presets],
     ]
     default = addition.PAPER
-    assert features("--paper")[0] == pytest.approx([default.model.recurrent_size] * 4, rel=0.03)
+    assert features("--paper")[0] == pytest.approx([default.model.core_size(11)] * 4, rel=0.03)
     options = ["addition", "--presets", *presets, "--depths", "4", "--dry-run"]
     assert sweep.main(options) == 0
-    assert "nearest to 120,900: slstm M=123: 121,032; trnn M=201: 121,203" in capsys.readouterr().err
+    assert (
+        "nearest to 123,303 (with 11 input features): slstm M=123: 123,000; trnn M=201: 123,816"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_papers_grid_is_the_default():
-    depths = {task: {run.depth for run in sweep.grid(sweep.Options(task=task), [])} for task in ("language", "mnist")}
+    depths = {
+        task: {run.model.depth for run in sweep.grid(sweep.Options(task=task), [])} for task in ("language", "mnist")
+    }
     assert depths == {"language": {1, 2, 3, 4}, "mnist": {1, 3, 5}}
     assert len(sweep.grid(sweep.Options(task="addition"), [])) == 9 * 4 * 3
 

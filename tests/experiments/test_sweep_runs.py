@@ -20,7 +20,7 @@ def test_finished_runs_are_not_started_again(tmp_path, capsys, monkeypatch):
     arguments = ["memorization", "--presets", "2d", "--depths", "1", "4", "--folder", str(tmp_path)]
     options = sweep.Options(task="memorization", presets=("2d",), depths=(1, 4), folder=tmp_path)
     for run in sweep.grid(options, []):
-        write_run(run.workdir, seed=run.seed, preset=run.preset)
+        write_run(run.workdir, seed=run.seed, preset=run.model.name)
     started = []
     monkeypatch.setattr(processes, "start", started.append)
     path = tmp_path / "lines.jsonl"
