@@ -6,10 +6,12 @@ A model is added with a file and a line in :data:`RIVALS`.
 from experiments.rivals.irnn import IRNN
 from experiments.rivals.layer import Rival
 from experiments.rivals.lstm import LSTM
+from experiments.rivals.milstm import MILSTM
 from experiments.rivals.multiplicative import MultiplicativeLSTM, MultiplicativeRNN
 
 RIVALS: dict[str, type[Rival]] = {
     "lstm": LSTM,
+    "milstm": MILSTM,
     "mlstm": MultiplicativeLSTM,
     "mrnn": MultiplicativeRNN,
     "irnn": IRNN,
