@@ -3,6 +3,7 @@
 A model is added with a file and a line in :data:`RIVALS`.
 """
 
+from experiments.rivals.fslstm import FSLSTM
 from experiments.rivals.irnn import IRNN
 from experiments.rivals.layer import Rival
 from experiments.rivals.lstm import LSTM
@@ -14,6 +15,7 @@ RIVALS: dict[str, type[Rival]] = {
     "milstm": MILSTM,
     "mlstm": MultiplicativeLSTM,
     "mrnn": MultiplicativeRNN,
+    "fslstm": FSLSTM,
     "irnn": IRNN,
 }
 """Every rival by the name that ``--model`` has for it."""
