@@ -4,6 +4,7 @@ A model is added with a file and a line in :data:`RIVALS`.
 """
 
 from experiments.rivals.fslstm import FSLSTM
+from experiments.rivals.gflstm import GFLSTM
 from experiments.rivals.irnn import IRNN
 from experiments.rivals.layer import Rival
 from experiments.rivals.lstm import LSTM
@@ -17,6 +18,7 @@ RIVALS: dict[str, type[Rival]] = {
     "mrnn": MultiplicativeRNN,
     "fslstm": FSLSTM,
     "irnn": IRNN,
+    "gflstm": GFLSTM,
 }
 """Every rival by the name that ``--model`` has for it."""
 

@@ -11,7 +11,9 @@ from experiments.rivals import RIVALS, Rival
 from tests.experiments.rivals import common
 
 STEPS, HALF, LENGTHS = 6, 3, np.array([6, 2])
-SMALLER = {"fslstm": {"num_layers": 2}}  # options of rivals that take long to compile by default
+SMALLER = dict.fromkeys(
+    ("fslstm", "gflstm"), {"num_layers": 2}
+)  # options of rivals that take long to compile by default
 
 
 def example(name):
