@@ -9,6 +9,7 @@ from experiments.rivals.irnn import IRNN
 from experiments.rivals.layer import Rival
 from experiments.rivals.lstm import LSTM
 from experiments.rivals.milstm import MILSTM
+from experiments.rivals.mingru import MinGRU
 from experiments.rivals.multiplicative import MultiplicativeLSTM, MultiplicativeRNN
 
 RIVALS: dict[str, type[Rival]] = {
@@ -19,6 +20,7 @@ RIVALS: dict[str, type[Rival]] = {
     "fslstm": FSLSTM,
     "irnn": IRNN,
     "gflstm": GFLSTM,
+    "mingru": MinGRU,
 }
 """Every rival by the name that ``--model`` has for it."""
 

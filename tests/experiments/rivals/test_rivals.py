@@ -11,9 +11,7 @@ from experiments.rivals import RIVALS, Rival
 from tests.experiments.rivals import common
 
 STEPS, HALF, LENGTHS = 6, 3, np.array([6, 2])
-SMALLER = dict.fromkeys(
-    ("fslstm", "gflstm"), {"num_layers": 2}
-)  # options of rivals that take long to compile by default
+SMALLER = {"fslstm": {"num_layers": 2}, "gflstm": {"num_layers": 2}}  # the default ones take long to compile
 
 
 def example(name):
