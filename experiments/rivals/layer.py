@@ -210,6 +210,7 @@ def per_gate(init: Callable[..., jax.Array], gates: int) -> Callable[..., jax.Ar
 
     def blocks(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         block = (*shape[:-1], shape[-1] // gates)
-        return jnp.concatenate([init(each, block, dtype) for each in jax.random.split(key, gates)], axis=-1)
+        found = jax.vmap(lambda each: init(each, block, dtype))(jax.random.split(key, gates))
+        return jnp.moveaxis(found, 0, -2).reshape(shape)
 
     return blocks

@@ -11,11 +11,12 @@ from experiments.rivals import RIVALS, Rival
 from tests.experiments.rivals import common
 
 STEPS, HALF, LENGTHS = 6, 3, np.array([6, 2])
+SMALLER = {"fslstm": {"num_layers": 2}, "gflstm": {"num_layers": 2}}  # the default ones take long to compile
 
 
 def example(name):
     """A small layer of a rival in float64, inputs, and variables that are not the initial ones."""
-    layer = RIVALS[name](common.FEATURES, param_dtype=np.float64)
+    layer = RIVALS[name](common.FEATURES, param_dtype=np.float64, **SMALLER.get(name, {}))
     xs = common.inputs(common.BATCH, STEPS, common.INPUTS)
     return layer, xs, common.randomized(layer, xs)
 
