@@ -3,6 +3,7 @@
 A model is added with a file and a line in :data:`RIVALS`.
 """
 
+from experiments.rivals.dilated import DilatedGRU, DilatedLSTM, DilatedRNN
 from experiments.rivals.grid import GridLSTM
 from experiments.rivals.layer import Rival
 from experiments.rivals.lstm import LSTM
@@ -10,6 +11,9 @@ from experiments.rivals.lstm import LSTM
 RIVALS: dict[str, type[Rival]] = {
     "lstm": LSTM,
     "grid": GridLSTM,
+    "dilated-rnn": DilatedRNN,
+    "dilated-gru": DilatedGRU,
+    "dilated-lstm": DilatedLSTM,
 }
 """Every rival by the name that ``--model`` has for it."""
 

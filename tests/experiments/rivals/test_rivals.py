@@ -11,11 +11,13 @@ from experiments.rivals import RIVALS, Rival
 from tests.experiments.rivals import common
 
 STEPS, HALF, LENGTHS = 6, 3, np.array([6, 2])
+SMALL = {"dilated-rnn": {"num_layers": 2}, "dilated-gru": {"num_layers": 2}, "dilated-lstm": {"num_layers": 2}}
+"""Options of rivals whose parameters are not all used in that few timesteps by default."""
 
 
 def example(name):
     """A small layer of a rival in float64, inputs, and variables that are not the initial ones."""
-    layer = RIVALS[name](common.FEATURES, param_dtype=np.float64)
+    layer = RIVALS[name](common.FEATURES, param_dtype=np.float64, **SMALL.get(name, {}))
     xs = common.inputs(common.BATCH, STEPS, common.INPUTS)
     return layer, xs, common.randomized(layer, xs)
 
