@@ -3,6 +3,7 @@
 A model is added with a file and a line in :data:`RIVALS`.
 """
 
+from experiments.rivals.convolutional import TCN, DilatedCNN
 from experiments.rivals.dilated import DilatedGRU, DilatedLSTM, DilatedRNN
 from experiments.rivals.grid import GridLSTM
 from experiments.rivals.layer import Rival
@@ -14,6 +15,8 @@ RIVALS: dict[str, type[Rival]] = {
     "dilated-rnn": DilatedRNN,
     "dilated-gru": DilatedGRU,
     "dilated-lstm": DilatedLSTM,
+    "dilated-cnn": DilatedCNN,
+    "tcn": TCN,
 }
 """Every rival by the name that ``--model`` has for it."""
 

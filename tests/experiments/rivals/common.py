@@ -41,7 +41,7 @@ def check_widths(make, widths):
 
     Counts are polynomials in M and R with the terms below, whose coefficients few counts determine.
     """
-    points = [(1, 1), (2, 1), (3, 1), (1, 2), (2, 3), (3, 5)]
+    points = [(2, 1), (3, 1), (4, 1), (1, 2), (2, 3), (3, 5)]  # not M = R, which spares some models a projection
     terms = np.array([(m * m, m * r, m, r, 1) for m, r in points])
     counts = np.array([num_params(make(m), r) for m, r in points])
     coefficients, *_ = np.linalg.lstsq(terms, counts, rcond=None)

@@ -11,8 +11,14 @@ from experiments.rivals import RIVALS, Rival
 from tests.experiments.rivals import common
 
 STEPS, HALF, LENGTHS = 6, 3, np.array([6, 2])
-SMALL = {"dilated-rnn": {"num_layers": 2}, "dilated-gru": {"num_layers": 2}, "dilated-lstm": {"num_layers": 2}}
-"""Options of rivals whose parameters are not all used in that few timesteps by default."""
+SMALL = {
+    "dilated-rnn": {"num_layers": 2},
+    "dilated-gru": {"num_layers": 2},
+    "dilated-lstm": {"num_layers": 2},
+    "dilated-cnn": {"num_layers": 2},
+    "tcn": {"num_layers": 2, "kernel_size": 3},
+}
+"""Options of rivals some of whose parameters have no influence in that few timesteps by default."""
 
 
 def example(name):
