@@ -8,10 +8,12 @@ from experiments.rivals.dilated import DilatedGRU, DilatedLSTM, DilatedRNN
 from experiments.rivals.grid import GridLSTM
 from experiments.rivals.layer import Rival
 from experiments.rivals.lstm import LSTM
+from experiments.rivals.rhn import RHN
 
 RIVALS: dict[str, type[Rival]] = {
     "lstm": LSTM,
     "grid": GridLSTM,
+    "rhn": RHN,
     "dilated-rnn": DilatedRNN,
     "dilated-gru": DilatedGRU,
     "dilated-lstm": DilatedLSTM,

@@ -17,8 +17,10 @@ SMALL = {
     "dilated-lstm": {"num_layers": 2},
     "dilated-cnn": {"num_layers": 2},
     "tcn": {"num_layers": 2, "kernel_size": 3},
+    "rhn": {"num_layers": 2},
+    "stanh": {"skip": 2},
 }
-"""Options of rivals some of whose parameters have no influence in that few timesteps by default."""
+"""Options of rivals that are compiled slowly by default, or some of whose parameters have no influence that early."""
 
 
 def example(name):
