@@ -9,11 +9,13 @@ from experiments.rivals.grid import GridLSTM
 from experiments.rivals.layer import Rival
 from experiments.rivals.lstm import LSTM
 from experiments.rivals.rhn import RHN
+from experiments.rivals.stanh import STanh
 
 RIVALS: dict[str, type[Rival]] = {
     "lstm": LSTM,
     "grid": GridLSTM,
     "rhn": RHN,
+    "stanh": STanh,
     "dilated-rnn": DilatedRNN,
     "dilated-gru": DilatedGRU,
     "dilated-lstm": DilatedLSTM,
