@@ -3,11 +3,13 @@
 A model is added with a file and a line in :data:`RIVALS`.
 """
 
+from experiments.rivals.hyperlstm import HyperLSTM
 from experiments.rivals.layer import Rival
 from experiments.rivals.lstm import LSTM
 
 RIVALS: dict[str, type[Rival]] = {
     "lstm": LSTM,
+    "hyperlstm": HyperLSTM,
 }
 """Every rival by the name that ``--model`` has for it."""
 
