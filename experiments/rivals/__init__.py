@@ -3,6 +3,7 @@
 A model is added with a file and a line in :data:`RIVALS`.
 """
 
+from experiments.rivals.bnlstm import BNLSTM
 from experiments.rivals.hyperlstm import HyperLSTM
 from experiments.rivals.layer import Rival
 from experiments.rivals.lstm import LSTM
@@ -10,6 +11,7 @@ from experiments.rivals.lstm import LSTM
 RIVALS: dict[str, type[Rival]] = {
     "lstm": LSTM,
     "hyperlstm": HyperLSTM,
+    "bnlstm": BNLSTM,
 }
 """Every rival by the name that ``--model`` has for it."""
 

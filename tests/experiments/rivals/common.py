@@ -7,10 +7,18 @@ BATCH, STEPS, INPUTS, FEATURES = 2, 5, 3, 4
 
 
 def randomized(layer, xs, seed=0, scale=0.5, **arguments):
-    """The variables of a layer with every leaf replaced by normal numbers, so that no term is 0 by initialization."""
+    """The variables of a layer with every leaf replaced by normal numbers, so that no term is 0 by initialization.
+
+    Variances become their absolute values.
+    """
     shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), xs, **arguments))
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda z: scale * rng.standard_normal(z.shape), shapes)
+
+    def leaf(path, z):
+        found = scale * rng.standard_normal(z.shape)
+        return np.abs(found) if jax.tree_util.keystr(path).endswith("var']") else found
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 def inputs(*shape, seed=1):
