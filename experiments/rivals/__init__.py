@@ -4,6 +4,7 @@ A model is added with a file and a line in :data:`RIVALS`.
 """
 
 from experiments.rivals.bnlstm import BNLSTM
+from experiments.rivals.hmlstm import HMLSTM
 from experiments.rivals.hyperlstm import HyperLSTM
 from experiments.rivals.layer import Rival
 from experiments.rivals.lstm import LSTM
@@ -11,6 +12,7 @@ from experiments.rivals.lstm import LSTM
 RIVALS: dict[str, type[Rival]] = {
     "lstm": LSTM,
     "hyperlstm": HyperLSTM,
+    "hmlstm": HMLSTM,
     "bnlstm": BNLSTM,
 }
 """Every rival by the name that ``--model`` has for it."""

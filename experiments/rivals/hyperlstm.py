@@ -39,7 +39,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, per_gate
+from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, gate_norm, per_gate
 
 
 class NormedGates(nn.Module):
@@ -64,14 +64,7 @@ class NormedGates(nn.Module):
         """Maps pre-activations, (*batch, 4M) in the order i, f, g, o, and c, (*batch, M), to c' and h, (*batch, M)."""
         if self.layer_norm:
             a = a.reshape(*a.shape[:-1], 4, -1)
-            a = nn.LayerNorm(
-                self.epsilon,
-                param_dtype=self.param_dtype,
-                bias_init=lambda key, shape, dtype: self.bias_init(key, (shape[0] * shape[1],), dtype).reshape(shape),
-                feature_axes=(-2, -1),
-                use_fast_variance=False,
-                name="gate_norm",
-            )(a)
+            a = gate_norm("gate_norm", self.bias_init, self.param_dtype, self.epsilon)(a)
             i, f, g, o = jnp.unstack(a, axis=-2)
         else:
             i, f, g, o = jnp.split(a, 4, axis=-1)
