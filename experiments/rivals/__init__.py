@@ -8,12 +8,14 @@ from experiments.rivals.hmlstm import HMLSTM
 from experiments.rivals.hyperlstm import HyperLSTM
 from experiments.rivals.layer import Rival
 from experiments.rivals.lstm import LSTM
+from experiments.rivals.neuralgpu import NeuralGPU
 
 RIVALS: dict[str, type[Rival]] = {
     "lstm": LSTM,
     "hyperlstm": HyperLSTM,
     "hmlstm": HMLSTM,
     "bnlstm": BNLSTM,
+    "neuralgpu": NeuralGPU,
 }
 """Every rival by the name that ``--model`` has for it."""
 
