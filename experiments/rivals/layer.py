@@ -38,6 +38,8 @@ class Rival(nn.Module):
     """Whether y_t depends on x_1..x_t alone."""
     tasks: ClassVar[tuple[str, ...]] = ("memorization", "addition", "mnist", "language")
     """The tasks that the layer can be trained on."""
+    outside_core: ClassVar[tuple[str, ...]] = ()
+    """Submodules that do what other models leave to the head; they are not counted where models are made equal."""
     batch_statistics: ClassVar[bool] = False
     """Whether training takes statistics over the batch, from which rows of length 0 in ``seq_lengths`` are left out."""
 
@@ -214,3 +216,26 @@ def per_gate(init: Callable[..., jax.Array], gates: int) -> Callable[..., jax.Ar
         return jnp.moveaxis(found, 0, -2).reshape(shape)
 
     return blocks
+
+
+def gate_norm(name: str, bias_init: Callable[..., jax.Array], param_dtype: Any, epsilon: float = 1e-3) -> nn.LayerNorm:
+    """Normalizes each gate's pre-activations over the units, (*batch, gates, M); within a compact method.
+
+    Args:
+        name: of the module.
+        bias_init: initializer of the biases side by side, (gates * M,), for example of :func:`gate_bias_init`.
+        param_dtype: dtype of the parameters.
+        epsilon: what is added to the variances.
+    """
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return bias_init(key, (shape[0] * shape[1],), dtype).reshape(shape)
+
+    return nn.LayerNorm(
+        epsilon,
+        param_dtype=param_dtype,
+        bias_init=init,
+        feature_axes=(-2, -1),
+        use_fast_variance=False,
+        name=name,
+    )

@@ -5,14 +5,24 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from experiments.rivals.layer import core_size
+
 BATCH, STEPS, INPUTS, FEATURES = 2, 5, 3, 4
 
 
 def randomized(layer, xs, seed=0, scale=0.5, **arguments):
-    """The variables of a layer with every leaf replaced by normal numbers, so that no term is 0 by initialization."""
+    """The variables of a layer with every leaf replaced by normal numbers, so that no term is 0 by initialization.
+
+    Variances become their absolute values.
+    """
     shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), xs, **arguments))
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda z: scale * rng.standard_normal(z.shape), shapes)
+
+    def leaf(path, z):
+        found = scale * rng.standard_normal(z.shape)
+        return np.abs(found) if jax.tree_util.keystr(path).endswith("var']") else found
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 def inputs(*shape, seed=1):
@@ -28,8 +38,7 @@ def apply(layer, variables, xs, **arguments):
 
 def num_params(layer, in_features):
     """The number of core parameters of a layer."""
-    shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), np.zeros((1, 2, in_features), np.float32)))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    return core_size(layer, in_features)
 
 
 BUDGETS = ((121303, 1), (368509, 1), (368509, 65), (5794009, 12), (10_000_000, 205), (50_100_000, 205))
