@@ -4,10 +4,13 @@ A model is added with a file and a line in :data:`RIVALS`.
 """
 
 from experiments.rivals.layer import Rival
+from experiments.rivals.linear import QRNN, SRU
 from experiments.rivals.lstm import LSTM
 
 RIVALS: dict[str, type[Rival]] = {
     "lstm": LSTM,
+    "qrnn": QRNN,
+    "sru": SRU,
 }
 """Every rival by the name that ``--model`` has for it."""
 

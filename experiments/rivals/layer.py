@@ -197,3 +197,30 @@ def per_gate(init: Callable[..., jax.Array], gates: int) -> Callable[..., jax.Ar
         return jnp.concatenate([init(each, block, dtype) for each in jax.random.split(key, gates)], axis=-1)
 
     return blocks
+
+
+def uniform_init(limit: float) -> Callable[..., jax.Array]:
+    """An initializer of numbers uniform in -limit..limit."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return init
+
+
+def state_at_end(start: jax.Array, states: jax.Array, seq_lengths: jax.Array | None) -> jax.Array:
+    """The state after the last timestep of each sequence.
+
+    Args:
+        start: the state before the first timestep, (*batch, M).
+        states: those after each, (*batch, T, M).
+        seq_lengths: the number of timesteps of each sequence, (*batch), or None for T.
+
+    Returns:
+        (*batch, M).
+    """
+    if seq_lengths is None:
+        return states[..., -1, :]
+    indices = jnp.asarray(seq_lengths)[..., None, None]
+    every = jnp.concatenate([start[..., None, :], states], axis=-2)
+    return jnp.take_along_axis(every, indices, axis=-2)[..., 0, :]

@@ -15,7 +15,9 @@ STEPS, HALF, LENGTHS = 6, 3, np.array([6, 2])
 
 def example(name):
     """A small layer of a rival in float64, inputs, and variables that are not the initial ones."""
-    layer = RIVALS[name](common.FEATURES, param_dtype=np.float64)
+    rival = RIVALS[name]
+    fewer = {"num_layers": min(2, rival.num_layers)} if "num_layers" in rival.__dataclass_fields__ else {}
+    layer = rival(common.FEATURES, param_dtype=np.float64, **fewer)
     xs = common.inputs(common.BATCH, STEPS, common.INPUTS)
     return layer, xs, common.randomized(layer, xs)
 
