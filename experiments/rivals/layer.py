@@ -39,6 +39,18 @@ class Rival(nn.Module):
     """The tasks that the layer can be trained on."""
     batch_statistics: ClassVar[bool] = False
     """Whether training takes statistics over the batch, from which rows of length 0 in ``seq_lengths`` are left out."""
+    features_multiple: ClassVar[int] = 1
+    """What ``features`` must be a multiple of."""
+
+    @nn.nowrap
+    def num_constraints(self) -> int:
+        """How many of the stored parameters the others determine, so that they do not count as parameters."""
+        return 0
+
+    @nn.nowrap
+    def optimizer(self, others: Any) -> Any:
+        """The optimizer of a model with this layer: ``others``, unless the layer has parameters that need their own."""
+        return others
 
     def __call__(
         self,

@@ -27,4 +27,4 @@ def apply(layer, variables, xs, **arguments):
 def num_params(layer, in_features):
     """The number of core parameters of a layer."""
     shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), np.zeros((1, 2, in_features), np.float32)))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) - layer.num_constraints()
