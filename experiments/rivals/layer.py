@@ -42,6 +42,13 @@ class Rival(nn.Module):
     """Submodules that do what other models leave to the head; they are not counted where models are made equal."""
     batch_statistics: ClassVar[bool] = False
     """Whether training takes statistics over the batch, from which rows of length 0 in ``seq_lengths`` are left out."""
+    features_multiple: ClassVar[int] = 1
+    """What ``features`` must be a multiple of."""
+
+    @nn.nowrap
+    def num_constraints(self) -> int:
+        """How many of the stored parameters the others determine, so that they do not count as parameters."""
+        return 0
 
     @property
     def learns_start(self) -> bool:
@@ -183,6 +190,14 @@ def lstm_gates(a: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
     return c, nn.sigmoid(o) * jnp.tanh(c)
 
 
+def core_size(layer: Rival, inputs: int) -> int:
+    """The number of core parameters of a layer with ``inputs`` input features: all but those that belong to the head."""
+    xs = jax.ShapeDtypeStruct((1, 2, inputs), jnp.float32)
+    params = jax.eval_shape(layer.init, jax.random.key(0), xs)["params"]
+    core = {name: leaves for name, leaves in params.items() if name not in layer.outside_core}
+    return sum(leaf.size for leaf in jax.tree.leaves(core)) - layer.num_constraints()
+
+
 def gate_bias_init(order: str, forget_bias: float, time_scale: float | None) -> Callable[..., jax.Array]:
     """An initializer of the biases of gates side by side, (len(order) * M,).
 
@@ -239,3 +254,30 @@ def gate_norm(name: str, bias_init: Callable[..., jax.Array], param_dtype: Any, 
         use_fast_variance=False,
         name=name,
     )
+
+
+def uniform_init(limit: float) -> Callable[..., jax.Array]:
+    """An initializer of numbers uniform in -limit..limit."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return init
+
+
+def state_at_end(start: jax.Array, states: jax.Array, seq_lengths: jax.Array | None) -> jax.Array:
+    """The state after the last timestep of each sequence.
+
+    Args:
+        start: the state before the first timestep, (*batch, M).
+        states: those after each, (*batch, T, M).
+        seq_lengths: the number of timesteps of each sequence, (*batch), or None for T.
+
+    Returns:
+        (*batch, M).
+    """
+    if seq_lengths is None:
+        return states[..., -1, :]
+    indices = jnp.asarray(seq_lengths)[..., None, None]
+    every = jnp.concatenate([start[..., None, :], states], axis=-2)
+    return jnp.take_along_axis(every, indices, axis=-2)[..., 0, :]
