@@ -5,9 +5,12 @@ A model is added with a file and a line in :data:`RIVALS`.
 
 from experiments.rivals.layer import Rival
 from experiments.rivals.lstm import LSTM
+from experiments.rivals.tt_rnn import TTGRU, TTLSTM
 
 RIVALS: dict[str, type[Rival]] = {
     "lstm": LSTM,
+    "tt-lstm": TTLSTM,
+    "tt-gru": TTGRU,
 }
 """Every rival by the name that ``--model`` has for it."""
 
