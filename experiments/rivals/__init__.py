@@ -3,6 +3,7 @@
 A model is added with a file and a line in :data:`RIVALS`.
 """
 
+from experiments.rivals.hot_rnn import HOTRNN
 from experiments.rivals.layer import Rival
 from experiments.rivals.lstm import LSTM
 from experiments.rivals.tt_rnn import TTGRU, TTLSTM
@@ -11,6 +12,7 @@ RIVALS: dict[str, type[Rival]] = {
     "lstm": LSTM,
     "tt-lstm": TTLSTM,
     "tt-gru": TTGRU,
+    "hot-rnn": HOTRNN,
 }
 """Every rival by the name that ``--model`` has for it."""
 
