@@ -56,14 +56,9 @@ class Rival(nn.Module):
         return False
 
     @nn.nowrap
-    def optimizer(self, usual: optax.GradientTransformation, rate: Any) -> optax.GradientTransformation:
-        """How the network is trained, for layers with parameters that need an update of their own.
-
-        Args:
-            usual: the optimizer of all other parameters.
-            rate: the learning rate.
-        """
-        return usual
+    def optimizer(self, others: optax.GradientTransformation) -> optax.GradientTransformation:
+        """The optimizer of a model with this layer: ``others``, unless the layer has parameters that need their own."""
+        return others
 
     def __call__(
         self,
@@ -191,7 +186,7 @@ def lstm_gates(a: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def core_size(layer: Rival, inputs: int) -> int:
-    """The number of core parameters of a layer with ``inputs`` input features: all but those that belong to the head."""
+    """The number of core parameters of a layer with R = ``inputs``: all but those that belong to the head."""
     xs = jax.ShapeDtypeStruct((1, 2, inputs), jnp.float32)
     params = jax.eval_shape(layer.init, jax.random.key(0), xs)["params"]
     core = {name: leaves for name, leaves in params.items() if name not in layer.outside_core}

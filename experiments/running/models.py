@@ -7,13 +7,14 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
 
 import tlstm_jax as tl
 from experiments.rivals import RIVALS, Rival, arguments
+from experiments.rivals.layer import core_size
 from experiments.running.options import LARGEST, LATER, check_size
 from tlstm_jax.stacked import StackedLSTMConfig
 
@@ -186,9 +187,7 @@ class ModelOptions:
         if self.rival is None:
             shapes = (self.stack_config if self.model == "slstm" else self.config).param_shapes(inputs)
             return sum(map(math.prod, jax.tree.leaves(shapes, is_leaf=lambda node: isinstance(node, tuple))))
-        xs = jax.ShapeDtypeStruct((1, 2, inputs), jnp.float32)
-        variables = jax.eval_shape(self.layer().init, jax.random.key(0), xs)
-        return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        return core_size(cast(Rival, self.layer()), inputs)
 
     def started(self, default: ModelOptions, time_scale: Callable[[int], float], forget_bias: float) -> ModelOptions:
         """The same model with either a time scale or the biases that it would set; see :meth:`resolved`.
@@ -217,9 +216,10 @@ class ModelOptions:
 
     def nearest_features(self, budget: int, inputs: int) -> int:
         """The M with which :meth:`core_size` is nearest to ``budget``."""
+        unit = 1 if self.rival is None else self.rival.features_multiple
 
-        def size(features: int) -> int:
-            return dataclasses.replace(self, features=features).core_size(inputs)
+        def size(units: int) -> int:
+            return dataclasses.replace(self, features=units * unit).core_size(inputs)
 
         plain = self.model == "slstm" or self.rival is not None or self.norm == "none"
         smallest = 1 if plain else 2  # which the norm needs
@@ -228,7 +228,8 @@ class ModelOptions:
             largest = min(2 * largest, LARGEST)
         sizes = range(largest + 1)
         least = bisect.bisect_left(sizes, budget, lo=smallest, key=size)  # the smallest M that reaches the budget
-        return min(max(smallest, least - 1), min(least, largest), key=lambda features: abs(size(features) - budget))
+        nearest = min(max(smallest, least - 1), min(least, largest), key=lambda units: abs(size(units) - budget))
+        return nearest * unit
 
     def check(self, default: ModelOptions) -> None:
         """Raises a ValueError for a size that is too large, and for an option that the model does not have."""

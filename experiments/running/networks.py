@@ -24,9 +24,9 @@ class Network(nn.Module):
     layer: Layer
 
     @nn.nowrap
-    def optimizer(self, usual: optax.GradientTransformation, rate: Any) -> optax.GradientTransformation:
+    def optimizer(self, others: optax.GradientTransformation) -> optax.GradientTransformation:
         """The optimizer of the network, from the usual one: see :meth:`experiments.rivals.Rival.optimizer`."""
-        return self.layer.optimizer(usual, rate) if isinstance(self.layer, Rival) else usual
+        return self.layer.optimizer(others) if isinstance(self.layer, Rival) else others
 
 
 class LastStepClassifier(Network):

@@ -57,7 +57,7 @@ def make_optimizer(task: Task, options: TrainOptions, rate: Any) -> optax.Gradie
         scale = optax.stateless(scaled)
     decay = optax.add_decayed_weights(options.weight_decay, kernels_only)
     usual = optax.chain(clip, optax.chain(optax.scale_by_adam(), decay, scale))
-    return task.optimizer(usual, rate)
+    return task.optimizer(usual)
 
 
 def kernels_only(params: Any) -> Any:

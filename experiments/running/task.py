@@ -44,7 +44,7 @@ class Task:
             the rows along the first axis.
         data: arrays that are kept on the devices, for ``prepare``. The runs of a population share those of the first.
         prepare: maps ``(data, batch)`` to the batch that ``sums`` takes, row by row; compiled into the step.
-        optimizer: maps the optimizer of the training options and the learning rate to the one to be used.
+        optimizer: maps the optimizer of the training options to the one to be used.
         unit: what training samples are called.
         quantity: the metric to report beside the loss.
         shorter: what to say beside the estimate of a long run: how to get a short one.
@@ -62,7 +62,7 @@ class Task:
     carry: Callable[[int], Any] = lambda rows: ()
     data: Any = ()
     prepare: Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]] = unchanged
-    optimizer: Callable[[optax.GradientTransformation, Any], optax.GradientTransformation] = lambda usual, rate: usual
+    optimizer: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda usual: usual
     unit: str = "samples"
     quantity: Literal["accuracy", "bits"] = "accuracy"
     shorter: str = ""
