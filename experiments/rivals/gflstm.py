@@ -59,8 +59,8 @@ class GFLSTMCell(Cell):
             a = self.dense(3 * m, f"hidden_{j}", use_bias=False, kernel_init=per_gate(orthogonal, 3))(h)
             i, f, o = (gate + more for gate, more in zip((i, f, o), jnp.split(a, 3, axis=-1), strict=True))
             q = self.dense(num * width, f"gates_input_{j}", use_bias=False, kernel_init=per_gate(glorot, num))(u)
-            q = jnp.split(nn.sigmoid(q + from_states[j]), num, axis=-1)
-            for gate, each in zip(q, feedback, strict=True):
+            q = nn.sigmoid(q + from_states[j])
+            for gate, each in zip(jnp.split(q, num, axis=-1), feedback, strict=True):
                 g = g + gate * each[..., j * m : (j + 1) * m]
             c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
             u = nn.sigmoid(o) * jnp.tanh(c)

@@ -49,7 +49,7 @@ class IRNN(CellStack):
             self.features,
             activation_fn=relu,
             kernel_init=glorot if self.input_std is None else normal(self.input_std),
-            recurrent_kernel_init=lambda key, shape, dtype: jnp.eye(*shape, dtype=dtype),
+            recurrent_kernel_init=lambda key, shape, dtype: jnp.eye(shape[0], dtype=dtype),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             parent=None,
