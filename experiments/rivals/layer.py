@@ -197,3 +197,20 @@ def per_gate(init: Callable[..., jax.Array], gates: int) -> Callable[..., jax.Ar
         return jnp.concatenate([init(each, block, dtype) for each in jax.random.split(key, gates)], axis=-1)
 
     return blocks
+
+
+def last_before_end(states: jax.Array, lengths: jax.Array | None, count: int) -> jax.Array:
+    """The last ``count`` states of sequences: a carry that holds the states, or inputs, of several timesteps.
+
+    Args:
+        states: those of all timesteps after the ``count`` before the sequences, (*batch, count + T, M).
+        lengths: of the sequences, (*batch); None for T.
+        count: how many.
+
+    Returns:
+        An array of shape (*batch, count, M), oldest first.
+    """
+    if lengths is None:
+        return states[..., states.shape[-2] - count :, :]
+    at = jnp.expand_dims(lengths, -1) + jnp.broadcast_to(jnp.arange(count), (*lengths.shape, count))
+    return jnp.take_along_axis(states, at[..., None], axis=-2)
