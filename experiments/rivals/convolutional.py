@@ -38,7 +38,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Rival
+from experiments.rivals.layer import Carry, Rival, last_before_end
 
 
 class CausalConv(nn.Module):
@@ -90,11 +90,7 @@ class CausalConv(nn.Module):
         if before is None:
             before = jnp.zeros((*batch, context, channels), us.dtype)
         us = jnp.concatenate([before, us], axis=-2)
-        if lengths is None:
-            after = us[..., time:, :]
-        else:
-            at = lengths[..., None] + jnp.arange(context)
-            after = jnp.take_along_axis(us, at[..., None], axis=-2)
+        after = last_before_end(us, lengths, context)
         operand, kernel = nn.dtypes.promote_dtype(us, kernel, dtype=self.dtype)
         ys = jax.lax.conv_general_dilated(
             operand.reshape(-1, *us.shape[-2:]),

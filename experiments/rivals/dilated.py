@@ -122,7 +122,7 @@ def dilated(
         start = cell.initialize_carry(jax.random.key(0), (*batch, dilation, xs.shape[-1]))
     rows = min(dilation, time)  # states beyond time are not read
     times = fold(jnp.arange(-(-time // rows) * rows)[:, None], rows)
-    inside = times < lengths[..., None, None, None]  # (*batch, rows, steps, 1)
+    inside = jnp.broadcast_to(times, (*batch, *times.shape)) < jnp.expand_dims(lengths, (-1, -2, -3))
 
     def step(cell: nn.RNNCellBase, carry: Carry, inputs: tuple[jax.Array, jax.Array]) -> tuple[Carry, jax.Array]:
         x, keep = inputs
@@ -137,7 +137,7 @@ def dilated(
     else:
         scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False}, in_axes=axis, out_axes=axis)
         carry, ys = scan(cell, before, inputs)
-    at = (lengths[..., None] + jnp.arange(dilation)) % dilation
+    at = (jnp.expand_dims(lengths, -1) + jnp.broadcast_to(jnp.arange(dilation), (*batch, dilation))) % dilation
 
     def last(new: jax.Array, old: jax.Array) -> jax.Array:
         states = jnp.concatenate([new, old[..., rows:, :]], axis=-2)

@@ -260,19 +260,30 @@ def uniform_init(limit: float) -> Callable[..., jax.Array]:
     return init
 
 
-def state_at_end(start: jax.Array, states: jax.Array, seq_lengths: jax.Array | None) -> jax.Array:
-    """The state after the last timestep of each sequence.
+def last_before_end(states: jax.Array, lengths: jax.Array | None, count: int) -> jax.Array:
+    """The last ``count`` states of sequences: a carry that holds the states, or inputs, of several timesteps.
 
     Args:
-        start: the state before the first timestep, (*batch, M).
-        states: those after each, (*batch, T, M).
-        seq_lengths: the number of timesteps of each sequence, (*batch), or None for T.
+        states: those of all timesteps after the ``count`` before the sequences, (*batch, count + T, M).
+        lengths: of the sequences, (*batch); None for T.
+        count: how many.
 
     Returns:
-        (*batch, M).
+        An array of shape (*batch, count, M), oldest first.
     """
-    if seq_lengths is None:
-        return states[..., -1, :]
-    indices = jnp.asarray(seq_lengths)[..., None, None]
+    if lengths is None:
+        return states[..., states.shape[-2] - count :, :]
+    at = jnp.expand_dims(lengths, -1) + jnp.broadcast_to(jnp.arange(count), (*lengths.shape, count))
+    return jnp.take_along_axis(states, at[..., None], axis=-2)
+
+
+def state_at_end(start: jax.Array, states: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    """The state after the last timestep of each sequence, (*batch, M).
+
+    Args:
+        start: the state before the first timestep, (*batch, M), which is that of sequences without timesteps.
+        states: those after each, (*batch, T, M).
+        lengths: of the sequences, (*batch); None for T.
+    """
     every = jnp.concatenate([start[..., None, :], states], axis=-2)
-    return jnp.take_along_axis(every, indices, axis=-2)[..., 0, :]
+    return last_before_end(every, lengths, 1)[..., 0, :]

@@ -132,7 +132,12 @@ class QRNN(Rival):
             else:
                 ends = jnp.asarray(seq_lengths)[..., None] + jnp.arange(self.width - 1)
                 before = jnp.take_along_axis(history, ends[..., None], axis=-2)
-            carries.append((state_at_end(start, cs, seq_lengths), before))
+            carries.append(
+                (
+                    state_at_end(start, cs, seq_lengths),
+                    before,
+                )
+            )
             xs = nn.sigmoid(o) * cs
         return (tuple(carries), xs) if return_carry else xs
 

@@ -22,7 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Rival
+from experiments.rivals.layer import Carry, Rival, last_before_end
 
 
 class STanh(Rival):
@@ -88,8 +88,4 @@ class STanh(Rival):
         ys = jnp.moveaxis(ys.reshape(blocks * s, *batch, m)[:time], 0, -2)
         if not return_carry:
             return ys
-        states = jnp.concatenate([before, ys], axis=-2)
-        if seq_lengths is None:
-            return states[..., time:, :], ys
-        at = jnp.asarray(seq_lengths)[..., None] + jnp.arange(s)
-        return jnp.take_along_axis(states, at[..., None], axis=-2), ys
+        return last_before_end(jnp.concatenate([before, ys], axis=-2), seq_lengths, s), ys

@@ -99,7 +99,7 @@ def test_the_parameters():
     ("layer", "widths"), [(DilatedCNN, (82, 143, 139, 566, 734, 1657)), (TCN, (34, 59, 57, 234, 301, 683))]
 )
 def test_equal_widths(layer, widths):
-    common.check_widths(layer, widths)
+    widths.check(layer, widths)
 
 
 @pytest.mark.parametrize("initial_scale", [None, 0.01])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.rivals.dilated import DilatedGRU, DilatedLSTM, DilatedRNN, RNNCell
-from tests.experiments.rivals import common
+from tests.experiments.rivals import common, widths
 from tests.experiments.rivals.oracles.dilated import dilated
 
 LAYERS = {"rnn": DilatedRNN, "gru": DilatedGRU, "lstm": DilatedLSTM}
@@ -87,7 +87,7 @@ def test_the_parameters():
 
 
 def test_equal_widths():
-    common.check_widths(DilatedGRU, (48, 85, 83, 336, 437, 985))
+    widths.check(DilatedGRU, (48, 85, 83, 336, 437, 985))
 
 
 def test_what_it_starts_with():

@@ -98,7 +98,7 @@ def test_the_parameters():
     ("tied", "widths"), [(True, (87, 151, 148, 601, 778, 1757)), (False, (35, 62, 61, 245, 320, 720))]
 )
 def test_equal_widths(tied, widths):
-    common.check_widths(lambda m: GridLSTM(m, tied=tied), widths)
+    widths.check(lambda m: GridLSTM(m, tied=tied), widths)
 
 
 def test_what_it_starts_with():

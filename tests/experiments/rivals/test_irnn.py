@@ -27,7 +27,7 @@ def test_the_equation():
 
 
 def test_the_numbers_of_parameters():
-    widths.assert_nearest(IRNN, [347, 606, 575, 2401, 3061, 6976])
+    widths.check(IRNN, [347, 606, 575, 2401, 3061, 6976])
 
 
 def test_the_state_and_its_gradient_last_at_the_beginning():

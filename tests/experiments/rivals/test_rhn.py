@@ -84,7 +84,7 @@ def test_the_parameters():
     ("depth", "widths"), [(5, (110, 191, 185, 759, 979, 2217)), (10, (77, 135, 132, 537, 696, 1572))]
 )
 def test_equal_widths(depth, widths):
-    common.check_widths(lambda m: RHN(m, num_layers=depth), widths)
+    widths.check(lambda m: RHN(m, num_layers=depth), widths)
 
 
 def test_what_it_starts_with():

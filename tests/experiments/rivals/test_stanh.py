@@ -7,7 +7,7 @@ import pytest
 
 from experiments.rivals.dilated import DilatedRNN
 from experiments.rivals.stanh import STanh
-from tests.experiments.rivals import common
+from tests.experiments.rivals import common, widths
 from tests.experiments.rivals.oracles.stanh import stanh
 
 SKIP, STEPS, LENGTHS = 3, 7, np.array([7, 2])
@@ -52,7 +52,7 @@ def test_the_parameters():
 
 
 def test_equal_widths():
-    common.check_widths(STanh, (246, 429, 413, 1699, 2185, 4954))
+    widths.check(STanh, (246, 429, 413, 1699, 2185, 4954))
 
 
 def test_what_it_starts_with():

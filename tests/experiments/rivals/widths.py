@@ -4,30 +4,21 @@ import numpy as np
 
 from tests.experiments.rivals import common
 
-BUDGETS = [(121_303, 1), (368_509, 1), (368_509, 65), (5_794_009, 12), (10_000_000, 205), (50_100_000, 205)]
-"""Core parameters and R: the kernels of 2D and 3D tLSTMs of 100 channels on MNIST and memorization, of 400 channels on
-addition, and two sizes on enwik8."""
+BUDGETS = ((121303, 1), (368509, 1), (368509, 65), (5794009, 12), (10_000_000, 205), (50_100_000, 205))
+"""The budgets of core parameters in the table of equal widths (spec, section 1.2), with R."""
 
 
-def counts(make):
-    """The number of parameters as a function of R and M, a sum of M^2, M, RM, and R that is found at four small sizes.
+def check(make, widths):
+    """Checks that ``make(M)`` is nearest to each budget at the width of the table.
 
-    make: from M to a layer.
+    Counts are polynomials in M and R with the terms below, whose coefficients few counts determine.
     """
-
-    def terms(in_features, features):
-        return [features**2, features, in_features * features, in_features]
-
-    small = [(1, 4), (1, 6), (2, 4), (2, 7)]
-    found = [common.num_params(make(m), r) for r, m in small]
-    factors = np.linalg.solve([terms(*sizes) for sizes in small], found).round()
-    return lambda in_features, features: np.dot(factors, terms(in_features, features))
-
-
-def assert_nearest(make, widths):
-    """Asserts that the widths, one for each budget, have the numbers of parameters nearest to it."""
-    count = counts(make)
-    for (budget, in_features), width in zip(BUDGETS, widths, strict=True):
-        distances = [abs(count(in_features, m) - budget) for m in (width - 1, width, width + 1)]
-        assert distances[1] <= min(distances), (budget, in_features, width, distances)
-    assert count(in_features, width) == common.num_params(make(width), in_features)
+    points = [(2, 1), (3, 1), (4, 1), (1, 2), (2, 3), (3, 5)]  # not M = R, which spares some models a projection
+    terms = np.array([(m * m, m * r, m, r, 1) for m, r in points])
+    counts = np.array([common.num_params(make(m), r) for m, r in points])
+    coefficients, *_ = np.linalg.lstsq(terms, counts, rcond=None)
+    np.testing.assert_allclose(terms @ coefficients, counts, rtol=1e-9)
+    np.testing.assert_allclose(coefficients, np.rint(coefficients), atol=1e-6)
+    for (budget, r), width in zip(BUDGETS, widths, strict=True):
+        off = {m: abs(np.rint(coefficients) @ (m * m, m * r, m, r, 1) - budget) for m in (width - 1, width, width + 1)}
+        assert off[width] == min(off.values()), f"{off} at a budget of {budget} with R={r}"
