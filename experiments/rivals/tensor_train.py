@@ -108,7 +108,7 @@ def contract(x: jax.Array, cores: Sequence[jax.Array]) -> jax.Array:
 
 
 def normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """Normal numbers, drawn as a vector: on CPUs XLA takes minutes to compile them in some shapes of four dimensions."""
+    """Normal numbers, drawn as a vector: XLA takes minutes to compile some shapes of four dimensions on CPUs."""
     return jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
 
 
