@@ -107,6 +107,11 @@ def contract(x: jax.Array, cores: Sequence[jax.Array]) -> jax.Array:
     return x.reshape(*batch, done)
 
 
+def normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Normal numbers, drawn as a vector: XLA takes minutes to compile some shapes of four dimensions on CPUs."""
+    return jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
+
+
 def normal_cores(std: float | None) -> CoresInit:
     """Normal cores, with which the entries of the matrix have the standard deviation ``std``, or None for Glorot's."""
 
@@ -115,7 +120,7 @@ def normal_cores(std: float | None) -> CoresInit:
         variance = 2 / sizes if std is None else std**2
         each = (variance / math.prod(shape[3] for shape in shapes)) ** (1 / (2 * len(shapes)))
         keys = jax.random.split(key, len(shapes))
-        return [each * jax.random.normal(k, shape, dtype) for k, shape in zip(keys, shapes, strict=True)]
+        return [each * normal(k, shape, dtype) for k, shape in zip(keys, shapes, strict=True)]
 
     return init
 
@@ -126,7 +131,7 @@ def orthogonal_cores(key: jax.Array, shapes: Sequence[Shape], dtype: Any) -> lis
     scale = 0.1 / math.prod(n * q for _, n, _, q in shapes) ** (1 / order)
     rest, cores = jnp.eye(1, dtype=dtype), []
     for k, (each, (r, n, m, q)) in enumerate(zip(jax.random.split(key, order), shapes, strict=True)):
-        tall = (rest @ jax.random.normal(each, (r, n * m * q), dtype)).reshape(r * n * m, q)
+        tall = (rest @ normal(each, (r, n * m * q), dtype)).reshape(r * n * m, q)
         if k < order - 1:
             tall, rest = jnp.linalg.qr(tall)
         cores.append(scale * tall.reshape(r, n, m, q))
