@@ -130,8 +130,9 @@ class QRNN(Rival):
             if seq_lengths is None:
                 before = history[..., num_steps:, :]
             else:
-                ends = jnp.asarray(seq_lengths)[..., None] + jnp.arange(self.width - 1)
-                before = jnp.take_along_axis(history, ends[..., None], axis=-2)
+                last = jnp.broadcast_to(jnp.arange(self.width - 1), (*batch_shape, self.width - 1))
+                last = last + jnp.asarray(seq_lengths)[..., None]
+                before = jnp.take_along_axis(history, last[..., None], axis=-2)
             carries.append((state_at_end(start, cs, seq_lengths), before))
             xs = nn.sigmoid(o) * cs
         return (tuple(carries), xs) if return_carry else xs
