@@ -34,7 +34,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Rival, gate_bias_init, per_gate, state_at_end, uniform_init
+from experiments.rivals.layer import Carry, Rival, gate_bias_init, last_before_end, per_gate, state_at_end, uniform_init
 
 
 def linear_recurrence(f: jax.Array, u: jax.Array, start: jax.Array) -> jax.Array:
@@ -127,17 +127,8 @@ class QRNN(Rival):
             elif self.zoneout:
                 update = update * jax.random.bernoulli(self.make_rng("dropout"), 1 - self.zoneout, update.shape)
             cs = linear_recurrence(1 - update, update * jnp.tanh(z), start)
-            if seq_lengths is None:
-                before = history[..., num_steps:, :]
-            else:
-                ends = jnp.asarray(seq_lengths)[..., None] + jnp.arange(self.width - 1)
-                before = jnp.take_along_axis(history, ends[..., None], axis=-2)
-            carries.append(
-                (
-                    state_at_end(start, cs, seq_lengths),
-                    before,
-                )
-            )
+            before = last_before_end(history, seq_lengths, self.width - 1)
+            carries.append((state_at_end(start, cs, seq_lengths), before))
             xs = nn.sigmoid(o) * cs
         return (tuple(carries), xs) if return_carry else xs
 

@@ -54,10 +54,12 @@ def test_the_equations(layer):
     xs = common.inputs()
     variables = common.randomized(layer, xs)
     params = variables["params"]
+    params["bias"] = np.array([-1.0, 0.3, -0.5, 0.5])  # modReLU makes some units 0
     w = matrix(layer, params)
     if layer.num_constraints() == 0:
         assert distance_from_unitary(w) < 1e-14
     carry, ys = common.apply(layer, variables, xs)
+    assert 0 < (ys == 0).mean() < 0.5
     for row in range(common.BATCH):
         weights = w, as_complex(params["input"]["kernel"]), params["bias"]
         start = as_complex(params["start"])
