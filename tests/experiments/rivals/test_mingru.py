@@ -38,9 +38,9 @@ def test_the_equations(cell, positive):
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_long_sequences_have_finite_gradients(cell):
+def test_gradients_are_finite_where_gates_are_shut(cell):
     layer = MinGRU(M, num_layers=1, cell=cell)
-    xs = 100 * jnp.asarray(common.inputs(1, 784, 1), jnp.float32)  # gates that are 0 or 1 in float32
+    xs = 100 * jnp.asarray(common.inputs(1, 50, 1), jnp.float32)  # gates that are 0 or 1 in float32
     variables = jax.tree.map(jnp.float32, common.randomized(layer, xs))
     found = jax.jit(jax.value_and_grad(lambda v: layer.apply(v, xs).sum()))(variables)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
