@@ -187,7 +187,7 @@ def lstm_gates(a: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def core_size(layer: Rival, inputs: int) -> int:
     """The number of core parameters of a layer with R = ``inputs``: all but those that belong to the head."""
-    xs = jax.ShapeDtypeStruct((1, 2, inputs), jnp.float32)
+    xs = jax.ShapeDtypeStruct((1, 2, inputs), layer.param_dtype)
     params = jax.eval_shape(layer.init, jax.random.key(0), xs)["params"]
     core = {name: leaves for name, leaves in params.items() if name not in layer.outside_core}
     return sum(leaf.size for leaf in jax.tree.leaves(core)) - layer.num_constraints()

@@ -100,7 +100,7 @@ class QRNN(Rival):
         deterministic: bool = True,
     ) -> Any:
         """See :meth:`Rival.__call__`."""
-        batch_shape, num_steps = xs.shape[:-2], xs.shape[-2]
+        batch_shape = xs.shape[:-2]
         xs = xs.astype(self.param_dtype)
         carries = []
         for index in range(self.num_layers):

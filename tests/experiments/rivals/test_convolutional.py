@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.rivals.convolutional import TCN, DilatedCNN
-from tests.experiments.rivals import common
+from tests.experiments.rivals import common, widths
 from tests.experiments.rivals.oracles import convolutional as oracle
 
 STEPS, LENGTHS = 9, np.array([9, 4])
@@ -96,10 +96,10 @@ def test_the_parameters():
 
 
 @pytest.mark.parametrize(
-    ("layer", "widths"), [(DilatedCNN, (82, 143, 139, 566, 734, 1657)), (TCN, (34, 59, 57, 234, 301, 683))]
+    ("layer", "nearest"), [(DilatedCNN, (82, 143, 139, 566, 734, 1657)), (TCN, (34, 59, 57, 234, 301, 683))]
 )
-def test_equal_widths(layer, widths):
-    widths.check(layer, widths)
+def test_equal_widths(layer, nearest):
+    widths.check(layer, nearest)
 
 
 @pytest.mark.parametrize("initial_scale", [None, 0.01])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.rivals.grid import GridLSTM
-from tests.experiments.rivals import common
+from tests.experiments.rivals import common, widths
 from tests.experiments.rivals.oracles.grid import grid_lstm
 
 LAYERS = 3
@@ -95,10 +95,10 @@ def test_the_parameters():
 
 
 @pytest.mark.parametrize(
-    ("tied", "widths"), [(True, (87, 151, 148, 601, 778, 1757)), (False, (35, 62, 61, 245, 320, 720))]
+    ("tied", "nearest"), [(True, (87, 151, 148, 601, 778, 1757)), (False, (35, 62, 61, 245, 320, 720))]
 )
-def test_equal_widths(tied, widths):
-    widths.check(lambda m: GridLSTM(m, tied=tied), widths)
+def test_equal_widths(tied, nearest):
+    widths.check(lambda m: GridLSTM(m, tied=tied), nearest)
 
 
 def test_what_it_starts_with():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.rivals.rhn import RHN
-from tests.experiments.rivals import common
+from tests.experiments.rivals import common, widths
 from tests.experiments.rivals.oracles.rhn import rhn
 
 
@@ -81,10 +81,10 @@ def test_the_parameters():
 
 
 @pytest.mark.parametrize(
-    ("depth", "widths"), [(5, (110, 191, 185, 759, 979, 2217)), (10, (77, 135, 132, 537, 696, 1572))]
+    ("depth", "nearest"), [(5, (110, 191, 185, 759, 979, 2217)), (10, (77, 135, 132, 537, 696, 1572))]
 )
-def test_equal_widths(depth, widths):
-    widths.check(lambda m: RHN(m, num_layers=depth), widths)
+def test_equal_widths(depth, nearest):
+    widths.check(lambda m: RHN(m, num_layers=depth), nearest)
 
 
 def test_what_it_starts_with():

@@ -10,7 +10,8 @@ import pytest
 from experiments.rivals import RIVALS, Rival
 from tests.experiments.rivals import common
 
-STEPS, HALF, LENGTHS = 6, 3, np.array([6, 2])
+STEPS, HALF = 6, 3
+LENGTHS = np.array([STEPS, HALF])
 SMALL = {"tcn": {"kernel_size": 3}, "stanh": {"skip": 2}}
 """Options of rivals some of whose parameters have no influence that early by default."""
 
@@ -30,48 +31,46 @@ def test_the_interface(name):
     layer, xs, variables = example(name)
 
     @jax.jit
-    def everything(variables, xs):
-        def gradients(variables):
-            return jax.grad(lambda v: (layer.apply(v, xs) ** 2).sum())(variables)
+    def everything(variables, xs):  # as few calls as tell, since each is compiled
+        def squares(variables):
+            end, ys = (
+                layer.apply(variables, xs, return_carry=True) if layer.carries else ((), layer.apply(variables, xs))
+            )
+            return (ys**2).sum(), (end, ys)
 
-        found = {
-            "whole": layer.apply(variables, xs),
-            "short": layer.apply(variables, xs, seq_lengths=LENGTHS),
-            "changed": layer.apply(variables, xs.at[:, HALF:].add(1.0)),
-            "batches": layer.apply(variables, jnp.stack([xs, 2 * xs])),
-            "gradients": gradients(variables),
-        }
-        if layer.carries:
-            carry, first = layer.apply(variables, xs[:, :HALF], return_carry=True)
-            last, second = layer.apply(variables, xs[:, HALF:], initial_carry=carry, return_carry=True)
-            end, _ = layer.apply(variables, xs, return_carry=True)
-            early, _ = layer.apply(variables, xs, seq_lengths=LENGTHS, return_carry=True)
-            two, _ = layer.apply(variables, xs[:, : LENGTHS[1]], return_carry=True)
-            found |= {"halves": jnp.concatenate([first, second], 1), "last": last, "end": end}
-            found |= {"early": jax.tree.map(lambda z: z[1], early), "two": jax.tree.map(lambda z: z[1], two)}
-        return found
+        gradients, (end, whole) = jax.grad(squares, has_aux=True)(variables)
+        changed = jnp.stack([xs, xs.at[:, HALF:].add(1.0)])
+        found = {"whole": whole, "end": end, "gradients": gradients, "batches": layer.apply(variables, changed)}
+        if not layer.carries:
+            return found | {"short": layer.apply(variables, xs, seq_lengths=LENGTHS)}
+        early, short = layer.apply(variables, xs, seq_lengths=LENGTHS, return_carry=True)
+        carry, first = layer.apply(variables, xs[:, :HALF], return_carry=True)
+        last, second = layer.apply(variables, xs[:, HALF:], initial_carry=carry, return_carry=True)
+        halves = jnp.concatenate([first, second], 1)
+        return found | {"short": short, "early": early, "carry": carry, "last": last, "halves": halves}
 
     found = everything(variables, jnp.asarray(xs))
-    assert found["whole"].shape == (common.BATCH, STEPS, common.FEATURES)
-    close = {"rtol": 1e-9, "atol": 1e-12}
-    np.testing.assert_allclose(found["short"][0], found["whole"][0], **close)
-    np.testing.assert_allclose(found["short"][1, :2], layer_prefix(found["whole"], found["short"], layer), **close)
-    np.testing.assert_allclose(found["batches"][0], found["whole"], **close)
+    whole = found["whole"]
+    assert whole.shape == (common.BATCH, STEPS, common.FEATURES)
+
+    def check_equal(found, expected):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), found, expected)
+
+    same, changed = found["batches"]
+    check_equal(same, whole)
+    check_equal(found["short"][0], whole[0])
+    assert not np.allclose(changed[:, HALF:], whole[:, HALF:])
     if layer.causal:
-        np.testing.assert_allclose(found["changed"][:, :HALF], found["whole"][:, :HALF], **close)
-    assert not np.allclose(found["changed"][:, HALF:], found["whole"][:, HALF:])
+        check_equal(changed[:, :HALF], whole[:, :HALF])
+        check_equal(found["short"][1, :HALF], whole[1, :HALF])
     for path, leaf in jax.tree_util.tree_leaves_with_path(found["gradients"]["params"]):
         assert np.isfinite(leaf).all(), jax.tree_util.keystr(path)
         assert np.any(leaf != 0), jax.tree_util.keystr(path)
     if layer.carries:
-        np.testing.assert_allclose(found["halves"], found["whole"], **close)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), found["last"], found["end"])
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), found["early"], found["two"])
-
-
-def layer_prefix(whole, short, layer):
-    """The outputs within a short sequence: those of the whole one if the layer is causal."""
-    return whole[1, :2] if layer.causal else short[1, :2]
+        check_equal(found["halves"], whole)
+        check_equal(found["last"], found["end"])
+        ends = jax.tree.map(lambda long, short: np.stack([long[0], short[1]]), found["end"], found["carry"])
+        check_equal(found["early"], ends)
 
 
 @pytest.mark.parametrize("name", RIVALS)
