@@ -107,13 +107,18 @@ def fused_span(
             static = Static(cfg, plan, unroll, end)
             return _span(static, prepare(params, static, state.h.dtype, fresh), *arguments)
 
-        on_cpu = functools.partial(run, fused.or_else("gates", 1, 1, "kept"))
         known = not export.is_symbolic_dim(step_bytes)  # it is not in a program exported for any batch size
         gather = max(1, PATCHES_BYTES // max(1, step_bytes)) if known else 1
-        elsewhere = functools.partial(run, fused.or_else("states", gather, 16, "built"))
         if xs.shape[0] == 0:
             return state, None if ends is None else state, xs
         arguments = (*reverse_only((state, xs)), reset, array_ends)
+        if fused.kernel == "mosaic":
+            from tlstm_jax.fused import mosaic  # only where it is asked for: it imports Pallas, and needs a later jax
+
+            mosaic.check(cfg, state, xs)
+            return mosaic.run(params, cfg, (fused.align or 16, fused.gather or gather, unroll, end), *arguments, fresh)
+        on_cpu = functools.partial(run, fused.or_else("gates", 1, 1, "kept"))
+        elsewhere = functools.partial(run, fused.or_else("states", gather, 16, "built"))
         if None not in (fused.save, fused.gather, fused.align, fused.patches):
             return on_cpu(*arguments)
         return lax.platform_dependent(*arguments, cpu=on_cpu, default=elsewhere)

@@ -1,0 +1,377 @@
+"""A timestep of the tLSTM but for its matrix product as one GPU kernel, and its derivative as another (Pallas Mosaic).
+
+The equations are those of :func:`tlstm_jax.cell.pointwise`: the body of the forward kernel calls it, that of the
+backward kernel calls :func:`jax.vjp` of it. What is written here is where values are read and written.
+
+Each block of a kernel's grid is one location p of one row b of the batch. It has one warpgroup, which keeps vectors of
+channels in its registers, each padded to a multiple of 128, the number of its threads. Arrays are updated in place
+(they are ``jax.Ref``), so that a loop over timesteps moves nothing besides. What matrix products read or write has
+:attr:`Sizes.stride` channels instead: vectors are read from there with what follows them, which is masked; the
+gates of dA are written in order, each over the surplus of the one before; and patches, whose surplus would belong to
+another block, are written by bulk copies of their exact length. The padding is zero in every result.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from numpy.typing import NDArray
+
+from tlstm_jax import cell
+from tlstm_jax.config import TLSTMConfig
+from tlstm_jax.typing import Array, Params
+
+plgpu: Any = importlib.import_module("jax.experimental.pallas.mosaic_gpu")  # its interface depends on jax's version
+
+LANES = 128
+"""Threads of a warpgroup."""
+BULK = 256
+"""Channels that one bulk copy moves, at most."""
+Ref = Any
+
+
+class Sizes(NamedTuple):
+    """The sizes of a kernel's arrays.
+
+    Attributes:
+        cfg: the model.
+        batch: rows of the batch.
+        padded: channels of a vector in registers.
+        stride: channels of each gate and of each kernel offset in the operands of matrix products.
+        width: columns of A.
+        depth: columns of the patches.
+        chunk: timesteps in the arrays of pre-activations and their derivatives, which the timesteps of the backward
+            pass fill from the last to the first, chunk by chunk.
+    """
+
+    cfg: TLSTMConfig
+    batch: int
+    padded: int
+    stride: int
+    width: int
+    depth: int
+    chunk: int = 1
+
+    @classmethod
+    def of(cls, cfg: TLSTMConfig, batch: int, itemsize: int, align: int) -> Sizes:
+        """The sizes for matrix products of this ``itemsize``, padded to multiples of ``align`` and of 16 bytes."""
+        padded, stride, unit = _up(cfg.features, LANES), _up(cfg.features, 16 // itemsize), math.lcm(align, 8)
+        width = max(4 * stride + memory_offsets(cfg), 3 * stride + padded)
+        depth = (cfg.num_offsets - 1) * stride + max(stride, padded)
+        return cls(cfg, batch, padded, stride, _up(width, unit), _up(depth, unit))
+
+    @property
+    def locations(self) -> int:
+        """The number of locations."""
+        return math.prod(self.cfg.tensor_shape)
+
+
+def _up(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
+
+
+def memory_offsets(cfg: TLSTMConfig) -> int:
+    """The number of offsets of the memory-cell convolution, 0 without one."""
+    return cfg.num_offsets if cfg.has_memory_kernel else 0
+
+
+class Tables(NamedTuple):
+    """The geometry, as numbers of locations in row-major order.
+
+    Attributes:
+        neighbour: ``(p, k)``, the location whose memory p reads at each kernel offset: the nearest inside (eq. 17).
+        reader: ``(p, k)``, the location whose patches hold p at each kernel offset, or -1 (eq. 14).
+        pairs: ``(p, j)``, the pairs (location, offset) for which ``neighbour`` is p, as one number, then -1.
+    """
+
+    neighbour: NDArray[np.int32]
+    reader: NDArray[np.int32]
+    pairs: NDArray[np.int32]
+
+
+@functools.cache
+def tables(cfg: TLSTMConfig) -> Tables:
+    """The geometry of a model."""
+    shape, count = np.array(cfg.tensor_shape), math.prod(cfg.tensor_shape)
+    at = np.stack(np.unravel_index(np.arange(count), cfg.tensor_shape), -1)
+
+    def number(locations: NDArray[Any]) -> NDArray[Any]:
+        return np.ravel_multi_index(tuple(np.clip(locations, 0, shape - 1).T), cfg.tensor_shape)
+
+    def inside(locations: NDArray[Any]) -> NDArray[Any]:
+        return ((locations >= 0) & (locations < shape)).all(-1)
+
+    steps = cfg.offsets if cfg.has_memory_kernel else [(0,) * len(cfg.tensor_shape)]
+    neighbour = np.stack([number(at + step) for step in steps], -1)
+    reader = np.stack([np.where(inside(at - step), number(at - step), -1) for step in np.array(cfg.offsets)], -1)
+    pairs = [np.flatnonzero(neighbour == p) for p in range(count)]  # p k + offset
+    width = max(map(len, pairs))
+    filled = np.array([np.pad(found, (0, width - len(found)), constant_values=-1) for found in pairs])
+    return Tables(*(table.astype(np.int32) for table in (neighbour, reader, filled)))
+
+
+class Arrival(NamedTuple):
+    """The cotangents of the state after ``ends[b]`` timesteps: ``(b,)``, and twice ``(p, b, padded)``."""
+
+    ends: Ref
+    d_c: Ref
+    d_h: Ref
+
+
+class Common(NamedTuple):
+    """What both kernels read; ``bias`` is ``(width,)``, the rest as in ``Forward``."""
+
+    bias: Ref
+    pointwise: Any
+    fresh: Any
+    reset: Ref | None
+    c: Ref
+    tables: Tables
+    steps: Ref
+
+
+class Forward(NamedTuple):
+    """The arrays of the forward kernel, for n timesteps.
+
+    Attributes:
+        common: ``pointwise``, the groups of :func:`tlstm_jax.cell.pointwise_params`, each leaf ``(p, padded)``;
+            ``fresh``, the state (c, h) after a reset, ``(p, padded)`` each, or None for zeros; ``reset``,
+            ``(n + 1, b)`` integers, or None; ``c``, ``(n + 1, p, b, padded)``, the memory cell after 0, 1, .. timesteps,
+            before any reset; ``steps``, ``(p, b)``, this timestep: each block counts for itself, so that no kernel does.
+        a: ``(p, b, width)``, the product of the patches and the kernel.
+        xs: ``(n, b, padded)``, projected inputs.
+        h: as ``c``.
+        patches: ``(p, b, depth)``, of the next timestep.
+    """
+
+    common: Common
+    a: Ref
+    xs: Ref
+    h: Ref
+    patches: Ref
+
+
+class Backward(NamedTuple):
+    """The arrays of the backward kernel.
+
+    Attributes:
+        common: as above; ``steps`` counts down.
+        d_patches: ``(p, b, depth)``, from the timestep after this one.
+        d_ys: ``(n, b, padded)``, of the outputs.
+        a: ``(chunk, p, b, width)``, as in ``Forward`` for each timestep.
+        arriving: cotangents of states within the sequence.
+        d_c: ``(2, p, b, k, padded)``: what each location adds to dC of its neighbours, of this timestep and the next.
+        d_a: ``(chunk, p, b, width)``.
+        now: ``(p, b, width)``, dA of this timestep in the dtype of matrix products.
+        d_pointwise: ``pointwise`` for each row: leaves ``(p, b, padded)``, summed over timesteps.
+        d_fresh: the same of ``fresh``.
+    """
+
+    common: Common
+    d_patches: Ref
+    d_ys: Ref
+    a: Ref
+    arriving: list[Arrival]
+    d_c: Ref
+    d_a: Ref
+    now: Ref
+    d_pointwise: Any
+    d_fresh: Any
+
+
+def forward_step(s: Sizes, refs: Forward) -> None:
+    """C_t and H_t from the product of a timestep, and the patches of the next."""
+
+    def tlstm_forward(refs: Forward, h_copy: Ref, x_copy: Ref) -> None:
+        p, b = lax.axis_index("p"), lax.axis_index("b")
+        common, geometry = refs.common, refs.common.tables
+        t = common.steps[p, b]
+        c, h = lowerable(_pointwise(s))(*_arguments(s, common, refs.a, (p, b), p, b, t))
+        common.c[t + 1, p, b, :] = c
+        refs.h[t + 1, p, b, :] = h.astype(refs.h.dtype)
+        if common.reset is not None:
+            h = _select(common.reset[t + 1, b] > 0, _fresh(s, common.fresh, 1, p), h)
+        h_copy[...] = h.astype(h_copy.dtype)
+        plgpu.commit_smem()
+        for k in range(s.cfg.num_offsets):
+            to = geometry.reader[p, k]
+            pl.when(to >= 0)(functools.partial(_copy_part, s, h_copy, refs.patches, to, b, k))
+        for k, place in input_taps(s.cfg):
+
+            def tap(k: int = k) -> None:
+                x_copy[...] = refs.xs[t + 1, b, :]
+                plgpu.commit_smem()
+                _copy_part(s, x_copy, refs.patches, p, b, k)
+
+            pl.when((p == place) & (t + 1 < refs.xs.shape[0]))(tap)
+        plgpu.wait_smem_to_gmem(0)
+        common.steps[p, b] = t + 1
+
+    copies = [plgpu.SMEM((s.padded,), ref.dtype) for ref in (refs.h, refs.xs)]
+    _launch(tlstm_forward, s, refs, copies)
+
+
+def backward_step(s: Sizes, refs: Backward) -> None:
+    """dA_t, and what a timestep adds to dC of the one before and to the gradients of the parameters in ``pointwise``."""
+
+    def tlstm_backward(refs: Backward) -> None:
+        p, b = lax.axis_index("p"), lax.axis_index("b")
+        common, geometry = refs.common, refs.common.tables
+        t = common.steps[p, b]
+        parity, now = lax.rem(t, jnp.int32(2)), lax.rem(t, jnp.int32(s.chunk))
+        d_c = d_h = jnp.zeros((s.padded,), jnp.float32)
+        for k in range(s.cfg.num_offsets):
+            to = geometry.reader[p, k]
+            d_h += _keep(to >= 0, _part(s, refs.d_patches, lax.max(to, 0), b, part=k))
+        for j in range(geometry.pairs.shape[1]):
+            pair, count = geometry.pairs[p, j], geometry.neighbour.shape[1]
+            source, k = lax.div(lax.max(pair, 0), count), lax.rem(lax.max(pair, 0), count)
+            d_c += _keep(pair >= 0, refs.d_c[parity, source, b, k, :])
+        if common.reset is not None:  # after this timestep: the state that follows does not depend on this one
+            is_reset = common.reset[t + 1, b] > 0
+            for total, d in zip(refs.d_fresh or (), (d_c, d_h), strict=False):
+                total[p, b, :] = total[p, b, :] + _keep(is_reset, d)
+            d_c, d_h = _keep(~is_reset, d_c), _keep(~is_reset, d_h)
+        for arrival in refs.arriving:
+            here = arrival.ends[b] == t + 1
+            d_c += _keep(here, arrival.d_c[p, b, :])
+            d_h += _keep(here, arrival.d_h[p, b, :])
+        d_h += _keep(p == s.locations - 1, refs.d_ys[t, b, :])
+
+        def transposed(arguments: Any, cotangents: Any) -> Any:
+            return jax.vjp(_pointwise(s), *arguments)[1](cotangents)
+
+        arguments = _arguments(s, common, refs.a, (now, p, b), p, b, t)
+        (*gates, q), d_neighbours, d_pointwise = lowerable(transposed)(arguments, (d_c, d_h))
+        for n, d in enumerate(gates):
+            refs.d_a[now, p, b, pl.ds(n * s.stride, s.padded)] = d
+            refs.now[p, b, pl.ds(n * s.stride, s.padded)] = d.astype(refs.now.dtype)
+        for k, d in enumerate(q):
+            refs.d_a[now, p, b, 4 * s.stride + k] = d
+            refs.now[p, b, 4 * s.stride + k] = d.astype(refs.now.dtype)
+        for k, d in enumerate(d_neighbours):
+            refs.d_c[1 - parity, p, b, k, :] = d
+        for total, d in zip(*map(jax.tree.leaves, (refs.d_pointwise, d_pointwise)), strict=True):
+            total[p, b, :] = total[p, b, :] + d
+        common.steps[p, b] = t - 1
+
+    _launch(tlstm_backward, s, refs, [])
+
+
+def _launch(body: Callable[..., None], s: Sizes, refs: Any, scratch: Sequence[Any]) -> None:
+    """Runs a kernel on arrays, some of which it updates in place."""
+    leaves, structure = jax.tree.flatten(refs)
+
+    def entry(*refs: Ref) -> None:
+        body(structure.unflatten(refs[: len(leaves)]), *refs[len(leaves) :])
+
+    entry.__name__ = body.__name__  # the kernel's name in profiles
+    semantics = plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup)
+    grid = {"grid": (s.locations, s.batch), "grid_names": ("p", "b")}
+    plgpu.kernel(entry, out_type=(), scratch_types=scratch, compiler_params=semantics, **grid)(*leaves)
+
+
+def input_taps(cfg: TLSTMConfig) -> list[tuple[int, int]]:
+    """Kernel offset and number of the location of each copy of the input in the patches."""
+    return [(k, int(np.ravel_multi_index(location, cfg.tensor_shape))) for k, location in cfg.input_taps]
+
+
+def _pointwise(s: Sizes) -> Callable[..., Any]:
+    """:func:`tlstm_jax.cell.pointwise` of one location and row, from gates and logits apart."""
+
+    def mean(z: Array) -> Array:
+        total = jnp.sum(jnp.where(_channels(z) < s.cfg.features, z, 0.0))
+        return lax.broadcast_in_dim(total / s.cfg.features, z.shape, ())
+
+    def pointwise(a: Sequence[Any], neighbours: Sequence[Array], params: Params) -> Any:
+        *gates, q = a
+        return cell.pointwise([*gates, *q], neighbours, params, s.cfg, mean=mean)
+
+    return pointwise
+
+
+def _arguments(s: Sizes, common: Common, a: Ref, at: tuple[Any, ...], p: Any, b: Any, t: Any) -> Any:
+    """What :func:`_pointwise` takes at location p of row b, in timestep t."""
+    gates = [_part(s, a, *at, part=n) + _part(s, common.bias, part=n) for n in range(4)]
+    ks = [4 * s.stride + k for k in range(memory_offsets(s.cfg))]
+    q = [a[(*at, k)] + common.bias[k] for k in ks]
+    places = [common.tables.neighbour[p, k] for k in range(common.tables.neighbour.shape[1])]
+    neighbours = [common.c[t, place, b, :] for place in places]
+    if common.reset is not None:
+        is_reset = common.reset[t, b] > 0
+        fresh = [_fresh(s, common.fresh, 0, place) for place in places]
+        neighbours = [_select(is_reset, new, old) for new, old in zip(fresh, neighbours, strict=True)]
+    return [*gates, q], neighbours, jax.tree.map(lambda leaf: leaf[p, :], common.pointwise)
+
+
+def _fresh(s: Sizes, fresh: Any, which: int, p: Any) -> Array:
+    return jnp.zeros((s.padded,), jnp.float32) if fresh is None else fresh[which][p, :]
+
+
+def _channels(z: Array) -> Array:
+    return lax.broadcasted_iota(jnp.int32, z.shape, 0)
+
+
+def _part(s: Sizes, ref: Ref, *index: Any, part: int) -> Array:
+    """The channels of one gate or kernel offset in an operand of a product, zeros after them."""
+    z = ref[(*index, pl.ds(part * s.stride, s.padded))]
+    return z if s.stride == s.padded else jnp.where(_channels(z) < s.stride, z, 0.0)
+
+
+def _keep(condition: Any, z: Array) -> Array:
+    """``z`` where a scalar condition holds, or zeros."""
+    return _select(condition, z, jnp.zeros_like(z))
+
+
+def _select(condition: Any, one: Array, other: Array) -> Array:
+    """One of two vectors by a scalar condition, which Mosaic GPU selects by only as a comparison of vectors."""
+    bound = jnp.where(condition, jnp.int32(one.shape[0]), jnp.int32(0))
+    return jnp.where(_channels(one) < bound, one, other)
+
+
+def _copy_part(s: Sizes, source: Ref, patches: Ref, p: Any, b: Any, k: int) -> None:
+    """Starts to write the channels of one kernel offset in the patches of location p."""
+    for first in range(0, s.stride, BULK):
+        count = min(BULK, s.stride - first)
+        to = patches.at[p, b, pl.ds(k * s.stride + first, count)]
+        plgpu.copy_smem_to_gmem(source.at[pl.ds(first, count)], to)
+
+
+def lowerable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` in primitives that Mosaic GPU lowers, which lacks those that only derivatives need."""
+
+    def evaluate(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+        values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
+
+        def read(atom: Any) -> Any:
+            return atom.val if hasattr(atom, "val") else values[atom]
+
+        for eqn in jaxpr.eqns:
+            given, name = [read(atom) for atom in eqn.invars], eqn.primitive.name
+            inner = next((eqn.params[key] for key in ("jaxpr", "call_jaxpr") if key in eqn.params), None)
+            if inner is not None:  # jit, custom_jvp_call
+                results = evaluate(inner.jaxpr, inner.consts, given)
+            elif name == "add_any":
+                results = [given[0] + given[1]]
+            else:
+                bound = eqn.primitive.bind(*given, **eqn.params)
+                results = bound if eqn.primitive.multiple_results else [bound]
+            values.update(zip(eqn.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def call(*arguments: Any) -> Any:
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        return jax.tree.unflatten(
+            jax.tree.structure(shapes), evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(arguments))
+        )
+
+    return call

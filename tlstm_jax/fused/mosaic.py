@@ -1,0 +1,325 @@
+"""The loops of :mod:`tlstm_jax.fused.loops` around the GPU kernels of :mod:`tlstm_jax.fused.cell_kernel`.
+
+A timestep is a matrix product and a kernel, forward and backward. The equations of the derivative are those of
+:mod:`tlstm_jax.fused`; the pre-activations and the gradient of W^h are computed for many timesteps at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import export, lax
+
+from tlstm_jax import cell
+from tlstm_jax.config import TLSTMConfig
+from tlstm_jax.convolution import patches
+from tlstm_jax.fused import cell_kernel
+from tlstm_jax.fused.cell_kernel import Arrival, Backward, Common, Forward, Sizes
+from tlstm_jax.layout import to_rank
+from tlstm_jax.scan import reset_rows
+from tlstm_jax.typing import Array, Bool, Float, Params, TLSTMState
+
+
+class Weights(NamedTuple):
+    """The parameters as the kernels use them, in float32.
+
+    Attributes:
+        kernel: ``(depth, width)``.
+        bias: ``(width,)``.
+        pointwise: the groups of :func:`tlstm_jax.cell.pointwise_params`, each leaf ``(p, padded)``.
+        fresh: the state (c, h) after a reset, ``(p, padded)`` each; None for zeros.
+    """
+
+    kernel: Float[Array, "depth width"]
+    bias: Float[Array, " width"]
+    pointwise: Params
+    fresh: tuple[Array, Array] | None
+
+
+class Static(NamedTuple):
+    """What is known at compile time; ``end`` is ``ends`` where that is an int."""
+
+    sizes: Sizes
+    gather: int
+    unroll: int | bool
+    end: int | None
+
+    def chunks(self, num_steps: int) -> tuple[int, int]:
+        """Number and size of the chunks of the backward loop, which together may have a few timesteps more."""
+        count = math.ceil(num_steps / min(self.gather, num_steps))
+        return count, math.ceil(num_steps / count)
+
+
+def run(
+    params: Params,
+    cfg: TLSTMConfig,
+    static: tuple[int, int, int | bool, int | None],
+    state: TLSTMState,
+    xs: Float[Array, "n b m"],
+    reset: Bool[Array, "n b"] | None,
+    ends: Array | None,
+    fresh: TLSTMState | None,
+) -> tuple[TLSTMState, TLSTMState | None, Array]:
+    """A :class:`tlstm_jax.scan.Span`, for checked arguments; ``static`` is (align, gather, unroll, end)."""
+    align, *others = static
+    s = Sizes.of(cfg, xs.shape[1], state.h.dtype.itemsize, align)
+    weights = prepare(s, params, fresh)
+    c, h = _flat(s, state.c), _flat(s, state.h)
+    last, end, ys = _span(Static(s, *others), weights, (c, h), _pad(xs, s.padded), reset, ends)
+    states = [None if pair is None else TLSTMState(*(_unflat(s, leaf) for leaf in pair)) for pair in (last, end)]
+    return states[0], states[1], ys[..., : cfg.features]
+
+
+def prepare(s: Sizes, params: Params, fresh: TLSTMState | None) -> Weights:
+    """The parameters as the kernels use them: each pass casts the kernel, once."""
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    kernel, features = params["hidden"]["kernel"], s.cfg.features
+    kernel = _pad_gates(s, kernel.reshape(s.cfg.num_offsets, features, -1))
+    kernel = jnp.pad(kernel, ((0, 0), (0, s.stride - features), (0, 0))).reshape(-1, s.width)
+    pointwise = jax.tree.map(lambda leaf: _pad(leaf.reshape(s.locations, -1), s.padded), cell.pointwise_params(params))
+    start = None if fresh is None else tuple(_flat(s, leaf)[:, 0].astype(jnp.float32) for leaf in (fresh.c, fresh.h))
+    return Weights(
+        jnp.pad(kernel, ((0, s.depth - len(kernel)), (0, 0))), _pad_gates(s, params["hidden"]["bias"]), pointwise, start
+    )
+
+
+def _pad(z: Array, size: int) -> Array:
+    """``z`` with zeros after its channels."""
+    return jnp.pad(z, [(0, 0)] * (z.ndim - 1) + [(0, size - z.shape[-1])])
+
+
+def _pad_gates(s: Sizes, z: Float[Array, "*n a"]) -> Float[Array, "*n width"]:
+    """With zeros after the channels of each gate, and after all."""
+    *gates, q = jnp.split(z, [n * s.cfg.features for n in range(1, 5)], axis=-1)
+    return _pad(jnp.concatenate([*(_pad(gate, s.stride) for gate in gates), q], axis=-1), s.width)
+
+
+def _flat(s: Sizes, z: Array) -> Float[Array, "p b padded"]:
+    return _pad(z.reshape(s.locations, *z.shape[-2:]), s.padded)
+
+
+def _unflat(s: Sizes, z: Float[Array, "p b padded"]) -> Array:
+    return z[..., : s.cfg.features].reshape(*s.cfg.tensor_shape, s.batch, s.cfg.features)
+
+
+def _patches(s: Sizes, h: Float[Array, "p b padded"], x: Float[Array, "b padded"]) -> Float[Array, "p b depth"]:
+    """What the kernel of W^h sees at each location (eqs. 5, 14)."""
+    h = h[..., : s.stride].reshape(*s.cfg.tensor_shape, s.batch, s.stride)
+    return patches(h, x[..., : s.stride], s.cfg, s.depth).reshape(s.locations, s.batch, s.depth)
+
+
+def _product(s: Sizes, z: Array, kernel: Array) -> Array:
+    """``z`` times a kernel along the last axis, in float32."""
+    flat = z.reshape(-1, z.shape[-1]).astype(kernel.dtype)
+    a = jnp.dot(flat, kernel, precision=s.cfg.precision, preferred_element_type=jnp.float32)
+    return a.reshape(*z.shape[:-1], kernel.shape[-1])
+
+
+def _common(s: Sizes, weights: Weights, reset: Array | None, c: Any, steps: Any) -> Common:
+    tables = cell_kernel.Tables(*map(jnp.asarray, cell_kernel.tables(s.cfg)))
+    return Common(weights.bias, weights.pointwise, weights.fresh if reset is not None else None, reset, c, tables, steps)
+
+
+class Residuals(NamedTuple):
+    """What the backward loop needs; ``states`` before the first timestep and after every one, before any reset."""
+
+    weights: Weights
+    xs: Array
+    reset: Array | None
+    ends: Array | None
+    states: tuple[Array, Array]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _span(
+    static: Static,
+    weights: Weights,
+    state: tuple[Array, Array],
+    xs: Array,
+    reset: Array | None,
+    ends: Array | None,
+) -> tuple[Any, Any, Array]:
+    return _forward(static, weights, state, xs, reset, ends)[0]
+
+
+def _forward(
+    static: Static,
+    weights: Weights,
+    state: tuple[Array, Array],
+    xs: Array,
+    reset: Array | None,
+    ends: Array | None,
+) -> tuple[tuple[Any, Any, Array], Residuals]:
+    s, num_steps = static.sizes, len(xs)
+    total = math.prod(static.chunks(num_steps))
+    xs = jnp.pad(xs, ((0, total - num_steps), (0, 0), (0, 0)))
+    if reset is not None:  # and one more: the cell writes the patches of the timestep after
+        reset = jnp.pad(reset, ((0, total + 1 - num_steps), (0, 0))).astype(jnp.int32)
+    kernel = weights.kernel.astype(state[1].dtype)
+    cs, hs = (jax.new_ref(jnp.zeros((total + 1, *leaf.shape), leaf.dtype).at[0].set(leaf)) for leaf in state)
+    first = state[1] if reset is None else _reset(reset[0], state[1], weights, 1)
+    columns = jax.new_ref(_patches(s, first, xs[0]))
+    steps = jax.new_ref(jnp.zeros((s.locations, s.batch), jnp.int32))
+
+    def body(_: Any, __: Any) -> Any:
+        a = _product(s, columns[...], kernel)
+        common = _common(s, weights, reset, cs, steps)
+        cell_kernel.forward_step(s, Forward(common, a, xs, hs, columns))
+        return (), None
+
+    lax.scan(body, (), None, length=total, unroll=static.unroll)
+    states = (jax.freeze(cs), jax.freeze(hs))
+    last = tuple(leaf[num_steps] for leaf in states)
+    end: Any = None
+    if static.end is not None:
+        end = tuple(leaf[static.end] for leaf in states)
+    elif ends is not None:
+        rows: Any = jax.vmap(lambda leaf, end: leaf[end], in_axes=(-2, 0), out_axes=-2)
+        end = tuple(rows(leaf, jnp.clip(ends, 0, total)) for leaf in states)
+    return (last, end, states[1][1 : num_steps + 1, -1]), Residuals(weights, xs, reset, ends, states)
+
+
+def _reset(is_reset: Array, z: Float[Array, "p b padded"], weights: Weights, which: int) -> Array:
+    """C (0) or H (1) after a reset where there is one."""
+    fresh = None if weights.fresh is None else weights.fresh[which][:, None].astype(z.dtype)
+    return reset_rows(is_reset > 0, z, fresh)
+
+
+def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, Array]) -> Any:
+    weights, xs, reset, ends, (cs, hs) = residuals
+    d_last, d_end, d_ys = cotangents
+    num_steps, total = len(d_ys), len(xs)
+    count, size = static.chunks(num_steps)
+    s = static.sizes._replace(chunk=size)
+    d_ys = jnp.pad(d_ys.astype(jnp.float32), ((0, total - num_steps), (0, 0), (0, 0)))
+    kernel = weights.kernel.astype(hs.dtype)
+    transposed = kernel.T
+    float32 = functools.partial(jax.tree.map, lambda leaf: leaf.astype(jnp.float32))
+
+    def rows(end: Any) -> Array:
+        return jnp.broadcast_to(jnp.asarray(end, jnp.int32), (s.batch,))
+
+    arriving = [] if d_end is None else [Arrival(rows(static.end if ends is None else ends), *float32(d_end))]
+    if total > num_steps:
+        arriving.append(Arrival(rows(num_steps), *float32(d_last)))
+        d_last = jax.tree.map(jnp.zeros_like, d_last)
+    d_c, d_h = float32(d_last)  # as if a timestep after the last had passed them on, at the offset that does not move
+    still = s.cfg.offsets.index((0,) * len(s.cfg.tensor_shape))
+    d_columns = jnp.zeros((s.locations, s.batch, s.depth), jnp.float32)
+    d_columns = d_columns.at[..., still * s.stride : (still + 1) * s.stride].set(d_h[..., : s.stride])
+    offsets = max(1, cell_kernel.memory_offsets(s.cfg))
+    slots = jnp.zeros((2, s.locations, s.batch, offsets, s.padded), jnp.float32)
+    slots = slots.at[(total - 1) % 2, :, :, still if offsets > 1 else 0].set(d_c)
+
+    def per_row(leaf: Array) -> Any:
+        return jax.new_ref(jnp.zeros((s.locations, s.batch, s.padded), leaf.dtype))
+
+    slots, steps = jax.new_ref(slots), jax.new_ref(jnp.full((s.locations, s.batch), total - 1, jnp.int32))
+    now = jax.new_ref(jnp.zeros((s.locations, s.batch, s.width), hs.dtype))
+    d_a = jax.new_ref(jnp.zeros((size, s.locations, s.batch, s.width), jnp.float32))
+    d_pointwise = jax.tree.map(per_row, weights.pointwise)
+    d_fresh = None if reset is None else jax.tree.map(per_row, weights.fresh)
+
+    def chunk(carry: Any, start: Any) -> Any:
+        d_columns, d_kernel, d_bias = carry
+
+        def timesteps(z: Array) -> Array:
+            return lax.dynamic_slice_in_dim(z, start, size)
+
+        before = timesteps(hs)
+        if reset is not None:
+            before = jax.vmap(lambda is_reset, h: _reset(is_reset, h, weights, 1))(timesteps(reset), before)
+        columns = jax.vmap(functools.partial(_patches, s))(before, timesteps(xs))
+        a = _product(s, columns, kernel)
+
+        def body(d_columns: Array, _: Any) -> tuple[Array, None]:
+            common = _common(s, weights, reset, cs, steps)
+            arrays = Backward(common, d_columns, d_ys, a, arriving, slots, d_a, now, d_pointwise, d_fresh)
+            cell_kernel.backward_step(s, arrays)
+            return _product(s, now[...], transposed), None
+
+        d_columns, _ = lax.scan(body, d_columns, None, length=size, unroll=static.unroll)
+        factor = d_a[...]
+        flat = factor.reshape(-1, s.width)
+        found = lax.dot_general(
+            columns.reshape(-1, s.depth),
+            flat.astype(columns.dtype),
+            (((0,), (0,)), ((), ())),
+            precision=s.cfg.precision,
+            preferred_element_type=jnp.float32,
+        )
+        taps = [
+            _product(s, factor[:, place], transposed[:, k * s.stride : (k + 1) * s.stride])
+            for k, place in cell_kernel.input_taps(s.cfg)
+        ]
+        return (d_columns, d_kernel + found, d_bias + flat.sum(0)), functools.reduce(jnp.add, taps)
+
+    zeros = jax.tree.map(jnp.zeros_like, (weights.kernel, weights.bias))
+    (d_columns, d_kernel, d_bias), d_xs = lax.scan(
+        chunk, (d_columns, *zeros), size * jnp.arange(count), reverse=True, unroll=count == 1
+    )
+    _, to_first = jax.vjp(lambda h: _patches(s, h, jnp.zeros(xs.shape[1:], jnp.float32)), jnp.zeros_like(d_h))
+    (d_h,) = to_first(d_columns)
+    d_c = _first_memory(s, slots[1])
+    fresh = None if weights.fresh is None else jax.tree.map(jnp.zeros_like, weights.fresh)
+    if reset is not None:
+        is_reset = to_rank(reset[0][:, None] > 0, 3)
+        if d_fresh is not None:
+            more = [jnp.where(is_reset, d, 0).sum(1) for d in (d_c, d_h)]
+            fresh = tuple(total[...].sum(1) + d for total, d in zip(d_fresh, more, strict=True))
+        d_c, d_h = (jnp.where(is_reset, 0, d) for d in (d_c, d_h))
+    d_pointwise = jax.tree.map(lambda total: total[...].sum(1), d_pointwise)
+    d_xs = _pad(d_xs.reshape(total, s.batch, s.stride), s.padded)[:num_steps].astype(xs.dtype)
+    d_state = (d_c.astype(cs.dtype), d_h.astype(hs.dtype))
+    return Weights(d_kernel, d_bias, d_pointwise, fresh), d_state, d_xs, None, None
+
+
+_span.defvjp(_forward, _backward)
+
+
+def _first_memory(s: Sizes, slots: Float[Array, "p b k padded"]) -> Float[Array, "p b padded"]:
+    """dC_0 from what the first timestep adds to its neighbours."""
+    neighbour = cell_kernel.tables(s.cfg).neighbour
+    d_c = jnp.zeros((s.locations, s.batch, s.padded), slots.dtype)
+    return d_c.at[neighbour.T].add(jnp.moveaxis(slots, 2, 0))
+
+
+def check(cfg: TLSTMConfig, state: TLSTMState, xs: Array) -> None:
+    """Refuses what the kernels do not cover.
+
+    Raises:
+        ValueError: a model, a dtype, a device or a version of jax that ``kernel="mosaic"`` does not cover.
+    """
+    dtypes = (jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16))
+    version = tuple(map(int, jax.__version__.split(".")[:2]))
+    capability = _compute_capability()
+    symbolic = any(map(export.is_symbolic_dim, (*xs.shape, *state.h.shape)))
+    found = {
+        "jax 0.11 or later": (f"jax {jax.__version__}", version >= (0, 11)),
+        "a GPU of compute capability 9.0 or later": (f"one of {capability}", capability is None or capability >= 9.0),
+        'cell="lstm"': (f'cell="{cfg.cell}"', cfg.cell == "lstm"),
+        'norm="channel" or None': (f'norm="{cfg.norm}"', cfg.norm != "layer"),
+        f"at most {MOST_FEATURES} features": (f"features={cfg.features}", cfg.features <= MOST_FEATURES),
+        "a computation in float32 or bfloat16": (f"{state.h.dtype}", state.h.dtype in dtypes),
+        "a batch of at least one row": (f"a batch of shape {xs.shape[1:-1]}", symbolic or xs.shape[1] > 0),
+        "fixed sizes": (f"symbolic ones, {xs.shape}", not symbolic),
+        "arrays on one device": ("arrays on a mesh", not jax.typeof(xs).manual_axis_type.varying),
+    }
+    for expected, (given, holds) in found.items():
+        if not holds:
+            raise ValueError(f'kernel="mosaic" needs {expected}, got {given}: use kernel="xla" or None.')
+
+
+MOST_FEATURES = 512
+"""M up to which a location's vectors fit into the registers of one warpgroup."""
+
+
+def _compute_capability() -> float | None:
+    """Of the GPUs here; None without any, as where programs are compiled for another machine or interpreted."""
+    if jax.default_backend() != "gpu":
+        return None
+    return min(float(device.compute_capability) for device in jax.local_devices())
