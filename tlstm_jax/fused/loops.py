@@ -13,6 +13,7 @@ from jax import export, lax
 
 from tlstm_jax import cell, sharding
 from tlstm_jax.config import TLSTMConfig
+from tlstm_jax.fused.coverage import check_covered
 from tlstm_jax.fused.hidden import HiddenConvolution, Kernels
 from tlstm_jax.fused.memory import convolve, memory_convolution
 from tlstm_jax.fused.reverse_only import reverse_only
@@ -113,9 +114,9 @@ def fused_span(
             return state, None if ends is None else state, xs
         arguments = (*reverse_only((state, xs)), reset, array_ends)
         if fused.kernel == "mosaic":
+            check_covered(cfg, state, xs)
             from tlstm_jax.fused import mosaic  # only where it is asked for: it imports Pallas, and needs a later jax
 
-            mosaic.check(cfg, state, xs)
             return mosaic.run(params, cfg, (fused.align or 16, fused.gather or gather, unroll, end), *arguments, fresh)
         on_cpu = functools.partial(run, fused.or_else("gates", 1, 1, "kept"))
         elsewhere = functools.partial(run, fused.or_else("states", gather, 16, "built"))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import export, lax
+from jax import lax
 
 from tlstm_jax import cell
 from tlstm_jax.config import TLSTMConfig
@@ -207,6 +207,7 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
     if total > num_steps:
         arriving.append(Arrival(rows(num_steps), *float32(d_last)))
         d_last = jax.tree.map(jnp.zeros_like, d_last)
+    arriving = lax.optimization_barrier(arriving)  # or XLA would make zeros anew in every iteration
     d_c, d_h = float32(d_last)  # as if a timestep after the last had passed them on, at the offset that does not move
     still = s.cfg.offsets.index((0,) * len(s.cfg.tensor_shape))
     d_columns = jnp.zeros((s.locations, s.batch, s.depth), jnp.float32)
@@ -286,40 +287,3 @@ def _first_memory(s: Sizes, slots: Float[Array, "p b k padded"]) -> Float[Array,
     neighbour = cell_kernel.tables(s.cfg).neighbour
     d_c = jnp.zeros((s.locations, s.batch, s.padded), slots.dtype)
     return d_c.at[neighbour.T].add(jnp.moveaxis(slots, 2, 0))
-
-
-def check(cfg: TLSTMConfig, state: TLSTMState, xs: Array) -> None:
-    """Refuses what the kernels do not cover.
-
-    Raises:
-        ValueError: a model, a dtype, a device or a version of jax that ``kernel="mosaic"`` does not cover.
-    """
-    dtypes = (jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16))
-    version = tuple(map(int, jax.__version__.split(".")[:2]))
-    capability = _compute_capability()
-    symbolic = any(map(export.is_symbolic_dim, (*xs.shape, *state.h.shape)))
-    found = {
-        "jax 0.11 or later": (f"jax {jax.__version__}", version >= (0, 11)),
-        "a GPU of compute capability 9.0 or later": (f"one of {capability}", capability is None or capability >= 9.0),
-        'cell="lstm"': (f'cell="{cfg.cell}"', cfg.cell == "lstm"),
-        'norm="channel" or None': (f'norm="{cfg.norm}"', cfg.norm != "layer"),
-        f"at most {MOST_FEATURES} features": (f"features={cfg.features}", cfg.features <= MOST_FEATURES),
-        "a computation in float32 or bfloat16": (f"{state.h.dtype}", state.h.dtype in dtypes),
-        "a batch of at least one row": (f"a batch of shape {xs.shape[1:-1]}", symbolic or xs.shape[1] > 0),
-        "fixed sizes": (f"symbolic ones, {xs.shape}", not symbolic),
-        "arrays on one device": ("arrays on a mesh", not jax.typeof(xs).manual_axis_type.varying),
-    }
-    for expected, (given, holds) in found.items():
-        if not holds:
-            raise ValueError(f'kernel="mosaic" needs {expected}, got {given}: use kernel="xla" or None.')
-
-
-MOST_FEATURES = 512
-"""M up to which a location's vectors fit into the registers of one warpgroup."""
-
-
-def _compute_capability() -> float | None:
-    """Of the GPUs here; None without any, as where programs are compiled for another machine or interpreted."""
-    if jax.default_backend() != "gpu":
-        return None
-    return min(float(device.compute_capability) for device in jax.local_devices())
