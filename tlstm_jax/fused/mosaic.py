@@ -273,6 +273,9 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
             more = [jnp.where(is_reset, d, 0).sum(1) for d in (d_c, d_h)]
             fresh = tuple(total[...].sum(1) + d for total, d in zip(d_fresh, more, strict=True))
         d_c, d_h = (jnp.where(is_reset, 0, d) for d in (d_c, d_h))
+    for arrival in arriving:  # in rows that end before they begin
+        here = to_rank((arrival.ends == 0)[:, None], 3)
+        d_c, d_h = (d + jnp.where(here, more, 0) for d, more in zip((d_c, d_h), arrival[1:], strict=True))
     d_pointwise = jax.tree.map(lambda total: total[...].sum(1), d_pointwise)
     d_xs = _pad(d_xs.reshape(total, s.batch, s.stride), s.padded)[:num_steps].astype(xs.dtype)
     d_state = (d_c.astype(cs.dtype), d_h.astype(hs.dtype))
