@@ -10,8 +10,8 @@ Examples:
     python -m benchmarks.gpu_kernels --platform tpu
     python -m benchmarks.gpu_kernels --implementations mosaic --unroll 8 --no-lstm
 
-The last compiles the kernels of Fused(kernel="mosaic") as well, and prints their registers and spills. That needs ptxas,
-of NVIDIA's CUDA toolkit, among the programs or in /usr/local/cuda.
+The last compiles the kernels of Fused(kernel="mosaic") as well, and prints their registers and spills. That needs
+ptxas, of NVIDIA's CUDA toolkit, among the programs or in /usr/local/cuda.
 
 Counts are of one timestep in each loop of the program, and in brackets is how many timesteps the loop makes.
 Not seen: how long a kernel takes, and where a library launches two for one matrix product. Autotuning
@@ -258,7 +258,7 @@ def programs(options: argparse.Namespace) -> Iterator[Program]:
     def unroll(params: Any, xs: Any, cfg: tl.TLSTMConfig, implementation: Any, unroll: int | None) -> Any:
         if implementation == "mosaic":
             implementation = tl.Fused(kernel="mosaic")
-        given = {} if unroll is None else {"unroll": unroll}
+        given: dict[str, Any] = {} if unroll is None else {"unroll": unroll}
         return tl.unroll(params, xs, cfg, implementation=implementation, **given)[1]
 
     def inputs(features: int) -> Any:

@@ -94,8 +94,7 @@ def nearest_features(size: Size, sets: int) -> int:
 def tlstm_forward(task: Task, implementation: Implementation, **options: Any) -> Forward:
     """The library's tLSTM; the implementation and the options are arguments of ``tlstm_jax.unroll``."""
     cfg = task.size.config(task.precision.dtype)
-    unroll = functools.partial(tl.unroll, cfg=cfg, time_major=True, implementation=implementation, **options)
-    return lambda params, xs: unroll(params, xs)[1]
+    return lambda params, xs: tl.unroll(params, xs, cfg, time_major=True, implementation=implementation, **options)[1]
 
 
 def stack_forward(network: Network, task: Task) -> Forward:

@@ -216,7 +216,7 @@ def test_lowering_for_a_gpu(name, shape, features, batch, dtype):
 
 def test_what_is_not_covered_is_refused(monkeypatch):
     """In one line that says what was given and what to do."""
-    cfg, params, xs, _ = setup("2d")
+    cfg, _, xs, _ = setup("2d")
 
     def run(**changes):
         changed = dataclasses.replace(cfg, **changes)

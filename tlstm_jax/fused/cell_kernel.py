@@ -107,7 +107,7 @@ def tables(cfg: TLSTMConfig) -> Tables:
     def number(locations: NDArray[Any]) -> NDArray[Any]:
         return np.ravel_multi_index(tuple(np.clip(locations, 0, shape - 1).T), cfg.tensor_shape)
 
-    def inside(locations: NDArray[Any]) -> NDArray[Any]:
+    def inside(locations: NDArray[Any]) -> Any:
         return ((locations >= 0) & (locations < shape)).all(-1)
 
     steps = cfg.offsets if cfg.has_memory_kernel else [(0,) * len(cfg.tensor_shape)]
@@ -145,8 +145,9 @@ class Forward(NamedTuple):
     Attributes:
         common: ``pointwise``, the groups of :func:`tlstm_jax.cell.pointwise_params`, each leaf ``(p, padded)``;
             ``fresh``, the state (c, h) after a reset, ``(p, padded)`` each, or None for zeros; ``reset``,
-            ``(n + 1, b)`` integers, or None; ``c``, ``(n + 1, p, b, padded)``, the memory cell after 0, 1, .. timesteps,
-            before any reset; ``steps``, ``(p, b)``, this timestep: each block counts for itself, so that no kernel does.
+            ``(n + 1, b)`` integers, or None; ``c``, ``(n + 1, p, b, padded)``, the memory cell after 0, 1, ..
+            timesteps, before any reset; ``steps``, ``(p, b)``, this timestep, which each block counts for itself, so
+            that no other kernel has to.
         a: ``(p, b, width)``, the product of the patches and the kernel.
         xs: ``(n, b, padded)``, projected inputs.
         h: as ``c``.
@@ -221,14 +222,15 @@ def forward_step(s: Sizes, refs: Forward) -> None:
 
 
 def backward_step(s: Sizes, refs: Backward) -> None:
-    """dA_t, and what a timestep adds to dC of the one before and to the gradients of the parameters in ``pointwise``."""
+    """dA_t, and what a timestep adds to dC of the one before and to the gradients of ``pointwise`` and ``fresh``."""
 
     def tlstm_backward(refs: Backward) -> None:
         p, b = lax.axis_index("p"), lax.axis_index("b")
         common, geometry = refs.common, refs.common.tables
         t = common.steps[p, b]
         parity, now = lax.rem(t, jnp.int32(2)), lax.rem(t, jnp.int32(s.chunk))
-        d_c = d_h = jnp.zeros((s.padded,), jnp.float32)
+        d_c: Array = jnp.zeros((s.padded,), jnp.float32)
+        d_h: Array = jnp.zeros((s.padded,), jnp.float32)
         for k in range(s.cfg.num_offsets):
             to = geometry.reader[p, k]
             d_h += _keep(to >= 0, _part(s, refs.d_patches, lax.max(to, 0), b, part=k))
@@ -269,6 +271,7 @@ def backward_step(s: Sizes, refs: Backward) -> None:
 
 def _launch(body: Callable[..., None], s: Sizes, refs: Any, scratch: Sequence[Any]) -> None:
     """Runs a kernel on arrays, some of which it updates in place."""
+    structure: Any
     leaves, structure = jax.tree.flatten(refs)
 
     def entry(*refs: Ref) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
+import jax.custom_batching
 import jax.numpy as jnp
 from jax import lax
 
@@ -57,21 +58,21 @@ class Static(NamedTuple):
 def run(
     params: Params,
     cfg: TLSTMConfig,
-    static: tuple[int, int, int | bool, int | None],
+    plan: tuple[int, int, int | bool, int | None],
     state: TLSTMState,
     xs: Float[Array, "n b m"],
     reset: Bool[Array, "n b"] | None,
     ends: Array | None,
     fresh: TLSTMState | None,
 ) -> tuple[TLSTMState, TLSTMState | None, Array]:
-    """A :class:`tlstm_jax.scan.Span`, for checked arguments; ``static`` is (align, gather, unroll, end)."""
-    align, *others = static
+    """A :class:`tlstm_jax.scan.Span`, for checked arguments; ``plan`` is (align, gather, unroll, end)."""
+    align, gather, unroll, until = plan
     s = Sizes.of(cfg, xs.shape[1], state.h.dtype.itemsize, align)
     weights = prepare(s, params, fresh)
-    c, h = _flat(s, state.c), _flat(s, state.h)
-    last, end, ys = _span(Static(s, *others), weights, (c, h), _pad(xs, s.padded), reset, ends)
-    states = [None if pair is None else TLSTMState(*(_unflat(s, leaf) for leaf in pair)) for pair in (last, end)]
-    return states[0], states[1], ys[..., : cfg.features]
+    start = jax.tree.map(functools.partial(_flat, s), (state.c, state.h))
+    last, end, ys = _span(Static(s, gather, unroll, until), weights, start, _pad(xs, s.padded), reset, ends)
+    last, end = jax.tree.map(functools.partial(_unflat, s), (last, end))
+    return TLSTMState(*last), None if end is None else TLSTMState(*end), ys[..., : cfg.features]
 
 
 def prepare(s: Sizes, params: Params, fresh: TLSTMState | None) -> Weights:
@@ -81,7 +82,9 @@ def prepare(s: Sizes, params: Params, fresh: TLSTMState | None) -> Weights:
     kernel = _pad_gates(s, kernel.reshape(s.cfg.num_offsets, features, -1))
     kernel = jnp.pad(kernel, ((0, 0), (0, s.stride - features), (0, 0))).reshape(-1, s.width)
     pointwise = jax.tree.map(lambda leaf: _pad(leaf.reshape(s.locations, -1), s.padded), cell.pointwise_params(params))
-    start = None if fresh is None else tuple(_flat(s, leaf)[:, 0].astype(jnp.float32) for leaf in (fresh.c, fresh.h))
+    start: Any = None
+    if fresh is not None:
+        start = jax.tree.map(lambda leaf: _flat(s, leaf)[:, 0].astype(jnp.float32), (fresh.c, fresh.h))
     return Weights(
         jnp.pad(kernel, ((0, s.depth - len(kernel)), (0, 0))), _pad_gates(s, params["hidden"]["bias"]), pointwise, start
     )
@@ -120,8 +123,10 @@ def _product(s: Sizes, z: Array, kernel: Array) -> Array:
 
 
 def _common(s: Sizes, weights: Weights, reset: Array | None, c: Any, steps: Any) -> Common:
-    tables = cell_kernel.Tables(*map(jnp.asarray, cell_kernel.tables(s.cfg)))
-    return Common(weights.bias, weights.pointwise, weights.fresh if reset is not None else None, reset, c, tables, steps)
+    tables = jax.tree.map(jnp.asarray, cell_kernel.tables(s.cfg))
+    return Common(
+        weights.bias, weights.pointwise, weights.fresh if reset is not None else None, reset, c, tables, steps
+    )
 
 
 class Residuals(NamedTuple):
@@ -154,16 +159,18 @@ def _forward(
     reset: Array | None,
     ends: Array | None,
 ) -> tuple[tuple[Any, Any, Array], Residuals]:
+    weights, state, xs = _alone((weights, state, xs))
+    ref = functools.partial(_ref, inputs=(weights, state, xs))
     s, num_steps = static.sizes, len(xs)
     total = math.prod(static.chunks(num_steps))
     xs = jnp.pad(xs, ((0, total - num_steps), (0, 0), (0, 0)))
     if reset is not None:  # and one more: the cell writes the patches of the timestep after
         reset = jnp.pad(reset, ((0, total + 1 - num_steps), (0, 0))).astype(jnp.int32)
     kernel = weights.kernel.astype(state[1].dtype)
-    cs, hs = (jax.new_ref(jnp.zeros((total + 1, *leaf.shape), leaf.dtype).at[0].set(leaf)) for leaf in state)
+    cs, hs = (ref(jnp.zeros((total + 1, *leaf.shape), leaf.dtype).at[0].set(leaf)) for leaf in state)
     first = state[1] if reset is None else _reset(reset[0], state[1], weights, 1)
-    columns = jax.new_ref(_patches(s, first, xs[0]))
-    steps = jax.new_ref(jnp.zeros((s.locations, s.batch), jnp.int32))
+    columns = ref(_patches(s, first, xs[0]))
+    steps = ref(jnp.zeros((s.locations, s.batch), jnp.int32))
 
     def body(_: Any, __: Any) -> Any:
         a = _product(s, columns[...], kernel)
@@ -183,6 +190,28 @@ def _forward(
     return (last, end, states[1][1 : num_steps + 1, -1]), Residuals(weights, xs, reset, ends, states)
 
 
+@jax.custom_batching.custom_vmap
+def _alone(tree: Any) -> Any:
+    return tree
+
+
+@_alone.def_vmap
+def _refuse_vmap(*_: Any) -> NoReturn:
+    raise ValueError(
+        'kernel="mosaic" needs arrays without axes of jax.vmap, got a batched call: use the batch axes of xs, or '
+        'kernel="xla" or None.'
+    )
+
+
+def _ref(value: Array, inputs: Any) -> Any:
+    """A reference to an array that kernels update, made anew wherever any of the inputs is.
+
+    To JAX creating one has no inputs but the value: in the derivative of a scan (as with remat) it would move that of a
+    constant out of the loop, and every iteration would go on with what the last one left.
+    """
+    return jax.new_ref(lax.optimization_barrier((value, inputs))[0])
+
+
 def _reset(is_reset: Array, z: Float[Array, "p b padded"], weights: Weights, which: int) -> Array:
     """C (0) or H (1) after a reset where there is one."""
     fresh = None if weights.fresh is None else weights.fresh[which][:, None].astype(z.dtype)
@@ -193,6 +222,7 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
     weights, xs, reset, ends, (cs, hs) = residuals
     d_last, d_end, d_ys = cotangents
     num_steps, total = len(d_ys), len(xs)
+    ref = functools.partial(_ref, inputs=(weights, xs, cs, hs, cotangents))
     count, size = static.chunks(num_steps)
     s = static.sizes._replace(chunk=size)
     d_ys = jnp.pad(d_ys.astype(jnp.float32), ((0, total - num_steps), (0, 0), (0, 0)))
@@ -213,15 +243,15 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
     d_columns = jnp.zeros((s.locations, s.batch, s.depth), jnp.float32)
     d_columns = d_columns.at[..., still * s.stride : (still + 1) * s.stride].set(d_h[..., : s.stride])
     offsets = max(1, cell_kernel.memory_offsets(s.cfg))
-    slots = jnp.zeros((2, s.locations, s.batch, offsets, s.padded), jnp.float32)
+    slots: Any = jnp.zeros((2, s.locations, s.batch, offsets, s.padded), jnp.float32)
     slots = slots.at[(total - 1) % 2, :, :, still if offsets > 1 else 0].set(d_c)
 
     def per_row(leaf: Array) -> Any:
-        return jax.new_ref(jnp.zeros((s.locations, s.batch, s.padded), leaf.dtype))
+        return ref(jnp.zeros((s.locations, s.batch, s.padded), leaf.dtype))
 
-    slots, steps = jax.new_ref(slots), jax.new_ref(jnp.full((s.locations, s.batch), total - 1, jnp.int32))
-    now = jax.new_ref(jnp.zeros((s.locations, s.batch, s.width), hs.dtype))
-    d_a = jax.new_ref(jnp.zeros((size, s.locations, s.batch, s.width), jnp.float32))
+    slots, steps = ref(slots), ref(jnp.full((s.locations, s.batch), total - 1, jnp.int32))
+    now = ref(jnp.zeros((s.locations, s.batch, s.width), hs.dtype))
+    d_a = ref(jnp.zeros((size, s.locations, s.batch, s.width), jnp.float32))
     d_pointwise = jax.tree.map(per_row, weights.pointwise)
     d_fresh = None if reset is None else jax.tree.map(per_row, weights.fresh)
 
