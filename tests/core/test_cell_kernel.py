@@ -93,9 +93,9 @@ def error(actual, expected):
 @needs_pallas
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_small_case():
-    """With resets and lengths, an initial and a last state, a chunk too long and races detected."""
-    options = {"seq_lengths": np.array([2]), "reset": np.array([[False, True, False]])}
-    arguments = setup("2d", batch=1, tensor_shape=(2,))
+    """With resets and lengths, an initial and a last state, chunks longer than the sequence, and races detected."""
+    options = {"seq_lengths": np.array([2, 0]), "reset": RESET[:, :2]}
+    arguments = setup("2d", steps=2, tensor_shape=(2,))
     with interpreted(detect_races=True) as races:
         actual = results(*arguments, PLANS["2 at a time"], **options)
         assert not races()
@@ -238,6 +238,13 @@ def test_what_is_not_covered_is_refused(monkeypatch):
     monkeypatch.setattr(coverage, "compute_capability", lambda: 8.0)
     with refused("got 8.0", "compute capability 9.0"):
         run(norm_epsilon=2e-6)
+
+
+@needs_pallas
+def test_vmap_is_refused():
+    cfg, params, xs, _ = setup("2d")
+    with refused("a batched call", "without axes of jax.vmap"):
+        jax.eval_shape(jax.vmap(lambda x: tl.unroll(params, x, cfg, implementation=CELL)[1]), np.stack([xs, xs]))
 
 
 def test_options():

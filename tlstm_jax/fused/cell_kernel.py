@@ -236,8 +236,8 @@ def backward_step(s: Sizes, refs: Backward) -> None:
             d_h += _keep(to >= 0, _part(s, refs.d_patches, lax.max(to, 0), b, part=k))
         for j in range(geometry.pairs.shape[1]):
             pair, count = geometry.pairs[p, j], geometry.neighbour.shape[1]
-            source, k = lax.div(lax.max(pair, 0), count), lax.rem(lax.max(pair, 0), count)
-            d_c += _keep(pair >= 0, refs.d_c[parity, source, b, k, :])
+            source, offset = lax.div(lax.max(pair, 0), count), lax.rem(lax.max(pair, 0), count)
+            d_c += _keep(pair >= 0, refs.d_c[parity, source, b, offset, :])
         if common.reset is not None:  # after this timestep: the state that follows does not depend on this one
             is_reset = common.reset[t + 1, b] > 0
             for total, d in zip(refs.d_fresh or (), (d_c, d_h), strict=False):
