@@ -32,8 +32,10 @@ class Fused:
         kernel: ``"mosaic"`` does everything of a timestep but its matrix product in one GPU kernel, written in Pallas
             Mosaic from the same equations, forward and backward; ``"xla"`` leaves all of it to XLA. ``"mosaic"`` is for
             GPUs of compute capability 9.0 (H100) or later and jax 0.11 or later, and for LSTM cells with channel
-            normalization or none, at most 512 features, in float32 or bfloat16, on one device and not under
-            ``jax.vmap``; :func:`tlstm_jax.unroll` refuses everything else with a ``ValueError``. It has its own
+            normalization or none, at most 512 features, in float32 or bfloat16, on one device and neither under
+            ``jax.vmap`` nor with ``remat``; :func:`tlstm_jax.unroll` refuses everything else with a ``ValueError``.
+            (What cannot be noticed and is not supported: a call inside of ``jax.checkpoint``, whose gradients are
+            wrong, or inside of a differentiated ``jax.lax.scan``.) It has its own
             residuals and patches, so that ``save`` and ``patches`` must be None. None is ``"xla"`` everywhere, because
             ``"mosaic"`` has not been timed on a GPU yet.
 
@@ -121,6 +123,10 @@ class Options:
         if not (named or isinstance(self.implementation, Fused)):
             given = reprlib.repr(self.implementation)
             raise ValueError(f'implementation must be "auto", "reference", "fused" or Fused(..), got {given}.')
+        if self.remat and isinstance(self.implementation, Fused) and self.implementation.kernel == "mosaic":
+            raise ValueError(
+                f'kernel="mosaic" cannot be rematerialized, got remat={self.remat!r}: use remat=False, or kernel="xla".'
+            )
 
     @property
     def fused(self) -> Fused | None:

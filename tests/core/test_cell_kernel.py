@@ -40,7 +40,6 @@ OPTIONS = {
     "lengths": {"seq_lengths": np.array([3, 0])},
     "lengths and reset": {"seq_lengths": np.array([3, 2]), "reset": RESET},
     "reverse": {"reverse": True, "keep_order": True, "seq_lengths": np.array([3, 2]), "reset": RESET},
-    "remat": {"remat": 2, "seq_lengths": np.array([3, 1]), "reset": RESET},
     "unroll": {"unroll": 2, "reset": RESET},
 }
 PLANS = {"all at once": CELL, "2 at a time": dataclasses.replace(CELL, gather=2, align=1)}
@@ -49,11 +48,9 @@ PLANS = {"all at once": CELL, "2 at a time": dataclasses.replace(CELL, gather=2,
 @contextlib.contextmanager
 def interpreted(detect_races=False):
     """Runs kernels in Pallas' interpreter; yields a function that tells whether it has seen a race."""
-    from jax._src import callback, effects
     from jax._src.pallas.mosaic_gpu.interpret import interpret_pallas_call as interpreter
     from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams, force_gpu_interpret_mode
 
-    effects.remat_allowed_effects.add_type(callback.OrderedIOEffect)  # the interpreter's own, not the kernels'
     interpreter.reset_gpu_interpret_mode_state()
     with force_gpu_interpret_mode(InterpretGPUParams(detect_races=detect_races)):
         yield lambda: interpreter.get_races().races_found
@@ -255,5 +252,7 @@ def test_options():
             tl.Fused(kernel="mosaic", **option)
     cfg, params, xs, _ = setup("2d")
     run = functools.partial(tl.unroll, params, xs, cfg)
+    with refused("got remat=2", "remat=False"):
+        run(implementation=CELL, remat=2)
     same = [jax.jit(lambda f=f: run(implementation=f)).lower().as_text() for f in (tl.Fused(), tl.Fused(kernel="xla"))]
     assert same[0] == same[1]
