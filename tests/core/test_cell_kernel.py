@@ -31,7 +31,7 @@ MODELS = {
     "3d": {"tensor_shape": (2, 2)},
     "3d mixed": {"tensor_shape": (2, 4), "kernel_size": (3, 5), "norm": None},
     "3d, depth 1": {"tensor_shape": (1, 1), "memory_conv": False},
-    "4d": {"tensor_shape": (2, 1, 2), "kernel_size": (3, 2, 2), "features": 4},
+    "4d": {"tensor_shape": (2, 2, 2), "kernel_size": (2, 3, 2), "features": 4},
 }
 RESET = np.array([[False, True, False], [True, False, True]])
 OPTIONS = {
