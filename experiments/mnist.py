@@ -131,7 +131,7 @@ def build(options: Options, data: datasets.Dataset | None = None) -> Experiment:
     return Experiment(
         name=tasks.MNIST.setting(config),
         task=classification(network, order, data, options.train),
-        params=initialized(network, options.train.seed, jnp.zeros((1, 1, 1))),
+        params=initialized(network, options.train.seed, jnp.zeros((1, length, 1))),
         model=model,
         network=network,
         config=config,

@@ -157,7 +157,7 @@ class BNLSTMLayer(nn.Module):
         """Maps xs, (*batch, T, R), with ``valid``, (*batch, T), to the carry and to ys, (*batch, T, M)."""
         m, dtype, time = self.cell.features, self.cell.param_dtype, xs.ndim - 2
         if carry is None:
-            zeros, _, t = self.cell.initialize_carry(jax.random.key(0), xs[..., 0, :].shape)
+            zeros, _, t = self.cell.initialize_carry(jax.random.key(0), (*xs.shape[:-2], xs.shape[-1]))
             c, h = (
                 zeros + jnp.broadcast_to(self.param(name, nn.initializers.zeros, (m,), dtype), zeros.shape)
                 for name in ("c", "h")
@@ -248,6 +248,11 @@ class BNLSTM(Rival):
         if self.state_noise < 0.0:
             raise ValueError(f"state_noise must not be negative, got {self.state_noise}: give 0.1, for example.")
         super().__post_init__()
+
+    @property
+    def learns_start(self) -> bool:
+        """True."""
+        return True
 
     @nn.compact
     def __call__(

@@ -11,13 +11,16 @@ from experiments import addition, language, memorization, mnist, tasks
 from experiments.datasets import texts
 from experiments.datasets.base import Dataset
 from experiments.rivals import RIVALS, arguments
+from experiments.rivals.bnlstm import BNLSTM
 from experiments.rivals.lstm import LSTM
+from experiments.rivals.unitary import URNN
 from experiments.running import steps
 from experiments.running import workdir as wd
 from experiments.running.models import ModelOptions
-from experiments.running.networks import count_parameters
+from experiments.running.networks import SymbolLabeler, count_parameters
 from experiments.running.options import EpochOptions
 from experiments.running.symbols import SampleOptions
+from tests.experiments.rivals.common import randomized
 from tests.experiments.small_runs import TEXT, TINY, assert_same_run, killed_at, striped
 
 EPOCHS = EpochOptions(batch_size=2, epochs=1)
@@ -123,6 +126,26 @@ def test_statistics_and_noise_are_resumed(tiny, tmp_path, monkeypatch):
     assert mnist.main([*command, "--workdir", str(killed), "--checkpoint-seconds", "0"]) == 0
     assert_same_run(whole, killed)
     assert wd.read_summary(whole)["parameters"] < 200
+
+
+@pytest.mark.parametrize(
+    "layer", [LSTM(3, output_peephole=True), URNN(4), BNLSTM(3, max_steps=4)], ids=["lstm", "urnn", "bnlstm"]
+)
+def test_a_learned_start_is_where_text_begins(layer):
+    """The carry before the first characters is zeros for all models, whose initial states they learn."""
+    labeler = SymbolLabeler(layer, 5)
+    symbols = np.array([[0, 1, 2, 3], [4, 3, 2, 1]])
+
+    @jax.jit
+    def logits(variables):
+        carry, first = labeler.apply(variables, symbols[:, :2], labeler.zero_carry(2))
+        begun, _ = carry
+        _, second = labeler.apply(variables, symbols[:, 2:], carry)
+        return begun, labeler.apply(variables, symbols)[1], jax.numpy.concatenate([first, second], axis=1)
+
+    begun, whole, chunks = logits(randomized(labeler, symbols))
+    assert begun.all()
+    np.testing.assert_allclose(chunks, whole, rtol=1e-5, atol=1e-6)
 
 
 def test_only_parameters_are_counted():
