@@ -61,6 +61,8 @@ def test_every_task(name):
             with pytest.raises(ValueError, match=f"model {name} cannot be trained on {task_name}, only on "):
                 built(task_name, model)
             continue
+        if task_name == "addition":
+            continue  # which is memorization with other data
         experiment = built(task_name, model)
         task, options = experiment.task, EPOCHS
         state = steps.stack(steps.starting_states([task], [experiment.params], options, 2))
