@@ -20,7 +20,7 @@ from experiments.running.models import ModelOptions
 from experiments.running.networks import SymbolLabeler, count_parameters
 from experiments.running.options import EpochOptions
 from experiments.running.symbols import SampleOptions
-from tests.experiments.rivals.common import randomized
+from tests.experiments.rivals.common import ALL, randomized
 from tests.experiments.small_runs import TEXT, TINY, assert_same_run, killed_at, striped
 
 EPOCHS = EpochOptions(batch_size=2, epochs=1)
@@ -49,7 +49,7 @@ def built(task, model):
     return dataclasses.replace(found["it"], params=jax.tree.map(lambda z: np.zeros(z.shape, z.dtype), shapes))
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", ALL)
 def test_every_task(name):
     """A training step and an evaluation are traced; the state keeps its shapes and dtypes."""
     rival = RIVALS[name]
