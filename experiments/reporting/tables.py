@@ -117,7 +117,8 @@ def learnt(lines: Sequence[Line]) -> Rows:
         if ours is None:
             continue
         budget = AS_MANY * recurrent_size(ours.first)
-        theirs = best_of([line for line in members if recurrent_size(line) <= budget], ("sLSTM", "sLSTM (unshared)"))
+        plain = [line for line in members if line.model in PLAIN]
+        theirs = best_of([line for line in plain if recurrent_size(line) <= budget], PLAIN)
         if theirs is None:
             continue
         both = [*ours.lines, *theirs.lines]
@@ -133,6 +134,8 @@ def learnt(lines: Sequence[Line]) -> Rows:
 
 AS_MANY = 1.1
 """The factor within which numbers of recurrent parameters count as equal."""
+PLAIN = ("sLSTM", "sLSTM (unshared)")
+"""The names of stacks of LSTM layers, and of one layer."""
 
 
 def recurrent_size(line: Line) -> int:

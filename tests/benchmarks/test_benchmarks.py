@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from jax.experimental import rnn
 
-from benchmarks import depth, floor, gpu_suite, memory, speed, stacks
+from benchmarks import depth, floor, gpu_suite, memory, rivals, speed, stacks
 from benchmarks.checking import Mismatch, build
 from benchmarks.contenders import CONTENDERS
 from benchmarks.measure import Limits, interleave
@@ -27,6 +27,7 @@ from benchmarks.programs import count
 from benchmarks.race import Entry, race
 from benchmarks.record import commit, number
 from benchmarks.tasks import PRECISIONS, SIZES, Task
+from experiments.rivals import RIVALS
 
 ROOT = Path(__file__).parents[2]
 
@@ -367,3 +368,41 @@ def test_what_was_measured_names_a_commit_of_the_history():
     if {*ended.values()} == {128}:  # git knows none of them
         pytest.skip("needs the history, not a copy of its end")
     assert not any(ended.values()), ended
+
+
+def test_rivals_are_timed_beside_ours(tmp_path, capsys):
+    """In training as it is done, with batch statistics, at the nearest number of parameters."""
+    out = tmp_path / "speed.json"
+    arguments = ["--sizes", "tiny", "--contenders", "auto", "bnlstm", "--passes", "training", "--repetitions", "1"]
+    assert speed.main([*arguments, "--out", str(out)]) == 0
+    ours, rival = read(out)["rows"]
+    assert (rival["contender"], rival["summary"]) == ("bnlstm", rivals.contenders()["bnlstm"].summary)
+    sizes = {m: 4 * m * (10 + m) + 14 * m + 2 * m for m in range(4, 20)}
+    assert rival["features"] == min(sizes, key=lambda m: abs(sizes[m] - ours["parameters"]))
+    assert (rival["parameters"], rival["depth"]) == (sizes[rival["features"]], 1)
+    assert rival["ratio_to_auto"] == rival["median_ms"] / ours["median_ms"]
+    assert rival["ms_per_timestep"] == rival["median_ms"] / SIZES["tiny"].num_steps
+    assert "ms a timestep" in capsys.readouterr().out
+    program = rivals.build("bnlstm", TINY)
+    result = program.fetch(program.call())
+    for wrong, message in (
+        (result._replace(outputs=result.outputs[1:]), "shape"),
+        (result._replace(outputs=result.outputs * np.nan), "outputs are not finite"),
+        (result._replace(gradients=jax.tree.map(np.zeros_like, result.gradients)), "gradients are all 0"),
+    ):
+        with pytest.raises(Mismatch, match=message):
+            rivals.check("bnlstm", program, wrong, TINY)
+    with pytest.raises(Mismatch, match="100 parameters for the tLSTM's 995 are not the nearest"):
+        rivals.check("bnlstm", dataclasses.replace(program, parameters=100), result, TINY)
+
+
+def test_the_group_of_rivals():
+    everything = speed.parse(["--contenders", "rivals", "floor", "grid"]).contenders
+    assert everything == ["auto", *RIVALS, "floor"]
+    assert not {*CONTENDERS} & {*RIVALS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RIVALS)
+def test_every_rival_can_be_timed(name):
+    build(rivals.contenders()[name], TINY)
