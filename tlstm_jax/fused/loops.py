@@ -24,6 +24,9 @@ from tlstm_jax.typing import Array, Bool, Float, Locations, Params, Preactivatio
 PATCHES_BYTES = 2**30
 """Off the CPU, the size of the patches from which weight gradients are taken at a time."""
 
+UNROLL = 8
+"""Off the CPU, the timesteps in one iteration of a loop, unless ``unroll`` says otherwise."""
+
 scope = jax.named_scope
 
 Saved = list[Array]
@@ -86,7 +89,7 @@ class Residuals(NamedTuple):
 
 
 def fused_span(
-    params: Params, cfg: TLSTMConfig, fused: Fused, unroll: int | bool, fresh: TLSTMState | None
+    params: Params, cfg: TLSTMConfig, fused: Fused, unroll: int | bool | None, fresh: TLSTMState | None
 ) -> Span[TLSTMState]:
     """A :class:`tlstm_jax.scan.Span` of :func:`tlstm_jax.cell.timestep` with a derivative of its own.
 
@@ -94,7 +97,7 @@ def fused_span(
         params: kernels not yet in the computation dtype, so that their gradients are summed in float32 at least.
         cfg: the model.
         fused: how to differentiate; what is None follows from the platform.
-        unroll: timesteps in one iteration of a scan.
+        unroll: timesteps in one iteration of a scan; None follows from the platform too.
         fresh: the state after a reset, ``(*p, 1, m)``; None for zeros.
     """
     params, fresh = reverse_only((params, fresh))
@@ -103,18 +106,19 @@ def fused_span(
         end, array_ends = (None, ends) if isinstance(ends, jax.Array) else (ends, None)
         step_bytes = cfg.num_offsets * state.h.size * state.h.dtype.itemsize
 
-        def run(plan: Fused, *arguments: Any) -> Any:
-            static = Static(cfg, plan, unroll, end)
+        def run(plan: Fused, by_default: int, *arguments: Any) -> Any:
+            static = Static(cfg, plan, by_default if unroll is None else unroll, end)
             return _span(static, prepare(params, static, state.h.dtype, fresh), *arguments)
 
-        on_cpu = functools.partial(run, fused.or_else("gates", 1, 1, "kept"))
-        known = not export.is_symbolic_dim(step_bytes)  # it is not in a program exported for any batch size
-        gather = max(1, PATCHES_BYTES // max(1, step_bytes)) if known else 1
-        elsewhere = functools.partial(run, fused.or_else("states", gather, 16, "built"))
+        on_cpu = functools.partial(run, fused.or_else("gates", 1, 1, "kept"), 1)
+        # Batch and timesteps are unknown in a program exported for any number of them.
+        gather = 1 if export.is_symbolic_dim(step_bytes) else max(1, PATCHES_BYTES // max(1, step_bytes))
+        several = 1 if export.is_symbolic_dim(xs.shape[0]) else UNROLL
+        elsewhere = functools.partial(run, fused.or_else("states", gather, 16, "built"), several)
         if xs.shape[0] == 0:
             return state, None if ends is None else state, xs
         arguments = (*reverse_only((state, xs)), reset, array_ends)
-        if None not in (fused.save, fused.gather, fused.align, fused.patches):
+        if None not in (fused.save, fused.gather, fused.align, fused.patches, unroll):
             return on_cpu(*arguments)
         return lax.platform_dependent(*arguments, cpu=on_cpu, default=elsewhere)
 
