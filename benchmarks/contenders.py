@@ -43,7 +43,7 @@ def _ours() -> list[Contender]:
         "fused-states": "the same, gates computed again in the backward pass",
         "fused-built": "the same, patches built anew at every timestep, for one product",
     }
-    return [
+    named = [
         Contender(
             name,
             summary,
@@ -52,6 +52,16 @@ def _ours() -> list[Contender]:
         )
         for name, summary in summaries.items()
     ]
+    unrolled = [
+        Contender(
+            f"unroll-{steps}",
+            f"this library with unroll={steps}",
+            "tlstm",
+            _jax("tlstm", functools.partial(tlstm_forward, implementation=IMPLEMENTATIONS[BASE], unroll=steps)),
+        )
+        for steps in (1, 8)
+    ]
+    return [*named, *unrolled]
 
 
 def _stacks(network: Network) -> list[Contender]:

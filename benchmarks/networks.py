@@ -90,11 +90,15 @@ def nearest_features(size: Size, sets: int) -> int:
     return min(candidates, key=lambda m: abs(stack_parameters(m, size.in_features, sets) - target))
 
 
-def tlstm_forward(task: Task, implementation: Implementation, remat: int | bool = False) -> Forward:
-    """The library's tLSTM; the last two are arguments of ``tlstm_jax.unroll``."""
+def tlstm_forward(
+    task: Task, implementation: Implementation, remat: int | bool = False, unroll: int | None = None
+) -> Forward:
+    """The library's tLSTM; all but the first are arguments of ``tlstm_jax.unroll``."""
     cfg = task.size.config(task.precision.dtype)
-    unroll = functools.partial(tl.unroll, cfg=cfg, time_major=True, implementation=implementation, remat=remat)
-    return lambda params, xs: unroll(params, xs)[1]
+    run = functools.partial(
+        tl.unroll, cfg=cfg, time_major=True, implementation=implementation, remat=remat, unroll=unroll
+    )
+    return lambda params, xs: run(params, xs)[1]
 
 
 def stack_forward(network: Network, task: Task) -> Forward:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from jax.experimental import rnn
 
-from benchmarks import depth, floor, gpu_suite, memory, rivals, speed, stacks
+from benchmarks import depth, floor, gpu_suite, kernel_times, memory, populations, rivals, speed, stacks
 from benchmarks.checking import Mismatch, build
 from benchmarks.contenders import CONTENDERS
 from benchmarks.measure import Limits, interleave
@@ -33,7 +33,9 @@ ROOT = Path(__file__).parents[2]
 
 TINY = Task(SIZES["tiny"], PRECISIONS["highest"], training=True)
 SLOW = {  # a minute of C++ compilation, with PyTorch's own warnings
-    "torch-compile": (pytest.mark.slow, pytest.mark.filterwarnings("ignore"))
+    "torch-compile": (pytest.mark.slow, pytest.mark.filterwarnings("ignore")),
+    "unroll-1": pytest.mark.slow,
+    "unroll-8": pytest.mark.slow,
 }
 FACTS = {"device_kind", "device_count", "platform", "jax", "jaxlib", "flax", "python", "xla_flags", "commit", "date"}
 
@@ -296,9 +298,46 @@ def test_gpu_suite(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["suite.json", "suite.log"]
 
 
+def test_the_verdict_of_the_suite():
+    """Each choice by the parts that were timed, the fastest first; whatever has no time is left out."""
+
+    def part(name, **times):
+        rows = [{"size": "a", "contender": contender, "median_ms": ms} for contender, ms in times.items()]
+        return {"name": name, "status": "done", "results": {"rows": rows}}
+
+    parts = [part("unroll", auto=1.5, **{"unroll-1": 2.5}), part("flags-none", auto=1.5), part("flags-pdl", auto=1.25)]
+    cut_off = {"name": "fused", "status": "cut off", "results": None}
+    failed = part("fused", auto=1.0)
+    failed["results"]["rows"].append({"size": "a", "contender": "fused-gates", "error": "no"})
+    for other in (cut_off, failed):
+        assert gpu_suite.verdict([*parts, other]) == [
+            "unroll at size a: auto 1.50 ms, unroll-1 2.50 ms",
+            "XLA_FLAGS at size a: pdl 1.25 ms, none 1.50 ms",
+        ]
+    assert gpu_suite.verdict([cut_off, part("flags-none", auto=1.5)]) == []
+
+
+@pytest.mark.slow
+def test_profile_and_populations(tmp_path, capsys):
+    out = tmp_path / "kernels.json"
+    assert kernel_times.main(["--sizes", "tiny", "--calls", "1", "--out", str(out)]) == 0
+    (row,) = read(out)["rows"]
+    assert any("dot" in kernel["kernel"] for kernel in row["kernels"])
+    times = [kernel["us_per_timestep"] for kernel in row["kernels"]]
+    assert times == sorted(times, reverse=True)
+    assert row["busy_us_per_timestep"] == pytest.approx(sum(times))
+    out = tmp_path / "populations.json"
+    assert populations.main(["--sizes", "tiny", "--members", "1", "3", "--repetitions", "1", "--out", str(out)]) == 0
+    assert [row["members"] for row in read(out)["rows"]] == [1, 3]
+    for row in read(out)["rows"]:
+        assert row["ms_per_member"] == pytest.approx(row["median_ms"] / row["members"])
+    assert "ms each" in capsys.readouterr().out
+
+
 def test_options_of_the_suite():
     """Every part's options, with and without --smoke, are some that its command knows."""
-    parsers = {"speed": speed.parse, "depth": depth.parse, "memory": memory.parse}
+    modules = (speed, depth, memory, kernel_times, populations)
+    parsers = {module.MODULE.rpartition(".")[2]: module.parse for module in modules}
     for part in gpu_suite.PARTS.values():
         for smoke in (False, True):
             arguments = part.command(Path("part.json"), smoke)[3:]
