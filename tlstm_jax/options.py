@@ -30,9 +30,9 @@ class Fused:
             of it is not multiplied either; the fastest on a CPU.
 
     A CPU gets ``Fused("gates", 1, 1, "kept")`` and ``unroll=1``. Other platforms get ``Fused("states", n, 16,
-    "built")``, where n is the number of timesteps whose patches fill 1 GiB, and ``unroll=4``, 5 or 6, of which that
-    leaves the fewest timesteps over: an iteration of several timesteps launches fewer kernels on a GPU, since the
-    states are written, counters advanced and arrays copied once in each.
+    "built")``, where n is the number of timesteps whose patches fill 1 GiB, and ``unroll=3``, 4 or 5, whichever
+    has the fewest timesteps compiled: an iteration of several timesteps launches fewer kernels on a GPU, since states
+    are written, counters advanced and arrays copied once in each. More would take more than twice as long to compile.
 
     Raises:
         ValueError: an option has an invalid value.

@@ -24,7 +24,7 @@ from tlstm_jax.typing import Array, Bool, Float, Locations, Params, Preactivatio
 PATCHES_BYTES = 2**30
 """Off the CPU, the size of the patches from which weight gradients are taken at a time."""
 
-UNROLLS = (4, 5, 6)
+UNROLLS = (3, 4, 5)
 """Off the CPU, the timesteps in one iteration of a loop, unless ``unroll`` says otherwise; see :func:`several`."""
 
 scope = jax.named_scope
@@ -125,8 +125,13 @@ def fused_span(
 
 
 def several(num_steps: int) -> int:
-    """The one of :data:`UNROLLS` that has the fewest timesteps compiled, those left over by the iterations included."""
-    return 1 if export.is_symbolic_dim(num_steps) else min(UNROLLS, key=lambda unroll: unroll + num_steps % unroll)
+    """The one of :data:`UNROLLS` for which the fewest timesteps are compiled, and of those the largest.
+
+    Compiled are those of an iteration and those that the iterations leave over.
+    """
+    if export.is_symbolic_dim(num_steps):
+        return 1
+    return min(UNROLLS, key=lambda unroll: (unroll + num_steps % unroll, -unroll))
 
 
 def prepare(params: Params, static: Static, dtype: Any, fresh: TLSTMState | None) -> Weights:
