@@ -58,7 +58,7 @@ CONTESTS = (
     "The models that the tLSTM is compared with, trained as the tLSTM is: the same samples, batches and limit, and "
     "numbers of core parameters, all but those of the head, that are equal within 10%. Of the learning rates tried the "
     "one that was best with the first seed stands here, with all seeds that it was run with; *configurations* is how "
-    "many were tried. Equal parameters are not equal work: see the time of a step, which contains the evaluations "
+    "many were tried, and one of 1 has not been tuned. Equal parameters are not equal work: see the time of a step, which contains the evaluations "
     "during training and depends on what else ran on the machine. [The rivals](rivals.md) describes the models."
 )
 FIGURES = (

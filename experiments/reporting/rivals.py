@@ -208,7 +208,8 @@ def step_time(group: Group) -> str:
         return ""
     told = group.finished[0].summary or {}
     together = f", {told['trained_together']} runs together" if "trained_together" in told else ""
-    return f"{statistics.median(times):.2g} ms ({told['device']}{together})"
+    median = statistics.median(times)
+    return f"{median:.{0 if median >= 10 else 1}f} ms ({told['device']}{together})"
 
 
 def measured(group: Group | None, name: str = "") -> str:
