@@ -45,12 +45,12 @@ FORGET_BIAS = 4.0
 SET_BY_TIME_SCALE = ("forget_bias", "conveyor_bias")
 """The options that time_scale replaces; with it they are None."""
 
-MODEL_HELP = "; ".join(
+MODEL_HELP = "\n".join(
     [
-        "tlstm",
-        "trnn: no memory cells (eqs. 5-8, in the paper with `--norm none`)",
-        "slstm: stacked LSTM layers, which share their parameters in the paper",
-        *(f"{name}: {arguments.summary(rival).rstrip('.')}" for name, rival in RIVALS.items()),
+        "tlstm: Tensorized LSTM.",
+        "trnn: No memory cells (eqs. 5-8, in the paper with `--norm none`).",
+        "slstm: Stacked LSTM layers, which share their parameters in the paper.",
+        *(f"{name}: {arguments.summary(rival)}" for name, rival in RIVALS.items()),
     ]
 )
 """The models with a line each."""
