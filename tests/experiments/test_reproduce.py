@@ -22,6 +22,8 @@ OF_RIVALS = [
 """A population of each row of rivals that is compiled fast."""
 OF_EACH = {(each.row, each.task): each for each in FAST}
 """One population of each task in each row."""
+LIKE_OTHERS = {(4, "memorization"), (4, "addition")}
+"""Those whose tasks rows 1 and 2 have too, as row 4 has MNIST."""
 
 
 @pytest.fixture
@@ -84,7 +86,14 @@ def smoke(out, *arguments):
     return reproduce.main(["--smoke", "--out", str(out), *arguments])
 
 
-@pytest.mark.parametrize("population", [*OF_EACH.values(), *OF_RIVALS], ids=lambda each: f"{each.row}-{each.task}")
+@pytest.mark.parametrize(
+    "population",
+    [
+        pytest.param(each, marks=pytest.mark.slow if (each.row, each.task) in LIKE_OTHERS else ())
+        for each in (*OF_EACH.values(), *OF_RIVALS)
+    ],
+    ids=lambda each: f"{each.row}-{each.task}",
+)
 def test_a_population_of_every_row(tmp_path, only, no_figures, population):
     only([population])
     assert smoke(tmp_path, "--rows", str(population.row)) == 0
