@@ -34,7 +34,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init
+from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init, sharing
 
 EPSILON = 1e-5
 GAIN = 0.1
@@ -272,14 +272,7 @@ class BNLSTM(Rival):
             valid = steps < jnp.broadcast_to(jnp.asarray(seq_lengths)[..., None], shape)
         carries = []
         for index in range(self.num_layers):
-            cell = BNLSTMCell(
-                self.features,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                forget_bias=self.forget_bias,
-                time_scale=self.time_scale,
-                parent=None,
-            )
+            cell = sharing(self, BNLSTMCell, parent=None)
             layer = BNLSTMLayer(cell, self.max_steps, self.momentum, self.state_noise, name=f"layer_{index}")
             start = None if initial_carry is None else initial_carry[index]
             carry, xs = layer(xs, start, valid, deterministic)
