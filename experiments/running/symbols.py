@@ -96,7 +96,7 @@ def build(generated: GeneratedTask, model: ModelOptions, train: SampleOptions) -
     model.check_task(generated.config["task"])
     labeler = SymbolLabeler(model.layer(), generated.num_symbols)
     task = labeling(labeler, generated, train)
-    length = held_out(generated, train.seed)["inputs"].shape[1]
+    length = generated.generate(np.random.default_rng(0), 1)[0].shape[1]
     return Experiment(
         name=generated.name,
         task=task,

@@ -19,6 +19,7 @@ from experiments.running import workdir as wd
 from experiments.running.models import ModelOptions
 from experiments.running.networks import SymbolLabeler, count_parameters
 from experiments.running.options import EpochOptions
+from experiments.running.pretrained import best_so_far
 from experiments.running.symbols import SampleOptions
 from tests.experiments.rivals.common import ALL, randomized
 from tests.experiments.small_runs import TEXT, TINY, assert_same_run, killed_at, striped
@@ -127,6 +128,10 @@ def test_statistics_and_noise_are_resumed(tiny, tmp_path, monkeypatch):
         mnist.main([*command, "--workdir", str(killed), "--checkpoint-seconds", "0"])
     assert mnist.main([*command, "--workdir", str(killed), "--checkpoint-seconds", "0"]) == 0
     assert_same_run(whole, killed)
+    start = mnist.build(mnist.parse([*command, "--workdir", str(whole)])).params
+    best, _ = best_so_far(whole, start)
+    moved = jax.tree.map(lambda z, old: bool(np.any(z != old)), best["batch_stats"], start["batch_stats"])
+    assert all(jax.tree.leaves(moved))
     assert wd.read_summary(whole)["parameters"] < 200
 
 
