@@ -119,7 +119,7 @@ def test_options():
 
 def test_statistics_and_noise_are_resumed(tiny, tmp_path, monkeypatch):
     """Batch statistics, which are no parameters, and the noise of each step are those of a run that was not stopped."""
-    command = [*TINY, "--model", "bnlstm", "--rival-options", "state_noise=0.1", "--epochs", "2"]
+    command = [*TINY, "--model", "bnlstm", "--rival-options", "state_noise=0.1", "--epochs", "2", "--devices", "1"]
     command.remove("--tensor-shape")
     command.remove("2")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
