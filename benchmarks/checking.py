@@ -27,12 +27,14 @@ class Contender:
     Args:
         name: as on the command line.
         summary: what it is, in a line.
-        network: what it claims to compute; None for the floor, which computes nothing.
+        network: what it claims to compute; None for the floor, which computes nothing, and for rivals.
         build: makes the program of a task.
         unavailable: why it cannot run a task here, or None.
         pack: the parameters' gradients in the layout of this contender, from the network's own;
             None if they cannot be compared.
         biases: bias vectors in each layer of a stack.
+        check: checks a program and its result, where the network is a rival's and not one of ``networks.py``.
+        shape: channels and layers of a size, where they are not those of ``network``.
         apart: whether it is built and called in a process of its own, because its framework would slow JAX in ours.
     """
 
@@ -43,6 +45,8 @@ class Contender:
     unavailable: Callable[[Task], str | None] = lambda task: None
     pack: Callable[[Any], Any] | None = lambda params: params
     biases: int = 1
+    check: Callable[[Program, Result, Task], None] | None = None
+    shape: Callable[[Size], tuple[int, int]] | None = None
     apart: bool = False
 
 
@@ -55,6 +59,8 @@ def build(contender: Contender, task: Task) -> Program:
     program = program_apart(contender.build, task) if contender.apart else contender.build(task)
     try:
         actual = program.fetch(program.call())
+        if contender.check is not None:
+            contender.check(program, actual, task)
         if contender.network is not None:
             _check_parameters(contender.network, task.size, program.parameters, contender.biases)
             _check_result(actual, reference(contender.network, task.size), contender.pack, task)

@@ -44,7 +44,9 @@ def _ours() -> list[Contender]:
         "fused-built": "the same, patches built anew at every timestep, for one product",
         "mosaic": "the same, everything of a timestep but its product in a GPU kernel",
     }
-    return [ours(name, summary, name) for name, summary in summaries.items()]
+    named = [ours(name, summary, name) for name, summary in summaries.items()]
+    unrolled = [ours(f"unroll-{steps}", f"this library with unroll={steps}", BASE, unroll=steps) for steps in (1, 8)]
+    return [*named, *unrolled]
 
 
 def ours(name: str, summary: str, implementation: str, **options: Any) -> Contender:

@@ -13,15 +13,17 @@ Examples:
 The last compiles the kernels of Fused(kernel="mosaic") as well, and prints their registers and spills. That needs
 ptxas, of NVIDIA's CUDA toolkit, among the programs or in /usr/local/cuda.
 
-Counts are of one timestep in each loop of the program, and in brackets is how many timesteps the loop makes.
-Not seen: how long a kernel takes, and where a library launches two for one matrix product. Autotuning
-needs the device and is off, so that there other kernels may do the matrix products.
+Kernels and copies are those of one timestep in each loop of the program, and in brackets is how many timesteps
+the loop makes. A copy is a kernel that only moves data: a copy, a slice that is read, or one that is written.
+The launches are those of the whole program, also divided by the timesteps: what runs outside of the loops is
+launched too, and with it the number is the one that a profiler counts. (On an H200 it was 19.9 and 22.0 at two
+sizes where the loops have 19 and 21.) Not seen: how long a kernel takes, and where a library launches two for one
+matrix product. Autotuning needs the device and is off, so that there other kernels may do the matrix products.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import importlib.metadata
 import itertools
@@ -34,6 +36,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import ptxas
+from benchmarks.hlo import Module
 from experiments.common.commandline import command_line, exit_status, user_path
 from experiments.common.files import write_json
 
@@ -53,189 +56,15 @@ ENVIRONMENT = {
 
 IMPLEMENTATIONS = ("auto", "reference", "fused", "mosaic")
 """As :func:`tlstm_jax.unroll` names them, and ``Fused(kernel="mosaic")``."""
-FREE = frozenset({"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "add-dependency"})
-"""Nothing runs for these. Whatever else stands outside of fusions counts as a kernel, copies and fills too."""
-COMPUTATION = re.compile(r"(ENTRY )?%?(\S+) .*\{$")
-INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?(\S+) = (.+)$")
-OPCODE = re.compile(r"\s*([\w-]+)\(")
-
-
-@dataclasses.dataclass(frozen=True)
-class Instruction:
-    """One line of HLO: ``name = shape opcode(operands), attributes``; the operands are kept with the attributes."""
-
-    name: str
-    shape: str
-    opcode: str
-    attributes: str
-
-    @classmethod
-    def parse(cls, line: str) -> Instruction | None:
-        """The instruction on a line, if there is one."""
-        match = INSTRUCTION.match(line)
-        name, rest = match.groups() if match else ("", "")
-        end = rest.find(" ")
-        if rest.startswith("("):  # a tuple: its shape has spaces, and parentheses in the layouts
-            depths = itertools.accumulate((c == "(") - (c == ")") for c in rest)
-            end = next((i for i, depth in enumerate(depths, 1) if depth == 0), -1)
-        opcode = OPCODE.match(rest, end) if end > 0 else None
-        return cls(name, rest[:end], opcode.group(1), rest[opcode.end() :]) if opcode else None
-
-    @property
-    def operation(self) -> str:
-        """The opcode; of an asynchronous pair the first half stands for the operation, the second for nothing."""
-        return "bitcast" if self.opcode.endswith(("-done", "-update")) else self.opcode.removesuffix("-start")
-
-    def find(self, pattern: str) -> str | None:
-        """The first group of the pattern where it first matches among the attributes."""
-        match = re.search(pattern, self.attributes)
-        return match.group(1) if match else None
-
-    def computations(self, attribute: str) -> list[str]:
-        """The computations that an attribute (a pattern) names."""
-        found = re.findall(rf"\b(?:{attribute})=(?:\{{([^}}]*)\}}|([^,\s)]+))", self.attributes)
-        return [name.strip().lstrip("%") for names in found for name in "".join(names).split(",")]
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """What runs in sequence: kernels, and loops among them."""
-
-    kernels: tuple[Instruction, ...] = ()
-    loops: tuple[Loop, ...] = ()
-
-    @property
-    def launches(self) -> int | None:
-        """How many kernels are launched in all, in the loops too; None if a trip count is unknown."""
-        inside = [loop.launches for loop in self.loops]
-        return None if None in inside else len(self.kernels) + sum(n or 0 for n in inside)
-
-    def all_loops(self) -> Iterator[Loop]:
-        """The loops, each followed by those inside it."""
-        for loop in self.loops:
-            yield loop
-            yield from loop.body.all_loops()
-
-
-@dataclasses.dataclass(frozen=True)
-class Loop:
-    """A while loop: iterations (None if unknown), timesteps in each (2 if unrolled for double buffering), and these."""
-
-    name: str
-    trip_count: int | None
-    steps: int
-    body: Block
-
-    @property
-    def launches(self) -> int | None:
-        """How many kernels all iterations launch."""
-        inside = self.body.launches
-        return None if self.trip_count is None or inside is None else self.trip_count * inside
-
-    def report(self) -> dict[str, Any]:
-        """Timesteps; for each its kernels, copies among them, and cycles by XLA's estimate (for TPUs only)."""
-        kernels = self.body.kernels
-        cycles = sum(int(kernel.find(r'"estimated_cycles":"(\d+)"') or 0) for kernel in kernels)
-        return {
-            "name": self.name,
-            "timesteps": None if self.trip_count is None else self.trip_count * self.steps,
-            "kernels_per_timestep": len(kernels) / self.steps,
-            "copies_per_timestep": sum(kernel.operation == "copy" for kernel in kernels) / self.steps,
-            "cycles_per_timestep": round(cycles / self.steps) or None,
-        }
-
-
-class Module:
-    """A compiled program.
-
-    Args:
-        text: optimized HLO. (Kept as ``text``; ``program`` is what runs.)
-        scalars_are_free: computing a scalar launches nothing, as on a TPU, which has a unit for that.
-    """
-
-    def __init__(self, text: str, scalars_are_free: bool = False):
-        self.text = text
-        self.scalars_are_free = scalars_are_free
-        self.computations: dict[str, list[Instruction]] = {}
-        entry, current = "", list[Instruction]()
-        for line in text.splitlines():
-            if header := COMPUTATION.match(line):
-                current = self.computations.setdefault(header.group(2), [])
-                if header.group(1):
-                    entry = header.group(2)
-            elif instruction := Instruction.parse(line):
-                current.append(instruction)
-        self.program = self.block(entry)
-
-    def block(self, computation: str) -> Block:
-        """What runs when a computation runs."""
-        kernels: list[Instruction] = []
-        loops: list[Loop] = []
-        for instruction in self.computations[computation]:
-            if instruction.operation == "while":
-                loops.append(self.loop(instruction))
-            elif instruction.operation in ("call", "async", "conditional"):
-                blocks = map(self.block, instruction.computations(r"to_apply|calls|\w+_computations?"))
-                block = max(blocks, key=lambda block: block.launches or 0)  # one of the branches runs
-                kernels += block.kernels
-                loops += block.loops
-            elif self.launches(instruction):
-                kernels.append(instruction)
-        return Block(tuple(kernels), tuple(loops))
-
-    def launches(self, instruction: Instruction) -> bool:
-        """Whether the instruction is a kernel."""
-        if instruction.operation in FREE or instruction.find('custom_call_target="(AllocateBuffer)"'):
-            return False
-        return not (self.scalars_are_free and re.match(r"\w+\[\]", instruction.shape))
-
-    def loop(self, instruction: Instruction) -> Loop:
-        """The loop that a while instruction is."""
-        (body,), (condition,) = map(instruction.computations, ("body", "condition"))
-        trip_count = instruction.find(r'"known_trip_count":\{"n":"(\d+)"') or self.bound(condition)
-        steps = instruction.find(r'"known_init_step":\{[^}]*"step":"(\d+)"')
-        return Loop(instruction.name, int(trip_count) if trip_count else None, int(steps or 1), self.block(body))
-
-    def bound(self, condition: str) -> str | None:
-        """What the counter is compared with; jax's loops count up from zero. (TPU programs tell no trip count.)"""
-        *others, last = self.computations[condition]
-        bounds = [i.find(r"^(\d+)\)") for i in others if i.opcode == "constant"]
-        return bounds[0] if last.opcode == "compare" and last.find("direction=(LT)") and len(bounds) == 1 else None
-
-    def describe(self, kernel: Instruction) -> str:
-        """One line: opcode and kind, shape, what is computed, jax's name for it, and the line of source."""
-        kinds = (r'custom_call_target="([^"]*)"', r'"fusion_backend_config":\{"kind":"([^"]*)"', r"\bkind=k(\w+)")
-        kind = next(filter(None, map(kernel.find, kinds)), "")
-        inside = [i for name in kernel.computations("calls") for i in self.computations.get(name, [])]
-        computed = " ".join(dict.fromkeys(i.opcode for i in inside if i.opcode not in FREE))
-        shape = re.sub(r"\{[^}]*\}|/\*.*?\*/", "", kernel.shape)
-        # What XLA itself put in, as padding, has no name; something inside may have.
-        named = next((i for i in (kernel, *inside[::-1]) if i.find("(op_name=)")), kernel)
-        op_name = (named.find(r'op_name="([^"]*)"') or "").rpartition("while/body/")[2]
-        return " | ".join(
-            [f"{kernel.opcode} {kind}".strip(), shape, computed, op_name, self.source(named), kernel.name]
-        )
-
-    def source(self, instruction: Instruction) -> str:
-        """``file:line``, or nothing if unknown."""
-
-        def look_up(pattern: str) -> list[str]:
-            match = re.search(pattern, self.text, re.MULTILINE)
-            return list(match.groups()) if match else ["", ""]
-
-        frame = instruction.find(r"stack_frame_id=(\d+)")
-        location = look_up(rf"^{frame} {{file_location_id=(\d+)")[0]
-        file, line = look_up(rf"^{location} {{file_name_id=(\d+) .*? line=(\d+)")
-        path = look_up(rf'^FileNames\n(?:\d.*\n)*?{file} "(.*)"$')[0]
-        return f"{Path(path).name}:{line}" if path else ""
 
 
 class Program(NamedTuple):
-    """What to compile: how results name it, the function, and the shapes of parameters and of inputs."""
+    """What to compile: how results name it, its timesteps, the function, and the shapes of parameters and inputs."""
 
     size: str
     implementation: str
     which: str
+    timesteps: int
     function: Callable[[Any, Any], Any]
     arguments: tuple[Any, Any]
 
@@ -248,12 +77,14 @@ def programs(options: argparse.Namespace) -> Iterator[Program]:
 
     import tlstm_jax as tl
 
-    def passes(size: str, name: str, model: Callable[[Any, Any], Any], params: Any, xs: Any) -> Iterator[Program]:
+    def passes(
+        size: str, name: str, timesteps: int, model: Callable[[Any, Any], Any], params: Any, xs: Any
+    ) -> Iterator[Program]:
         def train(params: Any, xs: Any) -> Any:
             return jax.value_and_grad(lambda params: jnp.mean(model(params, xs)))(params)
 
         for which in options.passes:
-            yield Program(size, name, which, train if which == "training" else model, (params, xs))
+            yield Program(size, name, which, timesteps, train if which == "training" else model, (params, xs))
 
     def unroll(params: Any, xs: Any, cfg: tl.TLSTMConfig, implementation: Any, unroll: int | None) -> Any:
         if implementation == "mosaic":
@@ -270,10 +101,12 @@ def programs(options: argparse.Namespace) -> Iterator[Program]:
         cfg = tl.TLSTMConfig(features, tuple(tensor_shape), dtype=options.dtype)
         model = functools.partial(unroll, cfg=cfg, implementation=implementation, unroll=options.unroll)
         params = jax.eval_shape(functools.partial(tl.init_params, in_features=features, cfg=cfg), key)
-        yield from passes(size, implementation, model, params, inputs(features))
+        timesteps = options.timesteps + cfg.delay
+        yield from passes(size, implementation, timesteps, model, params, inputs(features))
     for features in dict.fromkeys(size[0] for size in options.sizes if options.lstm):
         rnn, xs = nn.RNN(nn.OptimizedLSTMCell(features, dtype=options.dtype)), inputs(features)
-        yield from passes(f"M={features}, 1 layer", "flax LSTM", rnn.apply, jax.eval_shape(rnn.init, key, xs), xs)
+        params = jax.eval_shape(rnn.init, key, xs)
+        yield from passes(f"M={features}, 1 layer", "flax LSTM", options.timesteps, rnn.apply, params, xs)
 
 
 def device(platform: str, target: str) -> Any:
@@ -292,9 +125,9 @@ def measure(program: Program, place: Any, platform: str) -> tuple[dict[str, Any]
     """Compiles a program for a device, and counts.
 
     Returns:
-        ``launches`` of the whole program, ``outside`` of all loops, ``temp_bytes`` besides arguments and
-        results, ``compile_seconds`` in XLA, a report on each of the ``loops``, and the ``resources`` of our own
-        kernels, if this process has not compiled them before; and the compiled program.
+        ``launches`` of the whole program, also for each timestep, ``outside`` of all loops, ``temp_bytes`` besides
+        arguments and results, ``compile_seconds`` in XLA, a report on each of the ``loops``, and the ``resources`` of
+        our own kernels, if this process has not compiled them before; and the program.
     """
     import jax
 
@@ -305,12 +138,14 @@ def measure(program: Program, place: Any, platform: str) -> tuple[dict[str, Any]
     with ptxas.reported() as resources:
         compiled = lowered.compile()
     seconds = time.perf_counter() - start
-    module = Module(compiled.as_text(), scalars_are_free=platform == "tpu")
+    module = Module(compiled.as_text(), platform == "tpu", program.timesteps)
+    launches = module.program.launches
     return {
         "size": program.size,
         "implementation": program.implementation,
         "pass": program.which,
-        "launches": module.program.launches,
+        "launches": launches,
+        "launches_per_timestep": None if launches is None else launches / program.timesteps,
         "outside": len(module.program.kernels),
         "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
         "compile_seconds": round(seconds, 2),
@@ -320,14 +155,15 @@ def measure(program: Program, place: Any, platform: str) -> tuple[dict[str, Any]
 
 
 TABLE = "{size:<15} {implementation:<14} {pass:<8} {kernels:<36} {copies:<13} {outside:>7} {launches:>8} "
-TABLE += "{compile_seconds:>15} {temp_bytes:>10}  {cycles}"
+TABLE += "{per_timestep:>12} {compile_seconds:>15} {temp_bytes:>10}  {cycles}"
 HEADER = TABLE.format(**{column: column for column in re.findall(r"\{(\w+)", TABLE)})
 
 
 def row(result: dict[str, Any]) -> str:
     """A line of the table: kernels, copies and cycles are those of one timestep, of each loop in turn."""
     columns = {name: str(value) for name, value in result.items()}
-    loops = result["loops"]
+    loops, each = result["loops"], result["launches_per_timestep"]
+    columns["per_timestep"] = "?" if each is None else f"{each:.1f}"
     columns["kernels"] = " + ".join(f"{loop['kernels_per_timestep']:g} [{loop['timesteps'] or '?'}]" for loop in loops)
     columns["copies"] = " + ".join(f"{loop['copies_per_timestep']:g}" for loop in loops)
     columns["cycles"] = " + ".join(str(loop["cycles_per_timestep"] or "-") for loop in loops)

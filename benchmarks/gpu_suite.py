@@ -2,12 +2,17 @@
 
 A part is one of the other commands, in a process of its own: XLA reads its flags once, and a part that
 fails or takes too long costs only itself. Parts run in the order of the table, the most important
-first, until the budget is spent. The folder of the results holds few files, since some machines give
-back only few: suite.json, how each part went and all of its results; suite.log, the tables as printed;
-and running.json (and .csv), what the part under way has so far.
+first, until the budget is spent: the first is a check against the readable implementation, and those
+of the tables in README.md and docs/performance.md follow. (Every program is compared with it before it
+is timed, in the other parts too.) Parts of the tables are small enough for about 180 seconds.
+
+The folder of the results holds few files, since some machines give back only few: suite.json, how each
+part went and under "results" what its command would have written on its own; suite.log, the tables as
+printed; and running.json (and .csv), what the part under way has so far.
 
 Examples:
-    python -m benchmarks.gpu_suite --out results
+    python -m benchmarks.gpu_suite --out results --budget 500
+    python -m benchmarks.gpu_suite --out results --budget 180
     python -m benchmarks.gpu_suite --out results --parts depth precision --budget 200
     python -m benchmarks.gpu_suite --out results --smoke
 """
@@ -22,7 +27,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +54,7 @@ class Part:
         arguments: its options.
         seconds: when it is stopped.
         flags: to be added to XLA_FLAGS.
+        oldest: the oldest jax for which the part makes sense.
     """
 
     name: str
@@ -56,6 +62,7 @@ class Part:
     arguments: str
     seconds: float
     flags: str = ""
+    oldest: tuple[int, ...] = (0,)
 
     def command(self, out: Path, smoke: bool) -> list[str]:
         """What to run."""
@@ -67,48 +74,57 @@ SMOKE = {
     "speed": "--sizes tiny --contenders auto floor --passes training --precision highest --repetitions 2",
     "depth": "--depths 1 2 --models 2d --features 8 --batch-size 2 --num-steps 5 --repetitions 2",
     "memory": "--sizes tiny --num-steps 5 --implementations reference",
+    "kernel_times": "--sizes tiny --calls 1",
+    "populations": "--sizes tiny --members 2 --repetitions 1",
 }
 """Options that make a part tiny; those that come last count."""
 
 COMMAND_BUFFER = "--xla_gpu_enable_command_buffer=+while,+conditional"
+GRAPH = f"{COMMAND_BUFFER},+dynamic_slice_fusion --xla_gpu_graph_min_graph_size=1"
 DOUBLE_BUFFER = "--xla_gpu_enable_while_loop_unrolling=WHILE_LOOP_UNROLLING_DOUBLE_BUFFER"
-FLAGS = {
-    "none": "",
-    "command-buffer": COMMAND_BUFFER,
-    "command-buffer-unrolled": f"{COMMAND_BUFFER} --xla_gpu_command_buffer_unroll_loops=true",
-    "double-buffer": DOUBLE_BUFFER,
-    "pdl": "--xla_gpu_enable_pdl=true",
+FLAGS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "none": ("", (0,)),
+    "graph": (GRAPH, (0, 12)),  # older versions leave the backward loop out of it
+    "command-buffer": (COMMAND_BUFFER, (0,)),
+    "command-buffer-unrolled": (f"{COMMAND_BUFFER} --xla_gpu_command_buffer_unroll_loops=true", (0,)),
+    "double-buffer": (DOUBLE_BUFFER, (0,)),
+    "pdl": ("--xla_gpu_enable_pdl=true", (0,)),
 }
-STACKS = "stack-shared wavefront-shared wavefront-unshared cudnn"
+"""XLA_FLAGS by name, and the oldest jax that has a use for them."""
+STACKS = "stack-shared wavefront-shared cudnn"
+TRAINING = "--passes training --seconds 0.8"
 PARTS = {
     part.name: part
     for part in (
-        Part("speed", "speed", f"--sizes a b --contenders auto reference floor conv {STACKS}", 130),
-        Part(
-            "depth",
-            "depth",
-            "--depths 1 10 4 7 2 5 3 8 6 9 --models 2d stack-shared wavefront-shared cudnn --passes training forward",
-            150,
-        ),
+        Part("check", "speed", "--sizes tiny tiny-3d --contenders auto reference --passes training --seconds 0.1", 40),
+        Part("depth", "depth", f"--depths 1 10 --models 2d {STACKS} {TRAINING}", 70),
+        Part("speed", "speed", f"--sizes a --contenders auto reference floor conv {STACKS} {TRAINING}", 45),
+        Part("profile", "kernel_times", "--sizes a --precision default --calls 5", 35),
+        Part("unroll", "speed", f"--sizes a --contenders auto unroll-1 unroll-8 {TRAINING}", 60),
+        Part("depth-3d", "depth", f"--depths 1 10 --models 3d {TRAINING}", 60),
+        Part("populations", "populations", "--sizes a --members 1 6 48", 60),
         *(
-            Part(f"flags-{name}", "speed", "--sizes a --contenders auto floor cudnn --passes training", 35, flags)
-            for name, flags in FLAGS.items()
+            Part(f"flags-{name}", "speed", f"--sizes a --contenders auto {TRAINING}", 35, flags, oldest)
+            for name, (flags, oldest) in FLAGS.items()
         ),
-        Part("fused", "speed", "--sizes a b --contenders auto fused-gates fused-states --passes training", 50),
+        Part("profile-3d", "kernel_times", "--sizes mnist-3 memorization-10 --precision default --calls 3", 90),
+        Part("forward", "depth", f"--depths 1 10 --models 2d {STACKS} --passes forward --seconds 0.8", 60),
+        Part("fused", "speed", f"--sizes a b --contenders auto fused-gates fused-states {TRAINING}", 90),
         Part(
             "precision",
             "speed",
-            "--sizes a b --precision default bfloat16 --contenders auto floor wavefront-shared cudnn --passes training",
-            80,
+            f"--sizes a b --precision default bfloat16 --contenders auto floor wavefront-shared cudnn {TRAINING}",
+            100,
         ),
+        Part("depths", "depth", f"--depths 4 7 2 --models 2d 3d {STACKS} {TRAINING}", 150),
         Part("step", "depth", "--depths 1 4 10 --models 2d 3d stack-shared --passes step", 40),
-        Part("long", "speed", "--sizes c d --contenders auto reference floor cudnn --passes training", 70),
+        Part("long", "speed", f"--sizes b c d --contenders auto reference floor cudnn {TRAINING}", 110),
         Part(
             "paper",
             "speed",
             "--sizes memorization-10 mnist-3 wikipedia-6 --precision default "
             "--contenders auto floor stack-shared cudnn --passes training",
-            90,
+            120,
         ),
         Part("memory", "memory", "--sizes b --num-steps 50 1000 10000", 60),
         Part("torch", "speed", "--sizes a --contenders auto torch-loop torch-shared torch-unshared", 60),
@@ -138,7 +154,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.parts:
         left = options.budget - (time.monotonic() - start)
         print(f"\n==== {name}, {left:.0f} s left", flush=True)
-        summary["parts"].append(run(PARTS[name], options.out, options.smoke, left))
+        part = PARTS[name]
+        if version(environment["jax"]) < part.oldest:
+            reason = f"needs jax {'.'.join(map(str, part.oldest))}"
+            skipped = {"name": name, "status": "skipped", "seconds": 0.0, "error": reason, "results": None}
+            summary["parts"].append(skipped)
+            continue
+        summary["parts"].append(run(part, options.out, options.smoke, left))
         write_json(options.out / "suite.json", summary, indent=1)
     show(summary["parts"])
     print(options.out / "suite.json")
@@ -160,6 +182,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     except OSError as error:
         parser.error(f"--out {options.out}: {error.strerror}")
     return options
+
+
+def version(text: str) -> tuple[int, ...]:
+    """The first two numbers of a version."""
+    return tuple(map(int, text.split(".")[:2]))
 
 
 def probe() -> dict[str, Any]:
@@ -214,6 +241,37 @@ def show(parts: Sequence[dict[str, Any]]) -> None:
     rows = [(part["name"], part["status"], number(part["seconds"], 2)) for part in parts]
     print()
     print(aligned([("part", "status", "seconds"), *rows], numbers=True), flush=True)
+    for line in verdict(parts):
+        print(line, flush=True)
+
+
+def verdict(parts: Sequence[dict[str, Any]]) -> list[str]:
+    """What should be chosen on this device, by the medians of the parts that have them, one line for each choice."""
+    found = {part["name"]: rows_of(part) for part in parts}
+    lines = []
+    for name, choice in (("unroll", "unroll"), ("fused", "implementation")):
+        sizes = dict.fromkeys(row["size"] for row in found.get(name, []))
+        for size in sizes:
+            times = {row["contender"]: row["median_ms"] for row in found[name] if row["size"] == size}
+            if len(times) > 1:
+                lines.append(f"{choice} at size {size}: {ranked(times)}")
+    flags = {
+        name.removeprefix("flags-"): row["median_ms"]
+        for name, rows in found.items()
+        for row in rows
+        if name.startswith("flags-") and row["contender"] == "auto"
+    }
+    return [*lines, f"XLA_FLAGS at size a: {ranked(flags)}"] if len(flags) > 1 else lines
+
+
+def rows_of(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a part's results that have a time."""
+    return [row for row in (part["results"] or {"rows": []})["rows"] if "median_ms" in row]
+
+
+def ranked(times: Mapping[str, float]) -> str:
+    """Names and milliseconds, the fastest first."""
+    return ", ".join(f"{name} {number(ms)} ms" for name, ms in sorted(times.items(), key=lambda item: item[1]))
 
 
 if __name__ == "__main__":

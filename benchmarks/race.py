@@ -64,14 +64,17 @@ def outcome(row: Mapping[str, Any]) -> str:
 def _facts(label: str, entry: Entry) -> dict[str, Any]:
     contender, task = entry
     size = dataclasses.asdict(task.size)
+    width, depth = features(contender.network, task.size), task.size.depth
+    if contender.shape is not None:
+        width, depth = contender.shape(task.size)
     return {
         "contender": label,
         "summary": contender.summary,
         "network": contender.network,
         "size": size.pop("name"),
         **size,
-        "features": features(contender.network, task.size),
-        "depth": task.size.depth,
+        "features": width,
+        "depth": depth,
         "pass": task.pass_name,
         "precision": task.precision.name,
     }

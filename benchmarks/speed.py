@@ -4,21 +4,28 @@ Every contender is checked to compute what it claims to before it is timed. Time
 in turns, in milliseconds; "/ auto" is the time divided by that of this library as it comes, "/ floor"
 by that of the bare matrix products. "compile s" is lowering and compilation, "temp MB" the compiled
 program's temporaries. Stacks of LSTM layers have the tLSTM's depth and number of parameters.
+"ms a timestep" is the time divided by T.
+
+The contender "rivals" stands for this library and all models of experiments/rivals, each at the width at which its
+parameters are nearest to the tLSTM's in number; one of them is a contender by its name.
 
 Examples:
     python -m benchmarks.speed --quick
     python -m benchmarks.speed --sizes b d --contenders auto reference floor conv --passes training
+    python -m benchmarks.speed --sizes a --contenders rivals --passes training
     python -m benchmarks.speed --sizes a --precision highest default bfloat16 --out results.json
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import commandline
+from benchmarks import commandline, rivals
+from benchmarks.checking import Contender
 from benchmarks.contenders import BASE, CONTENDERS, FLOOR
 from benchmarks.race import Entry, outcome, race
 from benchmarks.record import number
@@ -45,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for precision in options.precision:
             for each in options.passes:
                 task = Task(SIZES[name], PRECISIONS[precision], PASSES[each])
-                entries = {contender: Entry(CONTENDERS[contender], task) for contender in options.contenders}
+                entries = {contender: Entry(find(contender), task) for contender in options.contenders}
                 rows = with_ratios(race(entries, commandline.limits(options)), task)
                 report.add(rows)
                 show(rows, task)
@@ -58,10 +65,28 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     who = "\n".join(f"    {name:20}{contender.summary}" for name, contender in CONTENDERS.items())
     parser = commandline.Parser(MODULE, f"{__doc__}\nContenders:\n{who}\n")
     parser.add_names("--sizes", SIZES, ["a", "b", "c", "d"], "among " + " ".join(SIZES))
-    parser.add_names("--contenders", CONTENDERS, list(CONTENDERS), "what to compare")
+    text = f"what to compare, the {rivals.GROUP} or one of them (default: {' '.join(CONTENDERS)})"
+    default = list(CONTENDERS)
+    parser.add_argument("--contenders", type=contender_name, nargs="+", default=default, metavar="NAME", help=text)
     parser.add_race(list(PASSES), repetitions=20, seconds=5.0)
     parser.add_quick(arguments, QUICK)
-    return parser.parse(arguments)
+    options = parser.parse(arguments)
+    groups = ([BASE, *rivals.contenders()] if name == rivals.GROUP else [name] for name in options.contenders)
+    options.contenders = list(dict.fromkeys(itertools.chain(*groups)))
+    return options
+
+
+def contender_name(text: str) -> str:
+    """The name of a contender, or of the group of rivals."""
+    if text not in (*CONTENDERS, rivals.GROUP) and text not in rivals.contenders():
+        known = ", ".join((*CONTENDERS, rivals.GROUP, *rivals.contenders()))
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {known}")
+    return text
+
+
+def find(name: str) -> Contender:
+    """The contender with a name."""
+    return CONTENDERS[name] if name in CONTENDERS else rivals.contenders()[name]
 
 
 def with_ratios(rows: list[dict[str, Any]], task: Task) -> list[dict[str, Any]]:
@@ -72,6 +97,7 @@ def with_ratios(rows: list[dict[str, Any]], task: Task) -> list[dict[str, Any]]:
         median = row.get("median_ms")
         row["ratio_to_auto"] = median / base if median and base else None
         row["ratio_to_floor"] = median / floor if median and floor else None
+        row["ms_per_timestep"] = median / task.size.num_steps if median else None
         row["floor_gflops"] = task.size.flops(task.training) / floor / 1e6 if floor else None
     return rows
 
@@ -81,7 +107,18 @@ def show(rows: Sequence[Mapping[str, Any]], task: Task) -> None:
     gflops = rows[0]["floor_gflops"]
     speed = "" if gflops is None else f"; floor at {gflops:.0f} GFLOP/s"
     print(f"\n{task.size.name}: {task.size.title}, {task.pass_name}, {task.precision.name}{speed}")
-    header = ("", "parameters", "median ms", "quartiles", "calls", "/ auto", "/ floor", "compile s", "temp MB")
+    header = (
+        "",
+        "parameters",
+        "median ms",
+        "quartiles",
+        "calls",
+        "/ auto",
+        "/ floor",
+        "ms a timestep",
+        "compile s",
+        "temp MB",
+    )
     print(aligned([header, *(_cells(row) for row in rows if not outcome(row))], numbers=True), flush=True)
     for row in rows:
         if outcome(row):
@@ -98,6 +135,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         str(row["repetitions"]),
         number(row["ratio_to_auto"]),
         number(row["ratio_to_floor"]),
+        number(row["ms_per_timestep"], 2),
         number(row["compile_seconds"], 2),
         number(None if memory is None else memory / 1e6),
     ]

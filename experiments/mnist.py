@@ -35,12 +35,12 @@ from experiments.running.task import Sums, Task, by_accuracy
 RECIPES = {
     "mnist": EpochOptions(),
     "digits": EpochOptions(
-        batch_size=32, learning_rate=5e-3, schedule="cosine", weight_decay=0.75, epochs=40, patience=40
+        batch_size=32, learning_rate=6e-3, schedule="cosine", weight_decay=0.5, epochs=40, patience=40
     ),
 }
 """The default training options of each dataset: for mnist the paper's batch size, learning rate and schedule; for
-digits those that gave the best validation accuracy over ten seeds. (At a learning rate of 0.008 two of eight did not
-learn, at 0.005 one of ten learns late.)"""
+digits those that gave the best validation accuracy over ten seeds, all of which learn. (With a weight decay of 0.75
+some seeds learn late or not at all, the more of them the higher the learning rate.)"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +131,7 @@ def build(options: Options, data: datasets.Dataset | None = None) -> Experiment:
     return Experiment(
         name=tasks.MNIST.setting(config),
         task=classification(network, order, data, options.train),
-        params=initialized(network, options.train.seed, jnp.zeros((1, 1, 1))),
+        params=initialized(network, options.train.seed, jnp.zeros((1, length, 1))),
         model=model,
         network=network,
         config=config,

@@ -75,7 +75,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--budget", metavar="SECONDS", type=float, help="when to stop. Default: when all is done")
     told = "; ".join(f"{number}: {title}" for number, title in rows.ROWS.items())
     parser.add_argument(
-        "--rows", metavar="ROW", type=int, nargs="+", default=[*rows.ROWS], help=f"what to run, in this order. {told}"
+        "--rows", metavar="ROW", type=int, nargs="+", default=[*rows.ORDER], help=f"what to run, in this order. {told}"
     )
     parser.add_argument("--data-dir", metavar="FOLDER", type=path, help="folder with the four idx files of MNIST")
     parser.add_argument("--data-file", metavar="FILE", type=path, help="enwik8, or its beginning")

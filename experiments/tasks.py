@@ -66,6 +66,7 @@ class TaskInfo:
         setting: maps a run's configuration to the task with its size, for example "memorization n=20".
         setting_options: the options in a run's configuration that ``setting`` states in full.
         inputs: the number of input features with the default options; that of enwik8 for language.
+        classes: maps a run's configuration to the number of classes, or of symbols, that its head tells apart.
         until_solved: whether the number of training samples until the task is solved is a result too.
         data_options: the command-line options that say where the task's data is.
     """
@@ -79,6 +80,7 @@ class TaskInfo:
     setting: Callable[[Config], str]
     setting_options: tuple[str, ...]
     inputs: int
+    classes: Callable[[Config], int]
     until_solved: bool = False
     data_options: tuple[str, ...] = ()
 
@@ -107,6 +109,11 @@ class TaskInfo:
         return cast(TaskModule, importlib.import_module(f"experiments.{self.name}"))
 
 
+def alphabet_size(vocabulary: Sequence[int] | str) -> int:
+    """The number of symbols of a text, from the list of them or, in a result line, "200 items, sha256 ..."."""
+    return int(vocabulary.split()[0]) if isinstance(vocabulary, str) else len(vocabulary)
+
+
 MEMORIZATION = TaskInfo(
     name="memorization",
     title="Memorization",
@@ -117,6 +124,7 @@ MEMORIZATION = TaskInfo(
     setting=lambda config: f"memorization n={config['length']}",
     setting_options=("length",),
     inputs=65,
+    classes=lambda config: int(config["num_symbols"]),
     until_solved=True,
 )
 """With its default model, 10 symbols and --time-scale 0: solved after 33,500 samples (three seeds), in two and a half
@@ -131,6 +139,7 @@ ADDITION = TaskInfo(
     setting=lambda config: f"addition n={config['digits']}",
     setting_options=("digits",),
     inputs=11,
+    classes=lambda config: 11,
     until_solved=True,
 )
 """With its default model, 2 digits and --time-scale 0: solved after 79,500 to 105,000 samples (three seeds), in 3 to 5
@@ -145,6 +154,7 @@ MNIST = TaskInfo(
     setting=lambda config: f"{config['data']}{' permuted' if config['permutation'] else ''}",
     setting_options=("data",),  # the permutation itself is not in the setting's name
     inputs=1,
+    classes=lambda config: 10,
     data_options=("data_dir", "prepared_dir"),
 )
 LANGUAGE = TaskInfo(
@@ -157,6 +167,7 @@ LANGUAGE = TaskInfo(
     setting=lambda config: str(config["data"]),
     setting_options=("data",),
     inputs=205,
+    classes=lambda config: alphabet_size(config["vocabulary"]),
     data_options=("data_file", "prepared_dir"),
 )
 MOST_STREAMS = 100

@@ -77,6 +77,8 @@ def known_options(module):
     if hasattr(module, "Options"):
         parsed = (module.Options, models.ModelOptions, options.TrainOptions, options.EpochOptions)
         return {f"--{field.replace('_', '-')}" for cls in parsed for field in cls.__annotations__}
+    if hasattr(module, "__path__"):  # a package that is a command
+        module = importlib.import_module(f"{module.__name__}.__main__")
     usage = io.StringIO()
     with contextlib.redirect_stdout(usage), pytest.raises(SystemExit):
         module.main(["--help"])

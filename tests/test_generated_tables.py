@@ -105,3 +105,18 @@ def test_gpu_and_cpu_stand_side_by_side(tmp_path):
         ["cuDNN LSTM (unshared)", "", "0.27", "", ""],
         ["sLSTM (unshared), skewed", "", "", "0.30", ""],
     ]
+
+
+def test_every_file_of_timings_says_where_it_comes_from(tmp_path):
+    environment = {"device_kind": "NVIDIA H200", "platform": "gpu", "cpus": 16, "jax": "0.11.2", "python": "3.12.3"}
+    for name, changes in {
+        "b": {"commit": "0123456789-dirty"},
+        "a": {"platform": "cpu", "commit": None},
+    }.items():
+        found = {"environment": environment | changes, "options": {"precision": ["highest", "default"]}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    (tmp_path / "c.json").write_text(json.dumps({"platform": "cuda"}))  # counted, not timed
+    assert gpu_tables.timed_files(tmp_path)[1:] == [
+        ["`a.json`", "16 CPU cores", "highest, default", "0.11.2", "3.12.3", "unknown"],
+        ["`b.json`", "NVIDIA H200", "highest, default", "0.11.2", "3.12.3", "0123456 (dirty)"],
+    ]

@@ -154,7 +154,7 @@ class RecurrentLayer(nn.Module, kw_only=True):
         reverse: whether to run from the last input to the first.
         keep_order: with ``reverse``, whether to return outputs in the order of the inputs.
         aligned: whether output t answers input t; see :func:`tlstm_jax.unroll`.
-        unroll: timesteps in one iteration of the scan.
+        unroll: timesteps in one iteration of the scan; None is chosen by platform, see :func:`tlstm_jax.unroll`.
         remat: rematerialization; see :func:`tlstm_jax.unroll`.
 
     Raises:
@@ -171,7 +171,7 @@ class RecurrentLayer(nn.Module, kw_only=True):
     reverse: bool = False
     keep_order: bool = False
     aligned: bool = True
-    unroll: int | bool = 1
+    unroll: int | bool | None = None
     remat: int | bool = False
 
     def __post_init__(self) -> None:
@@ -264,7 +264,7 @@ class TLSTM(RecurrentLayer, _Model):
         reverse: whether to run from the last input to the first (default: False).
         keep_order: with ``reverse``, whether to return outputs in the order of the inputs (default: False).
         aligned: whether output t answers input t (default: True); see :func:`tlstm_jax.unroll`.
-        unroll: timesteps in one iteration of the scan (default: 1).
+        unroll: timesteps in one iteration of the scan (default: None, by platform); see :func:`tlstm_jax.unroll`.
         remat: rematerialization (default: False); see :func:`tlstm_jax.unroll`.
 
     The attributes are as they were given; the property ``cfg`` is the model's configuration in either case.

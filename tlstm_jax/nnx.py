@@ -245,7 +245,7 @@ class TLSTM(RecurrentLayer):
         reverse: whether to run from the last input to the first.
         keep_order: with ``reverse``, whether to return outputs in the order of the inputs.
         aligned: whether output t answers input t; see :func:`tlstm_jax.unroll`.
-        unroll: timesteps in one iteration of the scan.
+        unroll: timesteps in one iteration of the scan; None is chosen by platform, see :func:`tlstm_jax.unroll`.
         remat: rematerialization; see :func:`tlstm_jax.unroll`.
         rngs: its ``params`` stream initializes the parameters.
 
@@ -305,7 +305,7 @@ class TLSTM(RecurrentLayer):
         reverse: bool = False,
         keep_order: bool = False,
         aligned: bool = True,
-        unroll: int | bool = 1,
+        unroll: int | bool | None = None,
         remat: int | bool = False,
         rngs: nnx.Rngs,
     ) -> None:
@@ -375,7 +375,7 @@ class StackedLSTM(RecurrentLayer):
         reverse: bool = False,
         keep_order: bool = False,
         aligned: bool = True,
-        unroll: int | bool = 1,
+        unroll: int | bool | None = None,
         remat: int | bool = False,
         rngs: nnx.Rngs,
     ) -> None:

@@ -39,8 +39,10 @@ class Fused:
             residuals and patches, so that ``save`` and ``patches`` must be None. None is ``"xla"`` everywhere, because
             ``"mosaic"`` has not been timed on a GPU yet.
 
-    A CPU gets ``Fused("gates", 1, 1, "kept")``. Other platforms get ``Fused("states", n, 16, "built")``, where n is the
-    number of timesteps whose patches fill 1 GiB.
+    A CPU gets ``Fused("gates", 1, 1, "kept")`` and ``unroll=1``. Other platforms get ``Fused("states", n, 16,
+    "built")``, where n is the number of timesteps whose patches fill 1 GiB, and ``unroll=3``, 4 or 5, whichever
+    has the fewest timesteps compiled: an iteration of several timesteps launches fewer kernels on a GPU, since states
+    are written, counters advanced and arrays copied once in each. More would take more than twice as long to compile.
 
     Raises:
         ValueError: an option has an invalid value.
@@ -107,18 +109,16 @@ class Options:
     aligned: bool = True
     reverse: bool = False
     keep_order: bool = False
-    unroll: int | bool = 1
+    unroll: int | bool | None = None
     remat: int | bool = False
     implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
         for name in ("time_major", "aligned", "reverse", "keep_order"):
             object.__setattr__(self, name, flag(name, getattr(self, name)))
-        for name in ("unroll", "remat"):
-            value = getattr(self, name)
-            if not isinstance(value, (bool, int, np.integer)) or (not isinstance(value, bool) and value < 1):
-                raise ValueError(f"{name} must be True, False or a positive number of timesteps, got {value!r}.")
-            object.__setattr__(self, name, value if isinstance(value, bool) else int(value))
+        if self.unroll is not None:
+            object.__setattr__(self, "unroll", _timesteps("unroll", self.unroll, "None (by platform), True, False"))
+        object.__setattr__(self, "remat", _timesteps("remat", self.remat, "True, False"))
         named = isinstance(self.implementation, str) and self.implementation in ("auto", "reference", "fused")
         if not (named or isinstance(self.implementation, Fused)):
             given = reprlib.repr(self.implementation)
@@ -144,3 +144,10 @@ class Options:
         names = [field.name for field in dataclasses.fields(cls) if hasattr(source, field.name)]
         chosen = {name: getattr(source, name) for name in names}
         return cls(**chosen | {name: value for name, value in overrides.items() if value is not None})
+
+
+def _timesteps(name: str, value: Any, others: str) -> int | bool:
+    """A number of timesteps or a flag, or a :class:`ValueError` that names ``others`` as what else is valid."""
+    if not isinstance(value, (bool, int, np.integer)) or (not isinstance(value, bool) and value < 1):
+        raise ValueError(f"{name} must be {others} or a positive number of timesteps, got {value!r}.")
+    return value if isinstance(value, bool) else int(value)

@@ -148,14 +148,17 @@ def _in_chunks(
 
 def scan_span(
     step: Callable[[State, Array], tuple[State, Array]],
-    unroll: int | bool,
+    unroll: int | bool | None,
     state: State,
     xs: Array,
     reset: Array | None,
     ends: Ends,
     fresh: State | None = None,
 ) -> tuple[State, State | None, Array]:
-    """A :class:`Span` as a plain scan, from one timestep of the cell, ``step(state, x) -> (state, y)``."""
+    """A :class:`Span` as a plain scan, from one timestep of the cell, ``step(state, x) -> (state, y)``.
+
+    ``unroll=None`` is 1.
+    """
 
     def body(carry: Any, inputs: tuple[Array, Array, Any]) -> tuple[Any, Array]:
         state, end = carry
@@ -167,7 +170,7 @@ def scan_span(
 
     n = xs.shape[0]
     carry: Any = (state, None if ends is None else state)
-    (last, end), ys = lax.scan(body, carry, (jnp.arange(n), xs, reset), unroll=unroll)
+    (last, end), ys = lax.scan(body, carry, (jnp.arange(n), xs, reset), unroll=1 if unroll is None else unroll)
     return last, None if end is None else select(jnp.asarray(ends) == n, last, end), ys
 
 

@@ -196,7 +196,7 @@ def unroll(
     aligned: bool = True,
     reverse: bool = False,
     keep_order: bool = False,
-    unroll: int | bool = 1,
+    unroll: int | bool | None = None,
     remat: int | bool = False,
 ) -> tuple[TLSTMState, Float[Array, "*bt m"]]:
     """Runs the stack over sequences; arguments, results and errors as in :func:`tlstm_jax.unroll`.

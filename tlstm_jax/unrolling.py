@@ -32,7 +32,7 @@ def unroll(
     aligned: bool = True,
     reverse: bool = False,
     keep_order: bool = False,
-    unroll: int | bool = 1,
+    unroll: int | bool | None = None,
     remat: int | bool = False,
     implementation: Implementation = "auto",
 ) -> tuple[TLSTMState, Float[Array, "*bt m"]]:
@@ -66,7 +66,9 @@ def unroll(
             each row is reversed within its own length, and with ``reset`` each of its sequences ends
             where another begins, so that none sees another.
         keep_order: with ``reverse``, outputs in the order of the inputs.
-        unroll: timesteps in one iteration of the scan, as in ``jax.lax.scan``.
+        unroll: timesteps in one iteration of the scan, as in ``jax.lax.scan``; more launch fewer kernels on a GPU, for
+            a longer compilation. None is 1 with the reference implementation, and with the fused one chosen by platform
+            (see :class:`Fused`).
         remat: True to rematerialize every timestep in the backward pass, or a number of timesteps
             for each rematerialized chunk: memory for T / n states and n timesteps' residuals (the least
             for n near sqrt(T)).

@@ -35,6 +35,9 @@ Options = TypeVar("Options")
 GONE = (errno.EPIPE, errno.EIO)
 """The errors of writing to a pipe without a reader, and to a terminal that was closed."""
 
+SHOWN_CHOICES = 12
+"""The most choices of an option that the usage lists; those of others are in its description."""
+
 
 def parse(
     options: type[Options], arguments: Sequence[str] | None, *, prog: str, default: Options | None = None
@@ -60,6 +63,7 @@ def parse(
     reflow_help(options)
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(optional_value)
+    registry.primitive_rule(one_of_many)
     with registry:
         parsed: Any = tyro.cli(options, args=arguments, prog=f"python -m {prog}", config=config, **given)
     try:
@@ -112,6 +116,21 @@ def optional_value(info: Any) -> Any:
         is_instance=lambda value: value is None or inner.is_instance(value),
         str_from_instance=lambda value: ["None"] if value is None else inner.str_from_instance(value),
         choices=(*inner.choices, "None") if inner.choices else None,
+    )
+
+
+def one_of_many(info: Any) -> Any:
+    """A rule for tyro: the help of an option with more than :data:`SHOWN_CHOICES` choices shows it as NAME."""
+    choices = typing.get_args(info.type)
+    if typing.get_origin(info.type) is not typing.Literal or len(choices) <= SHOWN_CHOICES:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NAME",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: value in choices,
+        str_from_instance=lambda value: [value],
+        choices=choices,
     )
 
 

@@ -1,4 +1,4 @@
-"""Markdown tables of what was measured on a GPU, beside the same measurement on a CPU."""
+"""Markdown tables of what was measured on a GPU, beside the same on a CPU, and of all files of timings."""
 
 from __future__ import annotations
 
@@ -75,5 +75,20 @@ def gpu_speed(folder: Path) -> Rows:
     ]
 
 
-TABLES = {"gpu-cpu": gpu_cpu, "gpu-depth": gpu_depth, "gpu-speed": gpu_speed}
+def timed_files(folder: Path) -> Rows:
+    """Device, precision, versions and commit of every file of timings."""
+    rows = [["file", "device", "precision", "jax", "Python", "commit"]]
+    for path in sorted(folder.glob("*.json")):
+        found = read(path)
+        if "environment" in found:
+            where = found["environment"]
+            commit, _, dirty = (where["commit"] or "unknown").partition("-")
+            device = f"{where['cpus']} CPU cores" if where["platform"] == "cpu" else where["device_kind"]
+            precisions = ", ".join(found["options"]["precision"])
+            name = commit[:7] + (f" ({dirty})" if dirty else "")
+            rows.append([f"`{path.name}`", device, precisions, where["jax"], where["python"], name])
+    return rows
+
+
+TABLES = {"gpu-cpu": gpu_cpu, "gpu-depth": gpu_depth, "gpu-speed": gpu_speed, "timed-files": timed_files}
 """Each table by its name in the pages; the argument is the folder of measurements."""

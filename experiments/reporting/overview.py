@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from experiments.reporting import summary
+from experiments.reporting import rivals, summary
 from experiments.reporting.lines import Line
 from experiments.reporting.measurements import Rows
 from experiments.reporting.paper import TABLES, Column, Number, Table
@@ -75,7 +75,8 @@ def overview(lines: Sequence[Line]) -> tuple[str, Rows]:
     counted = ", ".join(f"{counts[status]} {status}" for status in STATUSES)
     rows = [["table", "task", "model", "paper", "status", "ours"]]
     for cell in found:
-        other = summary.best(summary.by_configuration(settings.get(cell.column.setting, [])))
+        own = [line for line in settings.get(cell.column.setting, []) if not rivals.is_rival(line)]
+        other = summary.best(summary.by_configuration(own))
         instead = f"(instead: {described(other, named=True)})" if other else ""
         model = f"{cell.model} L={cell.depth}"
         ours = described(cell.ours) or instead
@@ -94,14 +95,15 @@ def described(group: Group | None, *, named: bool = False) -> str:
 def paper_table(table: Table, lines: Sequence[Line]) -> Rows:
     """A table of the paper with a column of ours beside each of its columns."""
     settings = summary.by_setting(lines)
-    rows = [["model", *(f"{column.setting}, {whose}" for column in table.columns for whose in ("paper", "ours"))]]
-    rows += [
-        [f"{name} (quoted)", *(cell for text in texts for cell in (text, ""))] for name, texts in table.quoted.items()
-    ]
+    columns = [settings.get(column.setting, []) for column in table.columns]
+    names = [f"{column.setting}, {whose}" for column in table.columns for whose in ("published", "ours")]
+    rows = [["model", "published model", *names]]
+    for name, quoted in table.quoted.items():
+        ours = [rivals.beside(quoted, members) for members in columns]
+        pairs = zip(quoted.texts, ours, strict=True)
+        rows.append([name, quoted.size, *(cell for pair in pairs for cell in pair)])
     for (model, depth), numbers in table.own.items():
-        row = [f"{model} L={depth}"]
-        for column, number in zip(table.columns, numbers, strict=True):
-            ours = best_of(settings.get(column.setting, []), model, depth)
-            row += [number.text, described(ours) or "not run"]
-        rows.append(row)
+        ours = [rivals.measured(best_of(members, model, depth)) for members in columns]
+        pairs = zip((number.text for number in numbers), ours, strict=True)
+        rows.append([f"{model} L={depth}", "", *(cell for pair in pairs for cell in pair)])
     return rows

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from experiments import tasks
 from experiments.common.tables import markdown
 from experiments.reporting import lines as result_lines
-from experiments.reporting import overview, paper, result_figures, summary, tables
+from experiments.reporting import overview, paper, result_figures, rival_figures, rivals, summary, tables
 from experiments.reporting.lines import Line
 from experiments.reporting.result_figures import Row
 
@@ -36,7 +36,7 @@ SECTIONS = (
     Section("Addition and memorization", table=2, figure=4),
     Section("Sequential image classification", table=3, figure=5),
 )
-RUNTIME = "runtime.png"
+RUNTIME, RIVALS = "runtime.png", "rivals.png"
 CAPTIONS = {
     3: "Bits per character on the test data against the depth L",
     4: "Accuracy on the test data during and after training",
@@ -47,6 +47,20 @@ READING = (
     "99% of the symbols of the answers in the test are right; the result is then the number of training samples that "
     "this took, fewer being better. B is the batch size, lr the learning rate, L the depth and M the number of "
     "channels. Runs that were cut short are not results: they are [listed separately](#runs-that-were-cut-short)."
+)
+PUBLISHED = (
+    "In the paper's tables *published* are the numbers that it quotes from other work, each obtained with its own "
+    "regularization, schedule and order of the pixels ([The rivals](rivals.md#protocols)); UNVERIFIED is what we found "
+    "in no source that we could read. *Ours* is the best configuration that was run to the end, its learning rate "
+    "chosen with the first seed. The time of a step contains the evaluations during training."
+)
+CONTESTS = (
+    "The models that the tLSTM is compared with, trained as the tLSTM is: the same samples, batches and limit, and "
+    "numbers of core parameters, all but those of the head, that are equal within 10%. Of the learning rates tried the "
+    "one that was best with the first seed stands here, with all seeds that it was run with; *configurations* is how "
+    "many were tried, and a rival with 1 has not been tuned yet. Equal parameters are not equal work: see the time of "
+    "a step, which contains the evaluations during training and depends on what else ran on the machine. "
+    "[The rivals](rivals.md) describes the models."
 )
 FIGURES = (
     "Points are means over seeds and bars their range; each model is drawn in the same color everywhere. Runs "
@@ -91,11 +105,13 @@ class Results:
 
 def figures(found: Results, runtimes: Sequence[Mapping[str, Any]]) -> dict[str, list[Row]]:
     """The rows of each figure, by the name of its file; none if there is no data."""
+    own = [line for line in found.compared if not rivals.is_rival(line)]
     panels = {
-        section.file: result_figures.depth_panels(lines_of(section, found.compared), best_of_paper(section))
+        section.file: result_figures.depth_panels(lines_of(section, own), best_of_paper(section))
         for section in SECTIONS
     }
-    return {**panels, RUNTIME: result_figures.runtime_panels(runtimes)}
+    contests = rival_figures.contest_panels(rivals.contests(found.compared))
+    return {**panels, RIVALS: contests, RUNTIME: result_figures.runtime_panels(runtimes)}
 
 
 def lines_of(section: Section, lines: Sequence[Line]) -> list[Line]:
@@ -140,9 +156,11 @@ def text(found: Results, runtimes: Sequence[Mapping[str, Any]], folder: str) -> 
         markdown(rows),
         "\n".join(f"- **{status}**: {meaning}" for status, meaning in overview.STATUSES.items()),
         READING,
+        PUBLISHED,
     ]
     for section in SECTIONS:
         parts += section_text(section, found.compared, bool(drawn[section.file]), folder)
+    parts += ["## The rivals at equal parameters", *contests_text(found.compared, bool(drawn[RIVALS]), folder)]
     parts += ["## Which options make it learn", *options_text(found.options)]
     parts += ["## Runtime", *runtime_text(runtimes, folder)]
     every = [*found.compared, *found.options]
@@ -172,12 +190,32 @@ def section_text(section: Section, lines: Sequence[Line], drawn: bool, folder: s
     parts += [f"### Table {section.table} of the paper: {table.title}"]
     parts += [markdown(overview.paper_table(table, lines))]
     in_paper = {column.setting for column in table.columns}
-    for setting, members in summary.by_setting(lines_of(section, lines)).items():
+    own = [line for line in lines_of(section, lines) if not rivals.is_rival(line)]
+    for setting, members in summary.by_setting(own).items():
         rows = tables.configurations(members)
         parts.append(f"### Our runs: {setting}")
         if setting not in in_paper:
             parts.append("A setting of our own, for which the paper has no numbers.")
         parts += [markdown(rows)] if rows else ["No run has finished."]
+    return parts
+
+
+def contests_text(lines: Sequence[Line], drawn: bool, folder: str) -> list[str]:
+    """The figure of accuracy against samples, and a table for each comparison of models of equal size."""
+    contests = rivals.contests(lines)
+    if not contests:
+        return ["No such runs: `python -m experiments.sweep TASK --models all` makes them."]
+    parts = [CONTESTS]
+    if drawn:
+        caption = (
+            "Accuracy on the test data during training, the mean over seeds; a run that is over keeps its last value. "
+            f"The tLSTM and the best {rival_figures.LABELLED} others are named, the best first."
+        )
+        parts += [f"![Accuracy against training samples at equal parameters]({folder}/{RIVALS})", caption]
+    for contest in contests:
+        parts += [f"### At equal parameters: {contest.title}", markdown(rivals.table(contest))]
+        if contest.absent:
+            parts.append(f"Not run at this size: {', '.join(contest.absent)}.")
     return parts
 
 

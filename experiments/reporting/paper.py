@@ -1,7 +1,9 @@
 """The paper's numbers.
 
 Source: He, Gao, Xiao, Liu, He, Barber, "Wider and Deeper, Cheaper and Faster: Tensorized LSTMs for Sequence Learning",
-NIPS 2017, arXiv:1711.01577, tables 1 to 3. Models other than the tLSTMs are quoted there from other work.
+NIPS 2017, arXiv:1711.01577, tables 1 to 3. Models other than the tLSTMs are quoted there from other work. Their sizes,
+and the row of the TCN, are from the models' own papers and code; what we could not find there is marked UNVERIFIED.
+docs/rivals.md has more about each.
 """
 
 from __future__ import annotations
@@ -24,6 +26,22 @@ class Number(NamedTuple):
     precision: float
 
 
+class Quoted(NamedTuple):
+    """A row that the paper quotes from other work.
+
+    Args:
+        texts: the number in each column, as printed.
+        model: the model's name in :data:`experiments.rivals.RIVALS`.
+        options: the model's options that make it the published one.
+        size: what is known of the published model's size and protocol.
+    """
+
+    texts: tuple[str, ...]
+    model: str
+    options: tuple[str, ...] = ()
+    size: str = ""
+
+
 class Column(NamedTuple):
     """A column of a table: the setting and task of our runs that it is compared with."""
 
@@ -37,13 +55,13 @@ class Table(NamedTuple):
     Args:
         title: the caption.
         columns: the task with its size of each column.
-        quoted: the rows of models that the paper quotes, with the text of each column.
+        quoted: the rows of models that the paper quotes, by name.
         own: the rows of the paper's models, by name and depth L.
     """
 
     title: str
     columns: tuple[Column, ...]
-    quoted: dict[str, tuple[str, ...]]
+    quoted: dict[str, Quoted]
     own: dict[tuple[str, int], tuple[Number, ...]]
 
 
@@ -67,12 +85,12 @@ TABLES = {
         title="bits per character on the test data of Wikipedia (Hutter prize)",
         columns=(Column("enwik8", "language"),),
         quoted={
-            "MI-LSTM": ("1.44 (17M parameters)",),
-            "mLSTM": ("1.42 (20M parameters)",),
-            "HyperLSTM+LN": ("1.34 (26.5M parameters)",),
-            "HM-LSTM+LN": ("1.32 (35M parameters)",),
-            "Large RHN": ("1.27 (46M parameters)",),
-            "Large FS-LSTM-4": ("1.245 (47M parameters)",),
+            "MI-LSTM": Quoted(("1.44 (17M parameters)",), "milstm"),
+            "mLSTM": Quoted(("1.42 (20M parameters)",), "mlstm", size="M=1900"),
+            "HyperLSTM+LN": Quoted(("1.34 (26.5M parameters)",), "hyperlstm", size="M=2048"),
+            "HM-LSTM+LN": Quoted(("1.32 (35M parameters)",), "hmlstm", size="3 layers of M=1024"),
+            "Large RHN": Quoted(("1.27 (46M parameters)",), "rhn", size="D=10, M=1500"),
+            "Large FS-LSTM-4": Quoted(("1.245 (47M parameters)",), "fslstm", size="M=1200, slow 1500"),
         },
         own={("3D tLSTM+CN", 6): (bits(1.264, "50.1M"),)},
     ),
@@ -80,8 +98,12 @@ TABLES = {
         title="test accuracy and training samples of the algorithmic tasks",
         columns=(Column("addition n=15", "addition"), Column("memorization n=20", "memorization")),
         quoted={
-            "Stacked LSTM": ("51% after 5M", ">50% after 900K"),
-            "Grid LSTM": (">99% after 550K", ">99% after 150K"),
+            "Stacked LSTM": Quoted(
+                ("51% after 5M", ">50% after 900K"), "lstm", size="M=400, 100; 1 and 29 layers UNVERIFIED"
+            ),
+            "Grid LSTM": Quoted(
+                (">99% after 550K", ">99% after 150K"), "grid", size="M=400, 100, tied; 18 and 43 layers UNVERIFIED"
+            ),
         },
         own={
             ("3D tLSTM+CN", 7): (solved(298), solved(115)),
@@ -92,11 +114,21 @@ TABLES = {
         title="test accuracy on sequential MNIST and permuted MNIST",
         columns=(Column("mnist", "mnist"), Column("mnist permuted", "mnist")),
         quoted={
-            "iRNN": ("97.0%", "82.0%"),
-            "LSTM": ("98.2%", "88.0%"),
-            "BN-LSTM": ("99.0%", "95.4%"),
-            "Dilated GRU": ("99.2%", "94.6%"),
-            "Dilated CNN": ("98.3%", "96.7%"),
+            "iRNN": Quoted(("97.0%", "82.0%"), "irnn", size="M=100 UNVERIFIED"),
+            "LSTM": Quoted(("98.2%", "88.0%"), "lstm", ("output_peephole=true",), "M=128, 84.5K parameters"),
+            "uRNN": Quoted(("95.1%", "91.4%"), "urnn", size="M=512, 16.4K parameters"),
+            "Full-capacity uRNN": Quoted(
+                ("96.9%", "94.1%"), "full-urnn", size="M=512, 270K parameters; another source has 97.5% UNVERIFIED"
+            ),
+            "sTANH": Quoted(("98.1%", "94.0%"), "stanh", size="s=21, 11 and about 95 units UNVERIFIED"),
+            "BN-LSTM": Quoted(
+                ("99.0%", "95.4%"), "bnlstm", size="M=100; its permuted pixels were drawn with replacement"
+            ),
+            "Dilated GRU": Quoted(("99.2%", "94.6%"), "dilated-gru", size="9 levels of M=50, 129K core parameters"),
+            "Dilated CNN": Quoted(("98.3%", "96.7%"), "dilated-cnn", size="10 levels of M=50, 46K UNVERIFIED"),
+            "TCN, not in the paper": Quoted(
+                ("99.0%", "97.2%"), "tcn", size="8 levels of M=25, 66.9K parameters; unseeded order of the pixels"
+            ),
         },
         own={
             ("3D tLSTM+CN", 3): (accuracy(99.2), accuracy(94.9)),

@@ -20,7 +20,7 @@ from experiments.tasks import TASKS, TaskInfo
 Key = TypeVar("Key")
 
 STATED = ("task", "seed", "preset", "depth", "params")
-STATED_BY_MODEL = ("model", "features", "num_layers", "shared", "norm", "memory_conv")
+STATED_BY_MODEL = ("model", "features", "num_layers", "shared", "norm", "memory_conv", "rival_options")
 """Options that other fields of a line state: task, seed, model, depth and features."""
 WITHIN_GROUP = ("task", "seed", "samples")
 """Options in which the runs of a group may differ: the task's name, which was another once, the seed, and the number of

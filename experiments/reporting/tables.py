@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from experiments.reporting import summary
 from experiments.reporting.lines import Line
 from experiments.reporting.measurements import Rows
+from experiments.reporting.rivals import EQUAL
 from experiments.reporting.summary import Group
 from experiments.running.models import ModelOptions
 from experiments.tasks import TASKS
@@ -116,8 +117,9 @@ def learnt(lines: Sequence[Line]) -> Rows:
         ours = best_of(members, ("2D tLSTM+CN", "3D tLSTM+CN"))
         if ours is None:
             continue
-        budget = AS_MANY * recurrent_size(ours.first)
-        theirs = best_of([line for line in members if recurrent_size(line) <= budget], ("sLSTM", "sLSTM (unshared)"))
+        budget = EQUAL * recurrent_size(ours.first)
+        plain = [line for line in members if line.model in PLAIN]
+        theirs = best_of([line for line in plain if recurrent_size(line) <= budget], PLAIN)
         if theirs is None:
             continue
         both = [*ours.lines, *theirs.lines]
@@ -131,8 +133,8 @@ def learnt(lines: Sequence[Line]) -> Rows:
     return [*rows, *joined]
 
 
-AS_MANY = 1.1
-"""The factor within which numbers of recurrent parameters count as equal."""
+PLAIN = ("sLSTM", "sLSTM (unshared)")
+"""The names of stacks of LSTM layers, and of one layer."""
 
 
 def recurrent_size(line: Line) -> int:

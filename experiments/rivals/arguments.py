@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import textwrap
 import types
 import typing
 from collections.abc import Sequence
@@ -85,14 +87,25 @@ def described(kind: Any) -> str:
 
 def summary(rival: type[Rival]) -> str:
     """What a model is, in a line."""
-    return (inspect.getdoc(rival) or "").splitlines()[0]
+    return plain((inspect.getdoc(rival) or "").splitlines()[0])
+
+
+def plain(text: str) -> str:
+    """Text without the marks of reStructuredText, in one line."""
+    return re.sub(r"(?::\w+:)?`+([^`]*)`+", r"\1", " ".join(text.split()))
 
 
 def explanation(model: str, rival: type[Rival]) -> str:
-    """A model's line of help, with its options and what they are by default."""
+    """A model's line of help, and a line for each of its options with its default."""
+    import docstring_parser  # only here, so that the models need nothing but jax, flax and optax
+
+    documented = docstring_parser.parse(inspect.getdoc(rival) or "").params
+    about = {param.arg_name: plain(param.description or "") for param in documented}
     lines = [f"{model}: {summary(rival)}"]
-    for name, kind in own(rival).items():
+    for name in own(rival):
         default = rival.__dataclass_fields__[name].default
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default).lower()
-        lines.append(f"    {name}={shown}: {described(kind)}")
+        lines += textwrap.wrap(
+            f"{name}={shown}: {about[name]}", 110, initial_indent="    ", subsequent_indent="        "
+        )
     return "\n".join(lines)

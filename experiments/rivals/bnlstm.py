@@ -34,7 +34,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init
+from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init, sharing
 
 EPSILON = 1e-5
 GAIN = 0.1
@@ -157,7 +157,7 @@ class BNLSTMLayer(nn.Module):
         """Maps xs, (*batch, T, R), with ``valid``, (*batch, T), to the carry and to ys, (*batch, T, M)."""
         m, dtype, time = self.cell.features, self.cell.param_dtype, xs.ndim - 2
         if carry is None:
-            zeros, _, t = self.cell.initialize_carry(jax.random.key(0), xs[..., 0, :].shape)
+            zeros, _, t = self.cell.initialize_carry(jax.random.key(0), (*xs.shape[:-2], xs.shape[-1]))
             c, h = (
                 zeros + jnp.broadcast_to(self.param(name, nn.initializers.zeros, (m,), dtype), zeros.shape)
                 for name in ("c", "h")
@@ -249,6 +249,11 @@ class BNLSTM(Rival):
             raise ValueError(f"state_noise must not be negative, got {self.state_noise}: give 0.1, for example.")
         super().__post_init__()
 
+    @property
+    def learns_start(self) -> bool:
+        """True."""
+        return True
+
     @nn.compact
     def __call__(
         self,
@@ -267,14 +272,7 @@ class BNLSTM(Rival):
             valid = steps < jnp.broadcast_to(jnp.asarray(seq_lengths)[..., None], shape)
         carries = []
         for index in range(self.num_layers):
-            cell = BNLSTMCell(
-                self.features,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                forget_bias=self.forget_bias,
-                time_scale=self.time_scale,
-                parent=None,
-            )
+            cell = sharing(self, BNLSTMCell, parent=None)
             layer = BNLSTMLayer(cell, self.max_steps, self.momentum, self.state_noise, name=f"layer_{index}")
             start = None if initial_carry is None else initial_carry[index]
             carry, xs = layer(xs, start, valid, deterministic)

@@ -38,7 +38,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Rival, last_before_end
+from experiments.rivals.layer import Carry, Rival, last_before_end, uniform_init
 
 
 class CausalConv(nn.Module):
@@ -223,7 +223,7 @@ class TCN(Convolutional):
             f = us
             for name in ("first", "second"):
                 bound = (self.kernel_size * f.shape[-1]) ** -0.5
-                uniform = symmetric_uniform(bound)
+                uniform = uniform_init(bound)
                 kernel = uniform if self.initial_scale is None else nn.initializers.normal(self.initial_scale)
                 options = {"kernel_init": kernel, "bias_init": uniform, "weight_norm": True}
                 f = nn.relu(conv(f, f"{name}_{level}", self.features, self.kernel_size, 2**level, **options))
@@ -233,16 +233,7 @@ class TCN(Convolutional):
                     us,
                     f"res_{level}",
                     kernel_init=nn.initializers.normal(0.01),
-                    bias_init=symmetric_uniform(us.shape[-1] ** -0.5),
+                    bias_init=uniform_init(us.shape[-1] ** -0.5),
                 )
             us = nn.relu(us + f)
         return us
-
-
-def symmetric_uniform(bound: float) -> Callable[..., jax.Array]:
-    """An initializer that draws from U(-bound, bound)."""
-
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init

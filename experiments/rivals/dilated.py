@@ -30,7 +30,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init, per_gate
+from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init, per_gate, sharing
 from experiments.rivals.lstm import LSTMCell
 
 
@@ -255,13 +255,8 @@ class DilatedGRU(Dilated):
     @nn.nowrap
     def cell(self, dilation: int, name: str) -> nn.RNNCellBase:
         """A level's cell."""
-        return GRUCell(
-            self.features,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            forget_bias=self.forget_bias,
-            time_scale=None if self.time_scale is None else self.time_scale / dilation,
-            name=name,
+        return sharing(
+            self, GRUCell, time_scale=None if self.time_scale is None else self.time_scale / dilation, name=name
         )
 
 
@@ -289,11 +284,6 @@ class DilatedLSTM(Dilated):
     @nn.nowrap
     def cell(self, dilation: int, name: str) -> nn.RNNCellBase:
         """A level's cell."""
-        return LSTMCell(
-            self.features,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            forget_bias=self.forget_bias,
-            time_scale=None if self.time_scale is None else self.time_scale / dilation,
-            name=name,
+        return sharing(
+            self, LSTMCell, time_scale=None if self.time_scale is None else self.time_scale / dilation, name=name
         )

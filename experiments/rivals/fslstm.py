@@ -28,7 +28,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init
+from experiments.rivals.layer import Carry, Cell, CellLayer, gate_bias_init, gate_norm, sharing
 
 
 class ZoneoutLSTMCell(Cell):
@@ -60,23 +60,15 @@ class ZoneoutLSTMCell(Cell):
             init = nn.initializers.orthogonal()
             return jnp.concatenate([init(k, (n, shape[1]), dtype) for k, n in zip(keys, sizes, strict=True)])
 
-        def gate_bias(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-            init = gate_bias_init("ifgo", self.forget_bias, self.time_scale)
-            return init(key, (4 * self.features,), dtype).reshape(shape)
-
         pre = self.dense(4 * self.features, "gates", kernel_init=orthogonal)(jnp.concatenate([x, h], axis=-1))
         pre = pre.reshape(*pre.shape[:-1], 4, self.features)
-        i, f, g, o = jnp.moveaxis(self.norm("norm", feature_axes=(-2, -1), bias_init=gate_bias)(pre), -2, 0)
+        bias = gate_bias_init("ifgo", self.forget_bias, self.time_scale)
+        i, f, g, o = jnp.moveaxis(gate_norm("norm", bias, self.param_dtype)(pre), -2, 0)
+        norm = nn.LayerNorm(1e-3, use_fast_variance=False, param_dtype=self.param_dtype, name="norm_c")
         new_c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
-        new_h = nn.sigmoid(o) * jnp.tanh(self.norm("norm_c")(new_c))
+        new_h = nn.sigmoid(o) * jnp.tanh(norm(new_c))
         c, h = self.zoneout(c, new_c, self.zoneout_c), self.zoneout(h, new_h, self.zoneout_h)
         return (c, h), h
-
-    @nn.nowrap
-    def norm(self, name: str, **options: Any) -> nn.LayerNorm:
-        """Layer normalization over the units."""
-        dtypes = {"dtype": self.param_dtype, "param_dtype": self.param_dtype}
-        return nn.LayerNorm(1e-3, use_fast_variance=False, reduction_axes=-1, name=name, **dtypes, **options)
 
     def zoneout(self, old: jax.Array, new: jax.Array, rate: float) -> jax.Array:
         """Leaves units of a state, (*batch, M), as they were: a part ``rate`` of them, or all of them by that part."""
@@ -160,7 +152,7 @@ class FSLSTMCell(Cell):
         return (fast, fast), (slow, slow)
 
 
-class FSLSTM(Rival):
+class FSLSTM(CellLayer):
     """The Fast-Slow LSTM: num_layers cells update a fast state in each timestep, one more a slow state.
 
     The carry is ``((c, h), (c, h))`` of the fast and of the slow state.
@@ -204,30 +196,12 @@ class FSLSTM(Rival):
                 raise ValueError(f"{name} is a fraction of units: give at least 0 and less than 1 instead of {rate}")
         super().__post_init__()
 
-    @nn.compact
-    def __call__(
-        self,
-        xs: jax.Array,
-        *,
-        initial_carry: Carry | None = None,
-        seq_lengths: jax.Array | None = None,
-        return_carry: bool = False,
-        deterministic: bool = True,
-    ) -> Any:
-        """See :meth:`Rival.__call__`."""
-        cell = FSLSTMCell(
-            self.features,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            num_layers=self.num_layers,
-            slow_features=self.slow_features,
-            dropout=self.dropout,
-            zoneout_h=self.zoneout_h,
-            zoneout_c=self.zoneout_c,
-            forget_bias=self.forget_bias,
-            time_scale=self.time_scale,
-            deterministic=deterministic,
-            parent=None,
-        )
-        rnn = nn.RNN(cell, split_rngs={"params": False, "dropout": True}, name="rnn")
-        return rnn(xs, initial_carry=initial_carry, seq_lengths=seq_lengths, return_carry=return_carry)
+    @nn.nowrap
+    def cell(self, deterministic: bool) -> nn.RNNCellBase:
+        """The cell of all layers."""
+        return sharing(self, FSLSTMCell, deterministic=deterministic, parent=None)
+
+    @nn.nowrap
+    def scan_options(self) -> dict[str, Any]:
+        """What is dropped or left as it was is drawn in each timestep anew."""
+        return {"split_rngs": {"params": False, "dropout": True}}

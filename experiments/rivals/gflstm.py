@@ -14,13 +14,11 @@ orthogonal from states, and q starts near 1/2. Result on enwik8: 1.58 (20M param
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init, per_gate
+from experiments.rivals.layer import Carry, Cell, CellLayer, gate_bias_init, per_gate, sharing
 
 
 class GFLSTMCell(Cell):
@@ -74,7 +72,7 @@ class GFLSTMCell(Cell):
         return ((zeros, zeros),) * self.num_layers
 
 
-class GFLSTM(Rival):
+class GFLSTM(CellLayer):
     """Stacked LSTM layers that all read the former state of each other through gates (gated feedback).
 
     The carry is a tuple of ``(c, h)`` for each layer.
@@ -104,26 +102,7 @@ class GFLSTM(Rival):
             raise ValueError(f"gate is {self.gate!r}: give 'scalar' or 'vector'")
         super().__post_init__()
 
-    @nn.compact
-    def __call__(
-        self,
-        xs: jax.Array,
-        *,
-        initial_carry: Carry | None = None,
-        seq_lengths: jax.Array | None = None,
-        return_carry: bool = False,
-        deterministic: bool = True,
-    ) -> Any:
-        """See :meth:`Rival.__call__`."""
-        cell = GFLSTMCell(
-            self.features,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            num_layers=self.num_layers,
-            gate=self.gate,
-            forget_bias=self.forget_bias,
-            time_scale=self.time_scale,
-            parent=None,
-        )
-        rnn = nn.RNN(cell, name="rnn")
-        return rnn(xs, initial_carry=initial_carry, seq_lengths=seq_lengths, return_carry=return_carry)
+    @nn.nowrap
+    def cell(self, deterministic: bool) -> nn.RNNCellBase:
+        """The cell of all layers."""
+        return sharing(self, GFLSTMCell, parent=None)

@@ -22,13 +22,11 @@ A timestep takes L blocks one after another, so that its time grows with the dep
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init, lstm_gates
+from experiments.rivals.layer import Carry, Cell, CellLayer, gate_bias_init, lstm_gates, sharing
 
 
 class GridBlock(Cell):
@@ -112,7 +110,7 @@ class GridLSTMCell(Cell):
         return zeros, zeros
 
 
-class GridLSTM(Rival):
+class GridLSTM(CellLayer):
     """Grid LSTM: LSTMs along depth and along time, whose parameters all layers share unless ``tied=False``.
 
     The carry is ``(hT, mT)``, each (*batch, L, M).
@@ -144,31 +142,13 @@ class GridLSTM(Rival):
     forget_bias: float = 1.0
     time_scale: float | None = None
 
-    @nn.compact
-    def __call__(
-        self,
-        xs: jax.Array,
-        *,
-        initial_carry: Carry | None = None,
-        seq_lengths: jax.Array | None = None,
-        return_carry: bool = False,
-        deterministic: bool = True,
-    ) -> Any:
-        """See :meth:`experiments.rivals.Rival.__call__`."""
+    def __post_init__(self) -> None:
+        """Checks the options."""
         if self.num_layers < 1:
             raise ValueError(f"num_layers={self.num_layers}, but a Grid LSTM has 1 layer or more; give num_layers=6")
-        cell = GridLSTMCell(
-            self.features,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            num_layers=self.num_layers,
-            tied=self.tied,
-            priority=self.priority,
-            initial_memory=self.initial_memory,
-            read_memory=self.read_memory,
-            forget_bias=self.forget_bias,
-            time_scale=self.time_scale,
-            parent=None,
-        )
-        rnn = nn.RNN(cell, name="rnn")
-        return rnn(xs, initial_carry=initial_carry, seq_lengths=seq_lengths, return_carry=return_carry)
+        super().__post_init__()
+
+    @nn.nowrap
+    def cell(self, deterministic: bool) -> nn.RNNCellBase:
+        """The cell of all layers."""
+        return sharing(self, GridLSTMCell, parent=None)

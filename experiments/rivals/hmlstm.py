@@ -45,7 +45,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init, gate_norm, per_gate
+from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init, gate_norm, per_gate, sharing
 
 
 def boundary(zt: jax.Array, slope: float) -> jax.Array:
@@ -187,16 +187,7 @@ class HMLSTM(Rival):
     ) -> Any:
         """See :meth:`Rival.__call__`."""
         m, types = self.features, {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        cell = HMLSTMCell(
-            m,
-            **types,
-            num_layers=self.num_layers,
-            layer_norm=self.layer_norm,
-            slope=self.slope,
-            forget_bias=self.forget_bias,
-            time_scale=self.time_scale,
-            parent=None,
-        )
+        cell = sharing(self, HMLSTMCell, parent=None)
         carry, hs = nn.RNN(cell, name="rnn")(
             xs, initial_carry=initial_carry, seq_lengths=seq_lengths, return_carry=True
         )

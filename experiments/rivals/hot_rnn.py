@@ -22,7 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, per_gate
+from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, per_gate, sharing
 
 
 class HOTCell(Cell):
@@ -105,14 +105,4 @@ class HOTRNN(CellStack):
     @nn.nowrap
     def cell(self, index: int, deterministic: bool) -> nn.RNNCellBase:
         """A layer's cell."""
-        return HOTCell(
-            self.features,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            lags=self.lags,
-            order=self.order,
-            ranks=self.ranks,
-            forget_bias=self.forget_bias,
-            time_scale=self.time_scale,
-            parent=None,
-        )
+        return sharing(self, HOTCell, parent=None)

@@ -39,7 +39,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, gate_norm, per_gate
+from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, gate_norm, per_gate, sharing
 
 
 class NormedGates(nn.Module):
@@ -205,18 +205,11 @@ class HyperLSTM(CellStack):
     @nn.nowrap
     def cell(self, index: int, deterministic: bool) -> nn.RNNCellBase:
         """A layer's cell."""
-        return HyperLSTMCell(
-            self.features,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+        return sharing(
+            self,
+            HyperLSTMCell,
             hyper_features=self.hyper_features or max(2, self.features // 4),
             embedding=self.embedding or max(1, self.features // 16),
-            layer_norm=self.layer_norm,
-            epsilon=self.epsilon,
-            dropout=self.dropout,
-            hyper_dropout=self.hyper_dropout,
-            forget_bias=self.forget_bias,
-            time_scale=self.time_scale,
             deterministic=deterministic,
             parent=None,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,7 @@ import optax
 
 from tlstm_jax import biases
 
+Module = TypeVar("Module", bound=nn.Module)
 Carry = Any
 """The state between two chunks of a sequence: a pytree of arrays ``(*batch, ..)``."""
 
@@ -119,6 +120,37 @@ class Cell(nn.RNNCellBase):
         return 1
 
 
+class CellLayer(Rival):
+    """One layer, or all layers of a model in one cell, with :class:`flax.linen.RNN`.
+
+    Subclasses implement :meth:`cell`, whose carry is the layer's.
+    """
+
+    @nn.nowrap
+    def cell(self, deterministic: bool) -> nn.RNNCellBase:
+        """A new cell, with ``parent=None``."""
+        raise NotImplementedError
+
+    @nn.nowrap
+    def scan_options(self) -> dict[str, Any]:
+        """More arguments for :class:`flax.linen.RNN`, for example ``split_rngs={"params": False, "dropout": True}``."""
+        return {}
+
+    @nn.compact
+    def __call__(
+        self,
+        xs: jax.Array,
+        *,
+        initial_carry: Carry | None = None,
+        seq_lengths: jax.Array | None = None,
+        return_carry: bool = False,
+        deterministic: bool = True,
+    ) -> Any:
+        """See :meth:`Rival.__call__`."""
+        rnn = nn.RNN(self.cell(deterministic), **self.scan_options(), name="rnn")
+        return rnn(xs, initial_carry=initial_carry, seq_lengths=seq_lengths, return_carry=return_carry)
+
+
 class CellStack(Rival):
     """Layers of one kind of cell, each of which reads the outputs of the one below, with :class:`flax.linen.RNN`.
 
@@ -168,6 +200,18 @@ class CellStack(Rival):
             carry, xs = rnn(xs, initial_carry=start, seq_lengths=seq_lengths, return_carry=True)
             carries.append(carry)
         return (tuple(carries), xs) if return_carry else xs
+
+
+def sharing(module: nn.Module, kind: type[Module], **others: Any) -> Module:
+    """A new module of a kind, whose fields have the values of the fields of ``module`` that have the same names.
+
+    Args:
+        module: a layer, or a cell that consists of cells.
+        kind: the class of the new module.
+        others: fields that differ.
+    """
+    names = (kind.__dataclass_fields__.keys() & type(module).__dataclass_fields__.keys()) - {"parent", "name", *others}
+    return kind(**{name: getattr(module, name) for name in names}, **others)
 
 
 def lstm_gates(a: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:

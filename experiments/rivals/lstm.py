@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, lstm_gates, per_gate
+from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, lstm_gates, per_gate, sharing
 
 
 class LSTMCell(Cell):
@@ -88,15 +88,7 @@ class LSTM(CellStack):
     @nn.nowrap
     def cell(self, index: int, deterministic: bool) -> nn.RNNCellBase:
         """A layer's cell."""
-        return LSTMCell(
-            self.features,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            output_peephole=self.output_peephole,
-            forget_bias=self.forget_bias,
-            time_scale=self.time_scale,
-            parent=None,
-        )
+        return sharing(self, LSTMCell, parent=None)
 
     def start(self, index: int, batch_shape: tuple[int, ...]) -> Carry | None:
         """The learned initial state of table 3's variant."""

@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, lstm_gates, per_gate
+from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, lstm_gates, per_gate, sharing
 
 
 class MILSTMCell(Cell):
@@ -103,15 +103,4 @@ class MILSTM(CellStack):
     @nn.nowrap
     def cell(self, index: int, deterministic: bool) -> nn.RNNCellBase:
         """A layer's cell."""
-        return MILSTMCell(
-            self.features,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            alpha=self.alpha,
-            beta_hidden=self.beta_hidden,
-            beta_input=self.beta_input,
-            layer_norm=self.layer_norm,
-            forget_bias=self.forget_bias,
-            time_scale=self.time_scale,
-            parent=None,
-        )
+        return sharing(self, MILSTMCell, parent=None)

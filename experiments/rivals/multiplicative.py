@@ -32,7 +32,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, lstm_gates, per_gate
+from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, lstm_gates, per_gate, sharing
 
 ORTHOGONAL = nn.initializers.orthogonal()
 
@@ -166,16 +166,10 @@ class MultiplicativeLSTM(CellStack):
     @nn.nowrap
     def cell(self, index: int, deterministic: bool) -> nn.RNNCellBase:
         """A layer's cell."""
-        return MultiplicativeLSTMCell(
-            self.features,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            weight_norm=self.weight_norm,
-            linear_candidate=self.linear_candidate,
-            dropout=self.dropout,
+        return sharing(
+            self,
+            MultiplicativeLSTMCell,
             input_dropout=0.0 if index else self.input_dropout,
-            forget_bias=self.forget_bias,
-            time_scale=self.time_scale,
             deterministic=deterministic,
             parent=None,
         )
@@ -246,11 +240,4 @@ class MultiplicativeRNN(CellStack):
     @nn.nowrap
     def cell(self, index: int, deterministic: bool) -> nn.RNNCellBase:
         """A layer's cell."""
-        return MultiplicativeRNNCell(
-            self.features,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            factors=self.factors,
-            additive=self.additive,
-            parent=None,
-        )
+        return sharing(self, MultiplicativeRNNCell, parent=None)

@@ -29,7 +29,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, Rival
+from experiments.rivals.layer import Carry, Cell, Rival, sharing
 from tlstm_jax import biases
 
 
@@ -154,18 +154,7 @@ class RHN(Rival):
         """See :meth:`experiments.rivals.Rival.__call__`."""
         if self.num_layers < 1:
             raise ValueError(f"num_layers={self.num_layers}, but an RHN has 1 layer or more; give num_layers=10")
-        cell = RHNCell(
-            self.features,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            num_layers=self.num_layers,
-            state_dropout=self.state_dropout,
-            transform_bias=self.transform_bias,
-            initial_scale=self.initial_scale,
-            time_scale=self.time_scale,
-            deterministic=deterministic,
-            parent=None,
-        )
+        cell = sharing(self, RHNCell, deterministic=deterministic, parent=None)
 
         def whole_sequence(rate: float, values: jax.Array) -> jax.Array:
             return nn.Dropout(rate, broadcast_dims=(-2,), deterministic=deterministic)(values)

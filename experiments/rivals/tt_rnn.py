@@ -37,7 +37,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, lstm_gates, per_gate
+from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, lstm_gates, per_gate, sharing
 from experiments.rivals.low_rank import LowRankDense
 from experiments.rivals.tensor_train import TTDense, balanced_modes, check_modes, normal_cores, orthogonal_cores
 
@@ -207,20 +207,7 @@ class FactoredStack(CellStack):
     @nn.nowrap
     def cell(self, index: int, deterministic: bool) -> nn.RNNCellBase:
         """A layer's cell; all but the first read hidden units."""
-        return self.cell_type(
-            self.features,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            variant=self.variant,
-            num_modes=self.num_modes,
-            ranks=self.ranks,
-            input_modes=self.hidden_modes if index else self.input_modes,
-            hidden_modes=self.hidden_modes,
-            smooth=self.smooth,
-            forget_bias=self.forget_bias,
-            time_scale=self.time_scale,
-            parent=None,
-        )
+        return sharing(self, self.cell_type, input_modes=self.hidden_modes if index else self.input_modes, parent=None)
 
 
 class TTLSTM(FactoredStack):

@@ -59,6 +59,11 @@ class _Unitary(Rival):
             )
         super().__post_init__()
 
+    @property
+    def learns_start(self) -> bool:
+        """True."""
+        return True
+
     def transition(self) -> Callable[[jax.Array], jax.Array]:
         """The product with W: maps [Re h, Im h] to [Re hW, Im hW], each (*batch, 2M)."""
         raise NotImplementedError

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -45,12 +45,12 @@ FORGET_BIAS = 4.0
 SET_BY_TIME_SCALE = ("forget_bias", "conveyor_bias")
 """The options that time_scale replaces; with it they are None."""
 
-MODEL_HELP = "; ".join(
+MODEL_HELP = "\n".join(
     [
-        "tlstm",
-        "trnn: no memory cells (eqs. 5-8, in the paper with `--norm none`)",
-        "slstm: stacked LSTM layers, which share their parameters in the paper",
-        *(f"{name}: {arguments.summary(rival).rstrip('.')}" for name, rival in RIVALS.items()),
+        "tlstm: Tensorized LSTM.",
+        "trnn: No memory cells (eqs. 5-8, in the paper with `--norm none`).",
+        "slstm: Stacked LSTM layers, which share their parameters in the paper.",
+        *(f"{name}: {arguments.summary(rival)}" for name, rival in RIVALS.items()),
     ]
 )
 """The models with a line each."""
@@ -218,18 +218,21 @@ class ModelOptions:
         """The M with which :meth:`core_size` is nearest to ``budget``."""
         unit = 1 if self.rival is None else self.rival.features_multiple
 
+        @functools.cache
         def size(units: int) -> int:
             return dataclasses.replace(self, features=units * unit).core_size(inputs)
 
         plain = self.model == "slstm" or self.rival is not None or self.norm == "none"
-        smallest = 1 if plain else 2  # which the norm needs
-        largest = smallest
-        while largest < LARGEST and size(largest) < budget:
-            largest = min(2 * largest, LARGEST)
-        sizes = range(largest + 1)
-        least = bisect.bisect_left(sizes, budget, lo=smallest, key=size)  # the smallest M that reaches the budget
-        nearest = min(max(smallest, least - 1), min(least, largest), key=lambda units: abs(size(units) - budget))
-        return nearest * unit
+        below, above = (1 if plain else 2), LARGEST  # which the norm needs
+        units = min(64, above)
+        while above - below > 1:  # sizes grow about as M^2, and counting takes tens of milliseconds
+            if size(units) < budget:
+                below = units
+            else:
+                above = units
+            guess = round(units * math.sqrt(budget / size(units)))
+            units = min(max(guess, below + 1), above - 1)
+        return unit * min(below, above, key=lambda units: abs(size(units) - budget))
 
     def check(self, default: ModelOptions) -> None:
         """Raises a ValueError for a size that is too large, and for an option that the model does not have."""

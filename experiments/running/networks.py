@@ -83,14 +83,15 @@ class SymbolLabeler(Network):
         """A rival's carry and outputs. Where the initial state is learned, the carry says which rows have begun."""
         if not layer.learns_start:
             return cast(Any, call(layer, xs, rows, deterministic, initial_carry=carry, return_carry=True))
-        start, _ = call(layer, xs[:, :0], rows, deterministic, return_carry=True)
+        start = None
         if carry is not None:
+            first, _ = call(layer, xs[:, :0], rows, deterministic, return_carry=True)
             begun, latest = carry
 
             def chosen(first: jax.Array, later: jax.Array) -> jax.Array:
                 return jnp.where(begun.reshape(-1, *[1] * (later.ndim - 1)), later, first)
 
-            start = jax.tree.map(chosen, start, latest)
+            start = jax.tree.map(chosen, first, latest)
         carry, ys = call(layer, xs, rows, deterministic, initial_carry=start, return_carry=True)
         return (jnp.ones(len(xs), bool), carry), ys
 

@@ -95,10 +95,12 @@ def build(generated: GeneratedTask, model: ModelOptions, train: SampleOptions) -
     """
     model.check_task(generated.config["task"])
     labeler = SymbolLabeler(model.layer(), generated.num_symbols)
+    task = labeling(labeler, generated, train)
+    length = generated.generate(np.random.default_rng(0), 1)[0].shape[1]
     return Experiment(
         name=generated.name,
-        task=labeling(labeler, generated, train),
-        params=initialized(labeler, train.seed, jnp.zeros((1, 1), jnp.int32)),
+        task=task,
+        params=initialized(labeler, train.seed, jnp.zeros((1, length), jnp.int32)),
         model=model,
         network=labeler,
         config=generated.config,

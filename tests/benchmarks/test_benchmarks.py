@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from jax.experimental import rnn
 
-from benchmarks import depth, floor, gpu_suite, memory, speed, stacks
+from benchmarks import depth, floor, gpu_suite, kernel_times, memory, populations, rivals, speed, stacks
 from benchmarks.checking import Mismatch, build
 from benchmarks.contenders import CONTENDERS
 from benchmarks.measure import Limits, interleave
@@ -27,12 +27,15 @@ from benchmarks.programs import count
 from benchmarks.race import Entry, race
 from benchmarks.record import commit, number
 from benchmarks.tasks import PRECISIONS, SIZES, Task
+from experiments.rivals import RIVALS
 
 ROOT = Path(__file__).parents[2]
 
 TINY = Task(SIZES["tiny"], PRECISIONS["highest"], training=True)
 SLOW = {  # a minute of C++ compilation, with PyTorch's own warnings
-    "torch-compile": (pytest.mark.slow, pytest.mark.filterwarnings("ignore"))
+    "torch-compile": (pytest.mark.slow, pytest.mark.filterwarnings("ignore")),
+    "unroll-1": pytest.mark.slow,
+    "unroll-8": pytest.mark.slow,
 }
 FACTS = {"device_kind", "device_count", "platform", "jax", "jaxlib", "flax", "python", "xla_flags", "commit", "date"}
 
@@ -295,9 +298,46 @@ def test_gpu_suite(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["suite.json", "suite.log"]
 
 
+def test_the_verdict_of_the_suite():
+    """Each choice by the parts that were timed, the fastest first; whatever has no time is left out."""
+
+    def part(name, **times):
+        rows = [{"size": "a", "contender": contender, "median_ms": ms} for contender, ms in times.items()]
+        return {"name": name, "status": "done", "results": {"rows": rows}}
+
+    parts = [part("unroll", auto=1.5, **{"unroll-1": 2.5}), part("flags-none", auto=1.5), part("flags-pdl", auto=1.25)]
+    cut_off = {"name": "fused", "status": "cut off", "results": None}
+    failed = part("fused", auto=1.0)
+    failed["results"]["rows"].append({"size": "a", "contender": "fused-gates", "error": "no"})
+    for other in (cut_off, failed):
+        assert gpu_suite.verdict([*parts, other]) == [
+            "unroll at size a: auto 1.50 ms, unroll-1 2.50 ms",
+            "XLA_FLAGS at size a: pdl 1.25 ms, none 1.50 ms",
+        ]
+    assert gpu_suite.verdict([cut_off, part("flags-none", auto=1.5)]) == []
+
+
+@pytest.mark.slow
+def test_profile_and_populations(tmp_path, capsys):
+    out = tmp_path / "kernels.json"
+    assert kernel_times.main(["--sizes", "tiny", "--calls", "1", "--out", str(out)]) == 0
+    (row,) = read(out)["rows"]
+    assert any("dot" in kernel["kernel"] for kernel in row["kernels"])
+    times = [kernel["us_per_timestep"] for kernel in row["kernels"]]
+    assert times == sorted(times, reverse=True)
+    assert row["busy_us_per_timestep"] == pytest.approx(sum(times))
+    out = tmp_path / "populations.json"
+    assert populations.main(["--sizes", "tiny", "--members", "1", "3", "--repetitions", "1", "--out", str(out)]) == 0
+    assert [row["members"] for row in read(out)["rows"]] == [1, 3]
+    for row in read(out)["rows"]:
+        assert row["ms_per_member"] == pytest.approx(row["median_ms"] / row["members"])
+    assert "ms each" in capsys.readouterr().out
+
+
 def test_options_of_the_suite():
     """Every part's options, with and without --smoke, are some that its command knows."""
-    parsers = {"speed": speed.parse, "depth": depth.parse, "memory": memory.parse}
+    modules = (speed, depth, memory, kernel_times, populations)
+    parsers = {module.MODULE.rpartition(".")[2]: module.parse for module in modules}
     for part in gpu_suite.PARTS.values():
         for smoke in (False, True):
             arguments = part.command(Path("part.json"), smoke)[3:]
@@ -367,3 +407,41 @@ def test_what_was_measured_names_a_commit_of_the_history():
     if {*ended.values()} == {128}:  # git knows none of them
         pytest.skip("needs the history, not a copy of its end")
     assert not any(ended.values()), ended
+
+
+def test_rivals_are_timed_beside_ours(tmp_path, capsys):
+    """In training as it is done, with batch statistics, at the nearest number of parameters."""
+    out = tmp_path / "speed.json"
+    arguments = ["--sizes", "tiny", "--contenders", "auto", "bnlstm", "--passes", "training", "--repetitions", "1"]
+    assert speed.main([*arguments, "--out", str(out)]) == 0
+    ours, rival = read(out)["rows"]
+    assert (rival["contender"], rival["summary"]) == ("bnlstm", rivals.contenders()["bnlstm"].summary)
+    sizes = {m: 4 * m * (10 + m) + 14 * m + 2 * m for m in range(4, 20)}
+    assert rival["features"] == min(sizes, key=lambda m: abs(sizes[m] - ours["parameters"]))
+    assert (rival["parameters"], rival["depth"]) == (sizes[rival["features"]], 1)
+    assert rival["ratio_to_auto"] == rival["median_ms"] / ours["median_ms"]
+    assert rival["ms_per_timestep"] == rival["median_ms"] / SIZES["tiny"].num_steps
+    assert "ms a timestep" in capsys.readouterr().out
+    program = rivals.build("bnlstm", TINY)
+    result = program.fetch(program.call())
+    for wrong, message in (
+        (result._replace(outputs=result.outputs[1:]), "shape"),
+        (result._replace(outputs=result.outputs * np.nan), "outputs are not finite"),
+        (result._replace(gradients=jax.tree.map(np.zeros_like, result.gradients)), "gradients are all 0"),
+    ):
+        with pytest.raises(Mismatch, match=message):
+            rivals.check("bnlstm", program, wrong, TINY)
+    with pytest.raises(Mismatch, match="100 parameters for the tLSTM's 995 are not the nearest"):
+        rivals.check("bnlstm", dataclasses.replace(program, parameters=100), result, TINY)
+
+
+def test_the_group_of_rivals():
+    everything = speed.parse(["--contenders", "rivals", "floor", "grid"]).contenders
+    assert everything == ["auto", *RIVALS, "floor"]
+    assert not {*CONTENDERS} & {*RIVALS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RIVALS)
+def test_every_rival_can_be_timed(name):
+    build(rivals.contenders()[name], TINY)

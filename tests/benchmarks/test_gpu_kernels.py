@@ -104,13 +104,13 @@ def test_what_one_timestep_launches():
     }
 
 
-def test_double_buffering_makes_two_timesteps_an_iteration():
-    """XLA halves the trip count and doubles the body; the text says so by the counter's step."""
-    unrolled = SCAN.replace('"n":"50"', '"n":"25"').replace('"step":"1"', '"step":"2"')
+def test_an_unrolled_loop_makes_several_timesteps_an_iteration():
+    """Half the trip count and a doubled body; the other timesteps that there are run outside of the loop."""
+    unrolled = SCAN.replace('"n":"50"', '"n":"25"')
     for name in ("gemm.1", "tanh.2"):
         line = next(line for line in SCAN.splitlines(keepends=True) if line.startswith(f"  %{name} "))
         unrolled = unrolled.replace(line, line + line.replace(name, "second_" + name, 1))
-    report = the_loop(unrolled).report()
+    report = the_loop(unrolled, timesteps=51).report()
     assert report["timesteps"] == 50
     assert report["kernels_per_timestep"] == 5
     assert report["copies_per_timestep"] == 0.5
@@ -128,9 +128,32 @@ body=%scan_body, backend_config={"known_trip_count":{"n":"5"}}
 
 ENTRY"""
     text = SCAN.replace("body=%scan_body", "body=%outer_body").replace("ENTRY", outer)
-    program = gk.Module(text).program
-    assert [(loop.trip_count, len(loop.body.kernels)) for loop in program.all_loops()] == [(50, 1), (5, 8)]
+    program = gk.Module(text, timesteps=500).program
+    found = [(loop.trip_count, loop.steps, len(loop.body.kernels)) for loop in program.all_loops()]
+    assert found == [(50, 10, 1), (5, 2, 8)]
     assert program.launches == 2 + 50 * (1 + 5 * 8)
+
+
+def test_slices_that_are_kernels_are_copies():
+    """Read or written, whatever computes their indices; a fusion that also computes is none."""
+    moving = """\
+%moving (p.9: f32[50,15,8], p.10: s32[]) -> f32[15,8] {
+  %p.9 = f32[50,15,8]{2,1,0} parameter(0)
+  %p.10 = s32[] parameter(1)
+  %last.1 = s32[] subtract(%p.10, %p.10)
+  %slice.1 = f32[1,15,8]{2,1,0} dynamic-slice(%p.9, %last.1, %last.1, %last.1), dynamic_slice_sizes={1,15,8}
+  ROOT %bitcast.1 = f32[15,8]{1,0} bitcast(%slice.1)
+}
+
+%scan_body"""
+    text = SCAN.replace("%scan_body", moving, 1)
+    for name in ("write-start", "tanh.2"):
+        line = next(line for line in text.splitlines() if line.startswith(f"  %{name} "))
+        text = text.replace(line, line.replace("calls=%fused_tanh", "calls=%moving"))
+    assert "calls=%moving" in text
+    assert the_loop(text).report()["copies_per_timestep"] == 3
+    text = text.replace("dynamic-slice(%p.9, %last.1, %last.1, %last.1)", "negate(%p.9)")
+    assert the_loop(text).report()["copies_per_timestep"] == 1
 
 
 def test_unknown_trip_count():
@@ -171,10 +194,12 @@ def test_breakdown():
 def test_table():
     result = {"size": "2D M=8 P=2", "implementation": "reference", "pass": "training", "launches": None, "outside": 2}
     result |= {"temp_bytes": 10, "compile_seconds": 0.5, "loops": [the_loop(SCAN).report(), the_loop(SCAN).report()]}
+    result["launches_per_timestep"] = 13.56
     assert gk.row(result).split("  ")[0] == "2D M=8 P=2"
     assert "8 [50] + 8 [50]" in gk.row(result)
     assert "1 + 1" in gk.row(result)
-    assert len(gk.HEADER.split()) == 10
+    assert " 13.6 " in gk.row(result)
+    assert len(gk.HEADER.split()) == 11
 
 
 @pytest.mark.parametrize(
@@ -191,6 +216,7 @@ def test_table():
         ["--platform", "rocm"],
         ["--dtype", "int8"],
         ["--out"],
+        ["--unroll", "0"],
         ["--nonsense"],
     ],
 )

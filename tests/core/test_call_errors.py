@@ -133,8 +133,8 @@ def test_lengths_known_while_others_are_traced(api, lengths):
         ({"remat": 2.5}, r"got 2\.5", "remat must be True, False or a positive number"),
         ({"remat": "dots"}, "got 'dots'", "remat must be True, False or a positive number"),
         ({"remat": None}, "got None", "remat must be True, False or a positive number"),
-        ({"unroll": 0}, "got 0", "unroll must be True, False or a positive number"),
-        ({"unroll": "all"}, "got 'all'", "unroll must be True, False or a positive number"),
+        ({"unroll": 0}, "got 0", r"unroll must be None \(by platform\), True, False or a positive number"),
+        ({"unroll": "all"}, "got 'all'", r"unroll must be None \(by platform\), True, False or a positive number"),
     ],
 )
 @pytest.mark.parametrize("api", ["pure", "stacked", "linen", "nnx"])

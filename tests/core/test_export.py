@@ -37,6 +37,7 @@ def test_an_unroll_at_any_batch_size_with_its_gradient(name):
         close(*gradients, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_any_number_of_timesteps():
     cfg = model("2d")
     params = tl.init_params(jax.random.key(0), R, cfg)

@@ -245,11 +245,11 @@ def with_peepholes(monkeypatch):
 
 def test_a_term_added_to_the_cell_needs_no_derivative_of_its_own(x64, monkeypatch):
     """A peephole, written in ``cell.pointwise`` with a parameter group of its own, has correct fused gradients."""
+    xs, state = setup("2d")[2:]  # which is cached, so that its parameters must be made before there are peepholes
     with_peepholes(monkeypatch)
     # Compiled functions are cached by configuration: no other test has this one, or would get peepholes too.
     cfg = tl.TLSTMConfig(features=4, tensor_shape=(3,), param_dtype=jnp.float64, norm_epsilon=1.23e-6)
     params = jax.jit(lambda key: tl.init_params(key, R, cfg))(jax.random.key(0))
-    xs, state = setup("2d")[2:]
     expected = results(cfg, params, xs, state, "reference", reset=RESET)
     for plan in ("auto", "states, 3 at a time", "states, all"):
         close(results(cfg, params, xs, state, PLANS[plan], reset=RESET), expected)
@@ -388,6 +388,7 @@ def test_residuals_are_neither_copied_nor_literals():
     assert re.findall(rf"= {patches}\S* copy\(", loops) == []
 
 
+@pytest.mark.slow
 def test_memory_of_a_long_sequence_grows_with_its_square_root():
     cfg, params, _, _ = setup("2d", "float32")
 

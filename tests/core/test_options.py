@@ -42,6 +42,25 @@ def value_and_gradients(masked, **options):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(params, xs, state)
 
 
+@pytest.mark.parametrize(("implementation", "elsewhere"), [("auto", 3), ("reference", 1)])
+def test_unroll_is_chosen_by_platform(implementation, elsewhere):
+    cfg, params, xs, _ = setup("2d", dtype="float32")
+
+    def trace(unroll):
+        def loss(params):
+            return tl.unroll(params, xs, cfg, unroll=unroll, implementation=implementation)[1].sum()
+
+        return jax.jit(jax.grad(loss)).trace(params)
+
+    def program(traced, platform):
+        return traced.lower(lowering_platforms=(platform,)).as_text()
+
+    chosen, one, several = map(trace, (None, 1, elsewhere))
+    assert program(chosen, "cpu") == program(one, "cpu")
+    assert program(chosen, "cuda") == program(several, "cuda")
+
+
+@pytest.mark.slow
 def test_remat_saves_memory():
     cfg = tl.TLSTMConfig(features=16, tensor_shape=(4,))
     params, xs, _ = random_arguments(cfg, R, (8, 128))

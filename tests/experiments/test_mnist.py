@@ -163,7 +163,7 @@ def test_help_names_every_option(capsys):
 
 
 def test_the_lines_of_the_help_are_filled(capsys):
-    """No line of a description ends where the first word of the next one would have fit."""
+    """No line within a sentence ends where the first word of the next one would have fit."""
     with pytest.raises(SystemExit):
         mnist.main(["--help"])
     texts = [line.strip("│").ljust(80)[2:78] for line in capsys.readouterr().out.splitlines()]
@@ -172,4 +172,5 @@ def test_the_lines_of_the_help_are_filled(capsys):
         pair for pair in itertools.pairwise(texts) if all(text.startswith(indent) and text.strip() for text in pair)
     ]
     assert len(pairs) > 40
-    assert not [line for line, after in pairs if len(line.rstrip()) + 1 + len(after.split()[0]) <= len(line)]
+    within = [pair for pair in pairs if not pair[0].rstrip().endswith(".")]
+    assert not [line for line, after in within if len(line.rstrip()) + 1 + len(after.split()[0]) <= len(line)]

@@ -8,15 +8,22 @@ import pytest
 
 from experiments import reproduce
 from experiments.common.errors import CommandError, Interrupted
-from experiments.reporting import lines
+from experiments.reporting import lines, paper
 from experiments.reproducing import archive, rows
 from experiments.running import training
 
 SMALL = rows.populations(rows.Data(), smoke=True)
-FAST = [each for each in SMALL if each.model.model == "slstm"]
+FAST = [each for each in SMALL if each.options[0].model.model == "slstm" or each.options[0].model.preset == "slstm"]
 """Those whose model is compiled fast: stacks of two layers, and one layer."""
+OF_RIVALS = [
+    next(each for each in SMALL if each.row == row and each.options[0].model.model == model)
+    for row, model in ((6, "lstm"), (7, "irnn"))
+]
+"""A population of each row of rivals that is compiled fast."""
 OF_EACH = {(each.row, each.task): each for each in FAST}
 """One population of each task in each row."""
+LIKE_OTHERS = {(4, "memorization"), (4, "addition")}
+"""Those whose tasks rows 1 and 2 have too, as row 4 has MNIST."""
 
 
 @pytest.fixture
@@ -45,6 +52,7 @@ def test_the_rows_are_the_papers():
     """Models, batch and learning rates, and three seeds of each."""
     found = rows.populations(rows.Data())
     assert {each.row for each in found} == {*rows.ROWS}
+    assert {*rows.ORDER} == {*rows.ROWS}
     for each in found:
         grid = {(own.train.seed, own.train.learning_rate) for own in each.options}
         assert len(grid) == len(each.options) == 6
@@ -52,14 +60,40 @@ def test_the_rows_are_the_papers():
     best = next(each for each in found if each.name.startswith("memorization n=20, 3d+CN L=10"))
     assert (best.model.tensor_shape, best.model.features, best.options[0].num_symbols) == ((10, 10), 100, 65)
     sizes = {each.model.core_size(65) for each in found if each.row == 1 and "2d" not in each.name}
-    assert max(sizes) < 1.01 * min(sizes)
+    assert max(sizes) < 1.03 * min(sizes)  # the norm's parameters grow with the number of locations
+
+
+def test_the_rivals_are_those_of_the_papers_tables():
+    """As many parameters as the tLSTM of the table, but for the uRNN, which has its published width."""
+    found = rows.populations(rows.Data())
+    assert len({each.name for each in found}) == len(found)
+    for row, table in ((6, 2), (7, 3)):
+        models = [own.model for each in found if each.row == row for own in each.options]
+        assert {model.model for model in models} == {quoted.model for quoted in paper.TABLES[table].quoted.values()}
+        assert {model.features for model in models if not model.params} <= {512}
+    equal = next(each for each in found if each.row == 3).model.core_size(1)
+    assert {own.model.params for each in found if each.row == 7 for own in each.options} == {None, str(equal)}
+    noise = {
+        (own.permuted, *own.model.rival_options)
+        for each in found
+        for own in each.options
+        if own.model.model == "bnlstm"
+    }
+    assert noise == {(True,), (False, "state_noise=0.1")}
 
 
 def smoke(out, *arguments):
     return reproduce.main(["--smoke", "--out", str(out), *arguments])
 
 
-@pytest.mark.parametrize("population", OF_EACH.values(), ids=lambda each: f"{each.row}-{each.task}")
+@pytest.mark.parametrize(
+    "population",
+    [
+        pytest.param(each, marks=pytest.mark.slow if (each.row, each.task) in LIKE_OTHERS else ())
+        for each in (*OF_EACH.values(), *OF_RIVALS)
+    ],
+    ids=lambda each: f"{each.row}-{each.task}",
+)
 def test_a_population_of_every_row(tmp_path, only, no_figures, population):
     only([population])
     assert smoke(tmp_path, "--rows", str(population.row)) == 0
@@ -146,7 +180,7 @@ def test_the_plan_times_a_step(tmp_path, only, capsys):
     ("arguments", "message"),
     [
         ([], "out is required"),
-        (["--out", "x", "--rows", "7"], "rows must be among 1, 2, 3, 4, 5, got 7"),
+        (["--out", "x", "--rows", "8"], "rows must be among 1, 2, 3, 4, 5, 6, 7, got 8"),
         (["--out", "x", "--results", "elsewhere"], "results must be a folder, got elsewhere"),
         (["--out", "x", "--budget", "0"], "budget must be a positive number of seconds, got 0"),
     ],

@@ -23,7 +23,7 @@ from tests.experiments.small_runs import TINY, assert_same_run, killed_at, metri
 def test_a_run_leaves_what_it_says(whole, capfd):
     config = json.loads((whole / wd.CONFIG).read_text())
     assert config["features"] == 4
-    assert config["learning_rate"] == 5e-3
+    assert config["learning_rate"] == 6e-3
     assert config["permutation"] is None
     records = metrics(whole)
     assert [record["epoch"] for record in records] == [1, 2, 3]

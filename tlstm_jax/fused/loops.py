@@ -19,11 +19,14 @@ from tlstm_jax.fused.memory import convolve, memory_convolution
 from tlstm_jax.fused.reverse_only import reverse_only
 from tlstm_jax.normalization import mean_of
 from tlstm_jax.options import Fused
-from tlstm_jax.scan import Ends, Span, reset_rows, scan_span
+from tlstm_jax.scan import Ends, Span, reset_rows, scan_span, select
 from tlstm_jax.typing import Array, Bool, Float, Locations, Params, Preactivations, TLSTMState
 
 PATCHES_BYTES = 2**30
 """Off the CPU, the size of the patches from which weight gradients are taken at a time."""
+
+UNROLLS = (3, 4, 5)
+"""Off the CPU, the timesteps in one iteration of a loop, unless ``unroll`` says otherwise; see :func:`several`."""
 
 scope = jax.named_scope
 
@@ -74,7 +77,7 @@ class Residuals(NamedTuple):
         xs: projected inputs of all timesteps of the loops, which may be a few more than the span's.
         reset: where the state is reset before the input, or None.
         ends: as in :class:`tlstm_jax.scan.Span`, where that is an array.
-        states: the state before the first timestep and after every timestep, before any reset.
+        states: the state before every timestep, before any reset; with save="gates" also the last one.
         a: the pre-activations of all timesteps, if saved.
     """
 
@@ -87,7 +90,7 @@ class Residuals(NamedTuple):
 
 
 def fused_span(
-    params: Params, cfg: TLSTMConfig, fused: Fused, unroll: int | bool, fresh: TLSTMState | None
+    params: Params, cfg: TLSTMConfig, fused: Fused, unroll: int | bool | None, fresh: TLSTMState | None
 ) -> Span[TLSTMState]:
     """A :class:`tlstm_jax.scan.Span` of :func:`tlstm_jax.cell.timestep` with a derivative of its own.
 
@@ -95,7 +98,7 @@ def fused_span(
         params: kernels not yet in the computation dtype, so that their gradients are summed in float32 at least.
         cfg: the model.
         fused: how to differentiate; what is None follows from the platform.
-        unroll: timesteps in one iteration of a scan.
+        unroll: timesteps in one iteration of a scan; None follows from the platform too.
         fresh: the state after a reset, ``(*p, 1, m)``; None for zeros.
     """
     params, fresh = reverse_only((params, fresh))
@@ -104,12 +107,12 @@ def fused_span(
         end, array_ends = (None, ends) if isinstance(ends, jax.Array) else (ends, None)
         step_bytes = cfg.num_offsets * state.h.size * state.h.dtype.itemsize
 
-        def run(plan: Fused, *arguments: Any) -> Any:
-            static = Static(cfg, plan, unroll, end)
+        def run(plan: Fused, by_default: int, *arguments: Any) -> Any:
+            static = Static(cfg, plan, by_default if unroll is None else unroll, end)
             return _span(static, prepare(params, static, state.h.dtype, fresh), *arguments)
 
-        known = not export.is_symbolic_dim(step_bytes)  # it is not in a program exported for any batch size
-        gather = max(1, PATCHES_BYTES // max(1, step_bytes)) if known else 1
+        # Batch and timesteps are unknown in a program exported for any number of them.
+        gather = 1 if export.is_symbolic_dim(step_bytes) else max(1, PATCHES_BYTES // max(1, step_bytes))
         if xs.shape[0] == 0:
             return state, None if ends is None else state, xs
         arguments = (*reverse_only((state, xs)), reset, array_ends)
@@ -117,14 +120,26 @@ def fused_span(
             check_covered(cfg, state, xs)
             from tlstm_jax.fused import mosaic  # only where it is asked for: it imports Pallas, and needs a later jax
 
-            return mosaic.run(params, cfg, (fused.align or 16, fused.gather or gather, unroll, end), *arguments, fresh)
-        on_cpu = functools.partial(run, fused.or_else("gates", 1, 1, "kept"))
-        elsewhere = functools.partial(run, fused.or_else("states", gather, 16, "built"))
-        if None not in (fused.save, fused.gather, fused.align, fused.patches):
+            timesteps = several(xs.shape[0]) if unroll is None else unroll
+            plan = (fused.align or 16, fused.gather or gather, timesteps, end)
+            return mosaic.run(params, cfg, plan, *arguments, fresh)
+        on_cpu = functools.partial(run, fused.or_else("gates", 1, 1, "kept"), 1)
+        elsewhere = functools.partial(run, fused.or_else("states", gather, 16, "built"), several(xs.shape[0]))
+        if None not in (fused.save, fused.gather, fused.align, fused.patches, unroll):
             return on_cpu(*arguments)
         return lax.platform_dependent(*arguments, cpu=on_cpu, default=elsewhere)
 
     return span
+
+
+def several(num_steps: int) -> int:
+    """The one of :data:`UNROLLS` for which the fewest timesteps are compiled, and of those the largest.
+
+    Compiled are those of an iteration and those that the iterations leave over.
+    """
+    if export.is_symbolic_dim(num_steps):
+        return 1
+    return min(UNROLLS, key=lambda unroll: (unroll + num_steps % unroll, -unroll))
 
 
 def prepare(params: Params, static: Static, dtype: Any, fresh: TLSTMState | None) -> Weights:
@@ -211,7 +226,7 @@ def _span(
 def _forward(
     static: Static, weights: Weights, state: TLSTMState, xs: Array, reset: Array | None, ends: Array | None
 ) -> tuple[tuple[TLSTMState, TLSTMState | None, Array], Residuals]:
-    num_steps, hidden, cast_weights = xs.shape[0], static.hidden, _cast(weights, state.h.dtype)
+    num_steps, cast_weights = xs.shape[0], _cast(weights, state.h.dtype)
     if export.is_symbolic_dim(num_steps):
         raise ValueError(
             "the gradient needs a fixed number of timesteps, got a symbolic one (batch dimensions may be symbolic): "
@@ -219,37 +234,72 @@ def _forward(
         )
     total = math.prod(static.chunks(num_steps))
     xs, reset = jax.tree.map(lambda z: _pad_steps(z, total), (xs, reset))
+    if static.plan.save == "gates":
+        (states, saved), final = _in_place(static, cast_weights, state, xs, reset), None
+    else:
+        (states, final), saved = _stacked(static, cast_weights, state, xs, reset), None
+    h = jax.vmap(functools.partial(cell.output, cfg=static.cfg))(states.h)[1 : num_steps + 1]
+    ys = h if len(h) == num_steps or final is None else jnp.concatenate([h, cell.output(final.h, static.cfg)[None]])
+    last = _state_at(num_steps, states, final)
+    end = _state_after(static.end if ends is None else ends, states, final)
+    return (last, end, ys), Residuals(weights, xs, reset, ends, states, saved)
+
+
+def _in_place(
+    static: Static, weights: Weights, state: TLSTMState, xs: Array, reset: Array | None
+) -> tuple[TLSTMState, Saved]:
+    """All states, the last one included, and all pre-activations.
+
+    The loop works in the arrays that it leaves behind, so that they are written once and never copied.
+    """
+    total, hidden = len(xs), static.hidden
 
     def body(
-        carry: tuple[TLSTMState, Saved | None, Array | None], inputs: tuple[Array, Array, Array | None]
-    ) -> tuple[tuple[TLSTMState, Saved | None, Array | None], None]:
+        carry: tuple[TLSTMState, Saved, Array | None], inputs: tuple[Array, Array, Array | None]
+    ) -> tuple[tuple[TLSTMState, Saved, Array | None], None]:
         t, x, is_reset = inputs
         states, saved, patches = carry
-        state = reset_rows(is_reset, _get(states, t), cast_weights.fresh)
+        state = reset_rows(is_reset, _get(states, t), weights.fresh)
         if patches is not None:
             patches = hidden.put(patches, state.h, x)
-        a = _preactivations(static, cast_weights, state.h, x, patches)
-        if saved is not None:  # what follows reads A where it is saved, so that it is written only once
-            saved = lax.optimization_barrier(_put(saved, a, t))
-            a = _get(saved, t)
-        return (_put(states, _advance(static, cast_weights, state, a), t + 1), saved, patches), None
+        a = _preactivations(static, weights, state.h, x, patches)
+        # What follows reads A where it is saved, so that it is written only once.
+        saved = lax.optimization_barrier(_put(saved, a, t))
+        a = _get(saved, t)
+        return (_put(states, _advance(static, weights, state, a), t + 1), saved, patches), None
 
-    # The loop works in the arrays that it leaves behind, so that residuals are written once and never copied. These
-    # start with different numbers, all overwritten, or XLA would fill one array and copy it to the others.
+    # The arrays start with different numbers, all overwritten, or XLA would fill one and copy it to the others.
     numbers = itertools.count()
     states = jax.tree.map(lambda leaf: _filled(total + 1, leaf, next(numbers)).at[0].set(leaf), state)
-    saved = None
-    if static.plan.save == "gates":
-        a = jax.eval_shape(functools.partial(_preactivations, static, cast_weights), state.h, xs[0])
-        saved = [_filled(total, leaf, next(numbers)) for leaf in a]
+    a = jax.eval_shape(functools.partial(_preactivations, static, weights), state.h, xs[0])
+    saved = [_filled(total, leaf, next(numbers)) for leaf in a]
     states, saved, _ = sharding.vary_alike((states, saved, state.h))
-    patches = hidden.empty(state.h, cast_weights.kernels) if hidden.kept else None
+    patches = hidden.empty(state.h, weights.kernels) if hidden.kept else None
     steps = (jnp.arange(total), xs, reset)
     (states, saved, _), _ = lax.scan(body, (states, saved, patches), steps, unroll=static.unroll)
-    last = jax.tree.map(lambda leaf: leaf[num_steps], states)
-    ys = jax.vmap(functools.partial(cell.output, cfg=static.cfg))(states.h)[1 : num_steps + 1]
-    end = _state_after(static.end if ends is None else ends, states)
-    return (last, end, ys), Residuals(weights, xs, reset, ends, states, saved)
+    return states, saved
+
+
+def _stacked(
+    static: Static, weights: Weights, state: TLSTMState, xs: Array, reset: Array | None
+) -> tuple[TLSTMState, TLSTMState]:
+    """The states before each timestep, which a scan writes once in an iteration, and the last one."""
+    hidden = static.hidden
+
+    def body(
+        carry: tuple[TLSTMState, Array | None], inputs: tuple[Array, Array | None]
+    ) -> tuple[tuple[TLSTMState, Array | None], TLSTMState]:
+        before, patches = carry
+        x, is_reset = inputs
+        state = reset_rows(is_reset, before, weights.fresh)
+        if patches is not None:
+            patches = hidden.put(patches, state.h, x)
+        a = _preactivations(static, weights, state.h, x, patches)
+        return (_advance(static, weights, state, a), patches), before
+
+    patches = hidden.empty(state.h, weights.kernels) if hidden.kept else None
+    (last, _), states = lax.scan(body, (state, patches), (xs, reset), unroll=static.unroll)
+    return states, last
 
 
 def _pad_steps(z: Array, num_steps: int) -> Array:
@@ -272,13 +322,20 @@ def _put(residuals: Any, now: Any, t: Array) -> Any:
     return jax.tree.map(lambda leaf, new: lax.dynamic_update_index_in_dim(leaf, new, t, 0), residuals, now)
 
 
-def _state_after(ends: Ends, states: TLSTMState) -> TLSTMState | None:
+def _state_at(t: int, states: TLSTMState, final: TLSTMState | None) -> TLSTMState:
+    """The state after t timesteps; ``final``, if given, follows ``states``."""
+    return final if final is not None and t == len(states.h) else jax.tree.map(lambda leaf: leaf[t], states)
+
+
+def _state_after(ends: Ends, states: TLSTMState, final: TLSTMState | None) -> TLSTMState | None:
     """The state after ``ends`` timesteps, an int for all rows or an array with one for each."""
     if ends is None or isinstance(ends, int):
-        return None if ends is None else jax.tree.map(lambda leaf: leaf[ends], states)
+        return None if ends is None else _state_at(ends, states, final)
+    count = len(states.h)
     rows: Any = jax.vmap(lambda leaf, end: leaf[end], in_axes=(-2, 0), out_axes=-2)
-    within = jnp.clip(ends, 0, len(states.h) - 1)
-    return jax.tree.map(lambda leaf: rows(leaf, within), states)
+    within = jnp.clip(ends, 0, count - 1)
+    found = jax.tree.map(lambda leaf: rows(leaf, within), states)
+    return found if final is None else select(ends == count, final, found)
 
 
 # Backward

@@ -14,6 +14,7 @@ import jax
 import jax.custom_batching
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental import pallas as pl
 
 from tlstm_jax import cell
 from tlstm_jax.config import TLSTMConfig
@@ -139,6 +140,17 @@ class Residuals(NamedTuple):
     states: tuple[Array, Array]
 
 
+class Updated(NamedTuple):
+    """What the backward kernel updates in place, as in :class:`tlstm_jax.fused.cell_kernel.Backward`; first ``d_c``."""
+
+    slots: Any
+    steps: Any
+    now: Any
+    d_a: Any
+    d_pointwise: Any
+    d_fresh: Any
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _span(
     static: Static,
@@ -160,26 +172,28 @@ def _forward(
     ends: Array | None,
 ) -> tuple[tuple[Any, Any, Array], Residuals]:
     weights, state, xs = _alone((weights, state, xs))
-    ref = functools.partial(_ref, inputs=(weights, state, xs))
     s, num_steps = static.sizes, len(xs)
     total = math.prod(static.chunks(num_steps))
     xs = jnp.pad(xs, ((0, total - num_steps), (0, 0), (0, 0)))
     if reset is not None:  # and one more: the cell writes the patches of the timestep after
         reset = jnp.pad(reset, ((0, total + 1 - num_steps), (0, 0))).astype(jnp.int32)
     kernel = weights.kernel.astype(state[1].dtype)
-    cs, hs = (ref(jnp.zeros((total + 1, *leaf.shape), leaf.dtype).at[0].set(leaf)) for leaf in state)
     first = state[1] if reset is None else _reset(reset[0], state[1], weights, 1)
-    columns = ref(_patches(s, first, xs[0]))
-    steps = ref(jnp.zeros((s.locations, s.batch), jnp.int32))
 
-    def body(_: Any, __: Any) -> Any:
-        a = _product(s, columns[...], kernel)
-        common = _common(s, weights, reset, cs, steps)
-        cell_kernel.forward_step(s, Forward(common, a, xs, hs, columns))
-        return (), None
+    def loop(refs: Any) -> None:
+        (cs, hs), columns, steps = refs
 
-    lax.scan(body, (), None, length=total, unroll=static.unroll)
-    states = (jax.freeze(cs), jax.freeze(hs))
+        def body(_: Any, __: Any) -> Any:
+            a = _product(s, columns[...], kernel)
+            common = _common(s, weights, reset, cs, steps)
+            cell_kernel.forward_step(s, Forward(common, a, xs, hs, columns))
+            return (), None
+
+        lax.scan(body, (), None, length=total, unroll=static.unroll)
+
+    start = tuple(jnp.zeros((total + 1, *leaf.shape), leaf.dtype).at[0].set(leaf) for leaf in state)
+    steps = jnp.zeros((s.locations, s.batch), jnp.int32)
+    states, _, _ = pl.run_state(loop)((start, _patches(s, first, xs[0]), steps))
     last = tuple(leaf[num_steps] for leaf in states)
     end: Any = None
     if static.end is not None:
@@ -203,15 +217,6 @@ def _refuse_vmap(*_: Any) -> NoReturn:
     )
 
 
-def _ref(value: Array, inputs: Any) -> Any:
-    """A reference to an array that kernels update, made anew wherever any of the inputs is.
-
-    To JAX creating one has no inputs but the value: in the derivative of a scan (as with remat) it would move that of a
-    constant out of the loop, and every iteration would go on with what the last one left.
-    """
-    return jax.new_ref(lax.optimization_barrier((value, inputs))[0])
-
-
 def _reset(is_reset: Array, z: Float[Array, "p b padded"], weights: Weights, which: int) -> Array:
     """C (0) or H (1) after a reset where there is one."""
     fresh = None if weights.fresh is None else weights.fresh[which][:, None].astype(z.dtype)
@@ -222,7 +227,6 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
     weights, xs, reset, ends, (cs, hs) = residuals
     d_last, d_end, d_ys = cotangents
     num_steps, total = len(d_ys), len(xs)
-    ref = functools.partial(_ref, inputs=(weights, xs, cs, hs, cotangents))
     count, size = static.chunks(num_steps)
     s = static.sizes._replace(chunk=size)
     d_ys = jnp.pad(d_ys.astype(jnp.float32), ((0, total - num_steps), (0, 0), (0, 0)))
@@ -247,15 +251,18 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
     slots = slots.at[(total - 1) % 2, :, :, still if offsets > 1 else 0].set(d_c)
 
     def per_row(leaf: Array) -> Any:
-        return ref(jnp.zeros((s.locations, s.batch, s.padded), leaf.dtype))
+        return jnp.zeros((s.locations, s.batch, s.padded), leaf.dtype)
 
-    slots, steps = ref(slots), ref(jnp.full((s.locations, s.batch), total - 1, jnp.int32))
-    now = ref(jnp.zeros((s.locations, s.batch, s.width), hs.dtype))
-    d_a = ref(jnp.zeros((size, s.locations, s.batch, s.width), jnp.float32))
-    d_pointwise = jax.tree.map(per_row, weights.pointwise)
-    d_fresh = None if reset is None else jax.tree.map(per_row, weights.fresh)
+    updated = Updated(
+        slots,
+        jnp.full((s.locations, s.batch), total - 1, jnp.int32),
+        jnp.zeros((s.locations, s.batch, s.width), hs.dtype),
+        jnp.zeros((size, s.locations, s.batch, s.width), jnp.float32),
+        jax.tree.map(per_row, weights.pointwise),
+        None if reset is None else jax.tree.map(per_row, weights.fresh),
+    )
 
-    def chunk(carry: Any, start: Any) -> Any:
+    def chunk(refs: Updated, carry: Any, start: Any) -> Any:
         d_columns, d_kernel, d_bias = carry
 
         def timesteps(z: Array) -> Array:
@@ -268,13 +275,15 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
         a = _product(s, columns, kernel)
 
         def body(d_columns: Array, _: Any) -> tuple[Array, None]:
-            common = _common(s, weights, reset, cs, steps)
-            arrays = Backward(common, d_columns, d_ys, a, arriving, slots, d_a, now, d_pointwise, d_fresh)
+            common = _common(s, weights, reset, cs, refs.steps)
+            arrays = Backward(
+                common, d_columns, d_ys, a, arriving, refs.slots, refs.d_a, refs.now, refs.d_pointwise, refs.d_fresh
+            )
             cell_kernel.backward_step(s, arrays)
-            return _product(s, now[...], transposed), None
+            return _product(s, refs.now[...], transposed), None
 
         d_columns, _ = lax.scan(body, d_columns, None, length=size, unroll=static.unroll)
-        factor = d_a[...]
+        factor = refs.d_a[...]
         flat = factor.reshape(-1, s.width)
         found = lax.dot_general(
             columns.reshape(-1, s.depth),
@@ -289,24 +298,32 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
         ]
         return (d_columns, d_kernel + found, d_bias + flat.sum(0)), functools.reduce(jnp.add, taps)
 
-    zeros = jax.tree.map(jnp.zeros_like, (weights.kernel, weights.bias))
-    (d_columns, d_kernel, d_bias), d_xs = lax.scan(
-        chunk, (d_columns, *zeros), size * jnp.arange(count), reverse=True, unroll=count == 1
-    )
+    def loop(refs: Any) -> None:
+        updated, totals, d_xs = refs
+        carry = jax.tree.map(lambda total: total[...], totals)
+        starts = size * jnp.arange(count)
+        carry, found = lax.scan(functools.partial(chunk, updated), carry, starts, reverse=True, unroll=count == 1)
+        for total, value in zip(totals, carry, strict=True):
+            total[...] = value
+        d_xs[...] = found
+
+    totals = (d_columns, jnp.zeros_like(weights.kernel), jnp.zeros_like(weights.bias))
+    d_xs = jnp.zeros((count, size, s.batch, s.stride), jnp.float32)
+    updated, (d_columns, d_kernel, d_bias), d_xs = pl.run_state(loop)((updated, totals, d_xs))
     _, to_first = jax.vjp(lambda h: _patches(s, h, jnp.zeros(xs.shape[1:], jnp.float32)), jnp.zeros_like(d_h))
     (d_h,) = to_first(d_columns)
-    d_c = _first_memory(s, slots[1])
+    d_c = _first_memory(s, updated.slots[1])
     fresh = None if weights.fresh is None else jax.tree.map(jnp.zeros_like, weights.fresh)
     if reset is not None:
         is_reset = to_rank(reset[0][:, None] > 0, 3)
-        if d_fresh is not None:
+        if updated.d_fresh is not None:
             more = [jnp.where(is_reset, d, 0).sum(1) for d in (d_c, d_h)]
-            fresh = tuple(total[...].sum(1) + d for total, d in zip(d_fresh, more, strict=True))
+            fresh = tuple(total.sum(1) + d for total, d in zip(updated.d_fresh, more, strict=True))
         d_c, d_h = (jnp.where(is_reset, 0, d) for d in (d_c, d_h))
     for arrival in arriving:  # in rows that end before they begin
         here = to_rank((arrival.ends == 0)[:, None], 3)
         d_c, d_h = (d + jnp.where(here, more, 0) for d, more in zip((d_c, d_h), arrival[1:], strict=True))
-    d_pointwise = jax.tree.map(lambda total: total[...].sum(1), d_pointwise)
+    d_pointwise = jax.tree.map(lambda total: total.sum(1), updated.d_pointwise)
     d_xs = _pad(d_xs.reshape(total, s.batch, s.stride), s.padded)[:num_steps].astype(xs.dtype)
     d_state = (d_c.astype(cs.dtype), d_h.astype(hs.dtype))
     return Weights(d_kernel, d_bias, d_pointwise, fresh), d_state, d_xs, None, None

@@ -4,9 +4,16 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
+from experiments.rivals import RIVALS
 from experiments.rivals.layer import core_size
 
+EVERY_KIND = ("lstm", "grid", "bnlstm", "dilated-gru", "tcn", "qrnn", "urnn", "neuralgpu")
+"""A rival of every kind: a stack of cells, a scan over layers, batch statistics, skipped timesteps, convolutions, an
+associative scan, complex states, and one that sees the whole sequence."""
+ALL = [name if name in EVERY_KIND else pytest.param(name, marks=pytest.mark.slow) for name in RIVALS]
+"""Every rival; those whose kind another one stands for are slow, for tests that take seconds for each."""
 BATCH, STEPS, INPUTS, FEATURES = 2, 5, 3, 4
 
 

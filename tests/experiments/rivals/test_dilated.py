@@ -86,10 +86,12 @@ def test_the_parameters():
     assert common.num_params(DilatedGRU(50), 1) == 129_000
 
 
+@pytest.mark.slow
 def test_equal_widths():
     widths.check(DilatedGRU, (48, 85, 83, 336, 437, 985))
 
 
+@pytest.mark.slow
 def test_what_it_starts_with():
     """A time scale of 64 is one of 16 for a dilation of 4; gradients are finite over 784 timesteps."""
     xs, layer = jnp.ones((1, 784, 1)), DilatedGRU(3, num_layers=2, dilations=(4, 256), time_scale=64.0)

@@ -82,6 +82,7 @@ def test_dropout_is_new_in_each_timestep():
     np.testing.assert_allclose(ys[0, -1][~dropped[-1]], fast[1][0][~dropped[-1]] / 0.75, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_the_numbers_of_parameters():
     widths.check(lambda m: FSLSTM(m, num_layers=2), [77, 135, 128, 536, 686, 1561])
     widths.check(FSLSTM, [64, 113, 109, 453, 582, 1322])
@@ -90,6 +91,7 @@ def test_the_numbers_of_parameters():
     assert round((core + 256 * 205 + 1201 * 205) / 1e6, 2) == 48.07
 
 
+@pytest.mark.slow
 def test_the_beginning():
     layer = FSLSTM(M, num_layers=2)
     cell = layer.init(jax.random.key(0), jnp.ones((1, 2, 3)))["params"]["rnn"]["cell"]["fast_0"]

@@ -95,6 +95,7 @@ def test_the_oracle_is_a_stacked_lstm_if_its_gates_are_the_identity():
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_numbers_of_parameters():
     widths.check(GFLSTM, [67, 118, 113, 470, 604, 1372])
 

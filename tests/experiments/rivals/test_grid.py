@@ -94,6 +94,7 @@ def test_the_parameters():
     assert core + 2000 * 205 + 205 == pytest.approx(16.83e6, rel=3e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tied", "nearest"), [(True, (87, 151, 148, 601, 778, 1757)), (False, (35, 62, 61, 245, 320, 720))]
 )
@@ -101,6 +102,7 @@ def test_equal_widths(tied, nearest):
     widths.check(lambda m: GridLSTM(m, tied=tied), nearest)
 
 
+@pytest.mark.slow
 def test_what_it_starts_with():
     xs = jnp.ones((1, 784, 1))
     layer = GridLSTM(3, num_layers=2, time_scale=100.0)

@@ -107,6 +107,7 @@ def test_one_layer_is_an_lstm():
     np.testing.assert_allclose(ys[0], expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_initial_values():
     layer = HMLSTM(8, num_layers=2, time_scale=20.0)
     cell = jax.jit(layer.init)(jax.random.key(0), jnp.ones((1, 1, 2)))["params"]["rnn"]["cell"]

@@ -75,6 +75,7 @@ def test_the_numbers_of_parameters():
     assert round(table_3 / 1e3, 1) == 84.5
 
 
+@pytest.mark.slow
 def test_the_beginning():
     starts = [
         LSTM(common.FEATURES, **options).init(jax.random.key(0), jnp.ones((1, 2, 3)))["params"]

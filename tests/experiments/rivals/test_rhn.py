@@ -87,6 +87,7 @@ def test_equal_widths(depth, nearest):
     widths.check(lambda m: RHN(m, num_layers=depth), nearest)
 
 
+@pytest.mark.slow
 def test_what_it_starts_with():
     """Transform biases of -4, or such that all layers of a timestep together keep 0.5..2T / (2T + 1) of the state."""
     xs = jnp.ones((1, 784, 1))

@@ -26,7 +26,7 @@ def example(name):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", common.ALL)
 def test_the_interface(name):
     layer, xs, variables = example(name)
 

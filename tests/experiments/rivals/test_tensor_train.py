@@ -89,6 +89,7 @@ def test_parameters():
     assert num_params(LowRankDense(32, rank=5, smooth=False), 64) == 5 * 32 + 32 + 64 * 5
 
 
+@pytest.mark.slow
 def test_initial_cores():
     shapes = [(1, 8, 8, 6), (6, 8, 8, 5), (5, 8, 8, 1)]
     key = jax.random.key(0)

@@ -1,0 +1,68 @@
+"""The figure of accuracy against training samples at equal parameters."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+
+from experiments.common.figures import End
+from experiments.reporting.result_figures import Row, measure_axis, style_of
+from experiments.reporting.rivals import Contest, Entry
+from experiments.reporting.summary import Group, mean
+
+LEAST = 3
+"""A contest with fewer rivals is not drawn."""
+LABELLED = 6
+"""The number of models that are labelled beside the tLSTM."""
+GRAY = "0.8"
+COLORS = ("tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")
+"""Of the labelled models, the best first."""
+
+
+def contest_panels(contests: Sequence[Contest]) -> list[Row]:
+    """A row with one panel for each contest with enough rivals in a task that can be solved."""
+    drawn = [each for each in contests if each.info.until_solved and each.num_rivals >= LEAST]
+    return [Row(each.title, [functools.partial(against_samples, contest=each)]) for each in drawn]
+
+
+def against_samples(axes: Any, contest: Contest) -> list[End]:
+    """The mean accuracy over seeds during training: the tLSTM and the best others labelled, the rest gray."""
+    ours, best, rest = ranked(contest.entries)
+    for entry in rest:
+        axes.plot(*curve(entry.group), color=GRAY, linewidth=0.9, zorder=1)
+    colors = [*(style_of(entry.name)["color"] for entry in ours), *COLORS]
+    for place, (entry, color) in enumerate(zip([*ours, *best], colors, strict=False)):
+        samples, values = curve(entry.group)
+        first = place < len(ours)
+        label, width, order = f"{entry.name} L={entry.group.first.depth}", 2.2 if first else 1.4, 4 if first else 3
+        axes.plot(samples, values, color=color, linewidth=width, zorder=order, label=label)
+        axes.plot(samples[-1], values[-1], "o", color=color, markersize=4, zorder=order)
+    if rest:
+        axes.plot([], [], color=GRAY, label=f"{len(rest)} other models")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)  # solved runs all end at the top
+    seeds = sorted({len(entry.group.lines) for entry in contest.entries})
+    means = f"means over {'-'.join(map(str, seeds))} seeds" if seeds[-1] > 1 else "one seed"
+    axes.set(xlabel=f"training samples ({means})", xlim=(0, None))
+    axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
+    measure_axis(axes, contest.info, "y")
+    return []
+
+
+def ranked(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry], list[Entry]]:
+    """The best tLSTM, or none; the best of the others; and the rest."""
+    ours = [entry for entry in entries if "tLSTM" in entry.name][:1]
+    others = [entry for entry in entries if entry not in ours]
+    return ours, others[:LABELLED], others[LABELLED:]
+
+
+def curve(group: Group) -> tuple[list[int], list[float]]:
+    """The samples of all evaluations, and the mean over the runs; a run that is over keeps its last value."""
+    points = sorted({record["samples"] for line in group.lines for record in line.history})
+    means = []
+    for point in points:
+        latest = [[r[line.watched] for r in line.history if r["samples"] <= point] for line in group.lines]
+        means.append(mean([values[-1] for values in latest if values]))
+    return points, means
