@@ -49,8 +49,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "2d-plain": {"tensor_shape": (3,), "kernel_size": 2, "memory_conv": False, "norm": None},
     "3d": {"tensor_shape": (3, 3), "learn_carry": True},
     "3d-bfloat16": {"tensor_shape": (2, 2), "dtype": jnp.bfloat16},
+    "2d-remat": {"tensor_shape": (3,), "remat": 2},
+    "2d-checkpoint": {"tensor_shape": (3,), "checkpoint": True},
 }
-"""What is checked: 20 features unless it says otherwise."""
+"""What is checked: 20 features unless it says otherwise; ``checkpoint`` is a scan of two calls in jax.checkpoint."""
 TOLERANCE = {jnp.dtype(jnp.float32): 1e-4, jnp.dtype(jnp.bfloat16): 0.05}
 """Of the distance of a gradient relative to its norm, with precision "highest"."""
 
@@ -116,12 +118,14 @@ def entries(task: Task, unrolls: Sequence[int]) -> dict[str, Entry]:
 
 def check(name: str) -> dict[str, Any]:
     """How far the results of a model are from XLA's, relative to their norm: a row with the largest of a leaf."""
-    cfg = tl.TLSTMConfig(**{"features": 20, **MODELS[name]})
+    model = {"features": 20, "remat": False, "checkpoint": False, **MODELS[name]}
+    remat, checkpoint = model.pop("remat"), model.pop("checkpoint")
+    cfg = tl.TLSTMConfig(**model)
     row: dict[str, Any] = {"check": name, "dtype": jnp.dtype(cfg.dtype or jnp.float32).name}
     if reason := pallas.unavailable(Task(SIZES["tiny"], PRECISIONS["highest"], training=True)):
         return row | {"unavailable": reason}
     try:
-        exact, found = (results(cfg, IMPLEMENTATIONS[implementation]) for implementation in ("fused", "mosaic"))
+        exact, found = (results(cfg, IMPLEMENTATIONS[name], remat, checkpoint) for name in ("fused", "mosaic"))
     except Exception as error:  # the other checks and the times are worth having
         return row | {"error": describe(error)}
     distances = {path: distance(found[path], exact[path]) for path in exact}
@@ -132,7 +136,9 @@ def check(name: str) -> dict[str, Any]:
     return row
 
 
-def results(cfg: tl.TLSTMConfig, implementation: Any) -> dict[str, np.ndarray[Any, Any]]:
+def results(
+    cfg: tl.TLSTMConfig, implementation: Any, remat: int | bool = False, checkpoint: bool = False
+) -> dict[str, np.ndarray[Any, Any]]:
     """Outputs, the last state, and the gradients with respect to everything, by name."""
     batch, steps, features = 3, 6, 4
     rng = np.random.default_rng(0)
@@ -146,16 +152,24 @@ def results(cfg: tl.TLSTMConfig, implementation: Any) -> dict[str, np.ndarray[An
     state = None if cfg.learn_carry else jax.tree.map(lambda z: draw(z.shape), tl.init_state(cfg, (batch,)))
     lengths, weights = jnp.asarray([6, 4, 0]), [draw((cfg.features,), 1.0) for _ in range(3)]
 
-    def loss(params: Any, xs: Any, state: Any) -> Any:
-        last, ys = tl.unroll(
+    def run_once(params: Any, xs: Any, state: Any) -> Any:
+        return tl.unroll(
             params,
             xs,
             cfg,
             initial_state=state,
             seq_lengths=lengths,
             reset=reset,
+            remat=remat,
             implementation=implementation,
         )
+
+    def loss(params: Any, xs: Any, state: Any) -> Any:
+        if checkpoint:
+            body = jax.checkpoint(lambda state, xs: run_once(params, xs, state))
+            last, ys = jax.lax.scan(body, state, jnp.stack([xs, 2 * xs]))
+        else:
+            last, ys = run_once(params, xs, state)
         parts = [ys, *jax.tree.leaves(last)]
         total = sum(jnp.sum(part.astype(jnp.float32) @ w) for part, w in zip(parts, weights, strict=True))
         return total, {"outputs": ys, "state": last}

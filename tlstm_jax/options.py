@@ -28,14 +28,11 @@ class Fused:
             single matrix product; it launches the fewest kernels on a GPU. ``"kept"`` carries them from one timestep
             to the next, so that the padding is not written again and, with two or more tensorized dimensions, part
             of it is not multiplied either; the fastest on a CPU.
-
         kernel: ``"mosaic"`` does everything of a timestep but its matrix product in one GPU kernel, written in Pallas
             Mosaic from the same equations, forward and backward; ``"xla"`` leaves all of it to XLA. ``"mosaic"`` is for
             GPUs of compute capability 9.0 (H100) or later and jax 0.11 or later, and for LSTM cells with channel
-            normalization or none, at most 512 features, in float32 or bfloat16, on one device and neither under
-            ``jax.vmap`` nor with ``remat``; :func:`tlstm_jax.unroll` refuses everything else with a ``ValueError``.
-            (What cannot be noticed and is not supported: a call inside of ``jax.checkpoint``, whose gradients are
-            wrong, or inside of a differentiated ``jax.lax.scan``.) It has its own
+            normalization or none, at most 512 features, in float32 or bfloat16, on one device and not under
+            ``jax.vmap``; :func:`tlstm_jax.unroll` refuses everything else with a ``ValueError``. It has its own
             residuals and patches, so that ``save`` and ``patches`` must be None. None is ``"xla"`` everywhere, because
             ``"mosaic"`` has not been timed on a GPU yet.
 
@@ -123,10 +120,6 @@ class Options:
         if not (named or isinstance(self.implementation, Fused)):
             given = reprlib.repr(self.implementation)
             raise ValueError(f'implementation must be "auto", "reference", "fused" or Fused(..), got {given}.')
-        if self.remat and isinstance(self.implementation, Fused) and self.implementation.kernel == "mosaic":
-            raise ValueError(
-                f'kernel="mosaic" cannot be rematerialized, got remat={self.remat!r}: use remat=False, or kernel="xla".'
-            )
 
     @property
     def fused(self) -> Fused | None:

@@ -120,8 +120,7 @@ def fused_span(
             check_covered(cfg, state, xs)
             from tlstm_jax.fused import mosaic  # only where it is asked for: it imports Pallas, and needs a later jax
 
-            timesteps = several(xs.shape[0]) if unroll is None else unroll
-            plan = (fused.align or 16, fused.gather or gather, timesteps, end)
+            plan = (fused.align or 16, fused.gather or gather, mosaic.UNROLL if unroll is None else unroll, end)
             return mosaic.run(params, cfg, plan, *arguments, fresh)
         on_cpu = functools.partial(run, fused.or_else("gates", 1, 1, "kept"), 1)
         elsewhere = functools.partial(run, fused.or_else("states", gather, 16, "built"), several(xs.shape[0]))

@@ -25,6 +25,9 @@ from tlstm_jax.layout import to_rank
 from tlstm_jax.scan import reset_rows
 from tlstm_jax.typing import Array, Bool, Float, Params, TLSTMState
 
+UNROLL = 8
+"""Timesteps in one iteration of a loop, unless ``unroll`` says otherwise: the kernels are compiled once for all."""
+
 
 class Weights(NamedTuple):
     """The parameters as the kernels use them, in float32.
@@ -191,9 +194,9 @@ def _forward(
 
         lax.scan(body, (), None, length=total, unroll=static.unroll)
 
-    start = tuple(jnp.zeros((total + 1, *leaf.shape), leaf.dtype).at[0].set(leaf) for leaf in state)
+    start: Any = tuple(jnp.zeros((total + 1, *leaf.shape), leaf.dtype).at[0].set(leaf) for leaf in state)
     steps = jnp.zeros((s.locations, s.batch), jnp.int32)
-    states, _, _ = pl.run_state(loop)((start, _patches(s, first, xs[0]), steps))
+    states, *_ = pl.run_state(loop)((start, _patches(s, first, xs[0]), steps))
     last = tuple(leaf[num_steps] for leaf in states)
     end: Any = None
     if static.end is not None:
