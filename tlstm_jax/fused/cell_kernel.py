@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -36,6 +37,8 @@ LANES = 128
 """Threads of a warpgroup."""
 BULK = 256
 """Channels that one bulk copy moves, at most."""
+PROCESSORS, TILE, MOST_PARTS = 132, 64, 4
+"""Multiprocessors of an H100, what of a product one of them computes, and into how many parts its sum is divided."""
 Ref = Any
 
 
@@ -49,6 +52,8 @@ class Sizes(NamedTuple):
         stride: channels of each gate and of each kernel offset in the operands of matrix products.
         width: columns of A.
         depth: columns of the patches.
+        parts: sums into which the product with the kernel is divided, and that with its transpose, so that small ones
+            use more of the GPU; the kernels add them up, which XLA would do in a launch of its own.
         chunk: timesteps in the arrays of pre-activations and their derivatives, which the timesteps of the backward
             pass fill from the last to the first, chunk by chunk.
     """
@@ -59,6 +64,7 @@ class Sizes(NamedTuple):
     stride: int
     width: int
     depth: int
+    parts: tuple[int, int]
     chunk: int = 1
 
     @classmethod
@@ -67,7 +73,9 @@ class Sizes(NamedTuple):
         padded, stride, unit = _up(cfg.features, LANES), _up(cfg.features, 16 // itemsize), math.lcm(align, 8)
         width = max(4 * stride + memory_offsets(cfg), 3 * stride + padded)
         depth = (cfg.num_offsets - 1) * stride + max(stride, padded)
-        return cls(cfg, batch, padded, stride, _up(width, unit), _up(depth, unit))
+        rows = math.prod(cfg.tensor_shape) * batch
+        parts = _parts(rows, width), _parts(rows, depth)
+        return cls(cfg, batch, padded, stride, _up(width, unit * parts[1]), _up(depth, unit * parts[0]), parts)
 
     @property
     def locations(self) -> int:
@@ -77,6 +85,11 @@ class Sizes(NamedTuple):
 
 def _up(size: int, unit: int) -> int:
     return -(-size // unit) * unit
+
+
+def _parts(rows: int, columns: int) -> int:
+    """Into how many sums a product with a result of this size is divided."""
+    return max(1, min(MOST_PARTS, PROCESSORS // (math.ceil(rows / TILE) * math.ceil(columns / TILE))))
 
 
 def memory_offsets(cfg: TLSTMConfig) -> int:
@@ -148,7 +161,7 @@ class Forward(NamedTuple):
             ``(n + 1, b)`` integers, or None; ``c``, ``(n + 1, p, b, padded)``, the memory cell after 0, 1, ..
             timesteps, before any reset; ``steps``, ``(p, b)``, this timestep, which each block counts for itself, so
             that no other kernel has to.
-        a: ``(p, b, width)``, the product of the patches and the kernel.
+        a: ``(parts[0], p, b, width)``, the product of the patches and the kernel.
         xs: ``(n, b, padded)``, projected inputs.
         h: as ``c``.
         patches: ``(p, b, depth)``, of the next timestep.
@@ -166,9 +179,9 @@ class Backward(NamedTuple):
 
     Attributes:
         common: as above; ``steps`` counts down.
-        d_patches: ``(p, b, depth)``, from the timestep after this one.
+        d_patches: ``(parts[1], p, b, depth)``, from the timestep after this one.
         d_ys: ``(n, b, padded)``, of the outputs.
-        a: ``(chunk, p, b, width)``, as in ``Forward`` for each timestep.
+        a: ``(chunk, p, b, width)``, the sum over parts of that in ``Forward``, for each timestep.
         arriving: cotangents of states within the sequence.
         d_c: ``(2, p, b, k, padded)``: what each location adds to dC of its neighbours, of this timestep and the next.
         d_a: ``(chunk, p, b, width)``.
@@ -196,7 +209,7 @@ def forward_step(s: Sizes, refs: Forward) -> None:
         p, b = lax.axis_index("p"), lax.axis_index("b")
         common, geometry = refs.common, refs.common.tables
         t = common.steps[p, b]
-        c, h = lowerable(_pointwise(s))(*_arguments(s, common, refs.a, (p, b), p, b, t))
+        c, h = lowerable(_pointwise(s))(*_arguments(s, common, refs.a, [(n, p, b) for n in range(s.parts[0])], p, b, t))
         common.c[t + 1, p, b, :] = c
         refs.h[t + 1, p, b, :] = h.astype(refs.h.dtype)
         if common.reset is not None:
@@ -233,7 +246,8 @@ def backward_step(s: Sizes, refs: Backward) -> None:
         d_h: Array = jnp.zeros((s.padded,), jnp.float32)
         for k in range(s.cfg.num_offsets):
             to = geometry.reader[p, k]
-            d_h += _keep(to >= 0, _part(s, refs.d_patches, lax.max(to, 0), b, part=k))
+            places = [(n, lax.max(to, 0), b) for n in range(s.parts[1])]
+            d_h += _keep(to >= 0, _part(s, refs.d_patches, places, k))
         for j in range(geometry.pairs.shape[1]):
             pair, count = geometry.pairs[p, j], geometry.neighbour.shape[1]
             source, offset = lax.div(lax.max(pair, 0), count), lax.rem(lax.max(pair, 0), count)
@@ -252,7 +266,7 @@ def backward_step(s: Sizes, refs: Backward) -> None:
         def transposed(arguments: Any, cotangents: Any) -> Any:
             return jax.vjp(_pointwise(s), *arguments)[1](cotangents)
 
-        arguments = _arguments(s, common, refs.a, (now, p, b), p, b, t)
+        arguments = _arguments(s, common, refs.a, [(now, p, b)], p, b, t)
         (*gates, q), d_neighbours, d_pointwise = lowerable(transposed)(arguments, (d_c, d_h))
         for n, d in enumerate(gates):
             refs.d_a[now, p, b, pl.ds(n * s.stride, s.padded)] = d
@@ -302,11 +316,11 @@ def _pointwise(s: Sizes) -> Callable[..., Any]:
     return pointwise
 
 
-def _arguments(s: Sizes, common: Common, a: Ref, at: tuple[Any, ...], p: Any, b: Any, t: Any) -> Any:
-    """What :func:`_pointwise` takes at location p of row b, in timestep t."""
-    gates = [_part(s, a, *at, part=n) + _part(s, common.bias, part=n) for n in range(4)]
+def _arguments(s: Sizes, common: Common, a: Ref, at: Sequence[tuple[Any, ...]], p: Any, b: Any, t: Any) -> Any:
+    """What :func:`_pointwise` takes at location p of row b, in timestep t; ``a`` is the sum of the rows ``at``."""
+    gates = [_part(s, a, at, n) + _part(s, common.bias, [()], n) for n in range(4)]
     ks = [4 * s.stride + k for k in range(memory_offsets(s.cfg))]
-    q = [a[(*at, k)] + common.bias[k] for k in ks]
+    q = [functools.reduce(operator.add, [a[(*place, k)] for place in at]) + common.bias[k] for k in ks]
     places = [common.tables.neighbour[p, k] for k in range(common.tables.neighbour.shape[1])]
     neighbours = [common.c[t, place, b, :] for place in places]
     if common.reset is not None:
@@ -324,9 +338,9 @@ def _channels(z: Array) -> Array:
     return lax.broadcasted_iota(jnp.int32, z.shape, 0)
 
 
-def _part(s: Sizes, ref: Ref, *index: Any, part: int) -> Array:
-    """The channels of one gate or kernel offset in an operand of a product, zeros after them."""
-    z = ref[(*index, pl.ds(part * s.stride, s.padded))]
+def _part(s: Sizes, ref: Ref, places: Sequence[tuple[Any, ...]], part: int) -> Array:
+    """The channels of one gate or kernel offset in an operand of a product, zeros after them; the sum of some rows."""
+    z = functools.reduce(operator.add, [ref[(*place, pl.ds(part * s.stride, s.padded))] for place in places])
     return z if s.stride == s.padded else jnp.where(_channels(z) < s.stride, z, 0.0)
 
 

@@ -126,6 +126,15 @@ def _product(s: Sizes, z: Array, kernel: Array) -> Array:
     return a.reshape(*z.shape[:-1], kernel.shape[-1])
 
 
+def _product_in_parts(s: Sizes, z: Float[Array, "p b j"], kernel: Float[Array, "j k"], parts: int) -> Array:
+    """As :func:`_product`, as many sums of a part of it each: ``(parts, p, b, k)``."""
+    z, kernel = z.reshape(-1, parts, z.shape[-1] // parts), kernel.reshape(parts, -1, kernel.shape[-1])
+    a = lax.dot_general(
+        z, kernel, (((2,), (1,)), ((1,), (0,))), precision=s.cfg.precision, preferred_element_type=jnp.float32
+    )
+    return a.reshape(parts, s.locations, s.batch, -1)
+
+
 def _common(s: Sizes, weights: Weights, reset: Array | None, c: Any, steps: Any) -> Common:
     tables = jax.tree.map(jnp.asarray, cell_kernel.tables(s.cfg))
     return Common(
@@ -141,6 +150,19 @@ class Residuals(NamedTuple):
     reset: Array | None
     ends: Array | None
     states: tuple[Array, Array]
+
+
+def _gradient(s: Sizes, columns: Float[Array, "n depth"], d_a: Float[Array, "n width"]) -> Array:
+    """The gradient of the kernel, a sum over n rows.
+
+    XLA divides a sum this long into parts, and copies both arrays for it where their number does not divide n.
+    """
+    parts = max(parts for parts in range(1, 9) if len(columns) % parts == 0)
+    columns, d_a = (z.reshape(parts, -1, z.shape[-1]) for z in (columns, d_a))
+    found = lax.dot_general(
+        columns, d_a, (((1,), (1,)), ((0,), (0,))), precision=s.cfg.precision, preferred_element_type=jnp.float32
+    )
+    return found.sum(0)
 
 
 class Updated(NamedTuple):
@@ -187,7 +209,7 @@ def _forward(
         (cs, hs), columns, steps = refs
 
         def body(_: Any, __: Any) -> Any:
-            a = _product(s, columns[...], kernel)
+            a = _product_in_parts(s, columns[...], kernel, s.parts[0])
             common = _common(s, weights, reset, cs, steps)
             cell_kernel.forward_step(s, Forward(common, a, xs, hs, columns))
             return (), None
@@ -247,8 +269,8 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
     arriving = lax.optimization_barrier(arriving)  # or XLA would make zeros anew in every iteration
     d_c, d_h = float32(d_last)  # as if a timestep after the last had passed them on, at the offset that does not move
     still = s.cfg.offsets.index((0,) * len(s.cfg.tensor_shape))
-    d_columns = jnp.zeros((s.locations, s.batch, s.depth), jnp.float32)
-    d_columns = d_columns.at[..., still * s.stride : (still + 1) * s.stride].set(d_h[..., : s.stride])
+    d_columns = jnp.zeros((s.parts[1], s.locations, s.batch, s.depth), jnp.float32)
+    d_columns = d_columns.at[0, ..., still * s.stride : (still + 1) * s.stride].set(d_h[..., : s.stride])
     offsets = max(1, cell_kernel.memory_offsets(s.cfg))
     slots: Any = jnp.zeros((2, s.locations, s.batch, offsets, s.padded), jnp.float32)
     slots = slots.at[(total - 1) % 2, :, :, still if offsets > 1 else 0].set(d_c)
@@ -283,18 +305,12 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
                 common, d_columns, d_ys, a, arriving, refs.slots, refs.d_a, refs.now, refs.d_pointwise, refs.d_fresh
             )
             cell_kernel.backward_step(s, arrays)
-            return _product(s, refs.now[...], transposed), None
+            return _product_in_parts(s, refs.now[...], transposed, s.parts[1]), None
 
         d_columns, _ = lax.scan(body, d_columns, None, length=size, unroll=static.unroll)
         factor = refs.d_a[...]
         flat = factor.reshape(-1, s.width)
-        found = lax.dot_general(
-            columns.reshape(-1, s.depth),
-            flat.astype(columns.dtype),
-            (((0,), (0,)), ((), ())),
-            precision=s.cfg.precision,
-            preferred_element_type=jnp.float32,
-        )
+        found = _gradient(s, columns.reshape(-1, s.depth), flat.astype(columns.dtype))
         taps = [
             _product(s, factor[:, place], transposed[:, k * s.stride : (k + 1) * s.stride])
             for k, place in cell_kernel.input_taps(s.cfg)
@@ -314,7 +330,7 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
     d_xs = jnp.zeros((count, size, s.batch, s.stride), jnp.float32)
     updated, (d_columns, d_kernel, d_bias), d_xs = pl.run_state(loop)((updated, totals, d_xs))
     _, to_first = jax.vjp(lambda h: _patches(s, h, jnp.zeros(xs.shape[1:], jnp.float32)), jnp.zeros_like(d_h))
-    (d_h,) = to_first(d_columns)
+    (d_h,) = to_first(d_columns.sum(0))
     d_c = _first_memory(s, updated.slots[1])
     fresh = None if weights.fresh is None else jax.tree.map(jnp.zeros_like, weights.fresh)
     if reset is not None:
