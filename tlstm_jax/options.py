@@ -32,8 +32,9 @@ class Fused:
             Mosaic from the same equations, forward and backward; ``"xla"`` leaves all of it to XLA. ``"mosaic"`` is for
             GPUs of compute capability 9.0 (H100) or later and jax 0.11 or later, and for LSTM cells with channel
             normalization or none, at most 512 features, in float32 or bfloat16, on one device and not under
-            ``jax.vmap``; :func:`tlstm_jax.unroll` refuses everything else with a ``ValueError``. It has its own
-            residuals and patches, so that ``save`` and ``patches`` must be None. None is ``"xla"`` everywhere, because
+            ``jax.vmap``; :func:`tlstm_jax.unroll` refuses everything else with a ``ValueError``. With it,
+            ``save="gates"`` saves the patches too, and is the default where those of all timesteps fill at most 1 GiB.
+            None is ``"xla"`` everywhere, because
             ``"mosaic"`` has not been timed on a GPU yet.
 
     A CPU gets ``Fused("gates", 1, 1, "kept")`` and ``unroll=1``. Other platforms get ``Fused("states", n, 16,
@@ -65,11 +66,8 @@ class Fused:
             raise ValueError(f'patches must be "kept", "built" or None (by platform), got {self.patches!r}.')
         if not isinstance(self.kernel, str | None) or self.kernel not in ("mosaic", "xla", None):
             raise ValueError(f'kernel must be "mosaic", "xla" or None (by platform), got {self.kernel!r}.')
-        if self.kernel == "mosaic" and (self.save or self.patches):
-            raise ValueError(
-                f'save and patches must be None with kernel="mosaic", which has residuals and patches of its own, got '
-                f"save={self.save!r} and patches={self.patches!r}."
-            )
+        if self.kernel == "mosaic" and self.patches == "kept":
+            raise ValueError('patches must be "built" or None with kernel="mosaic", which builds them, got "kept".')
         for name in ("gather", "align"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else positive_size(name, value))

@@ -104,11 +104,13 @@ class Tables(NamedTuple):
         neighbour: ``(p, k)``, the location whose memory p reads at each kernel offset: the nearest inside (eq. 17).
         reader: ``(p, k)``, the location whose patches hold p at each kernel offset, or -1 (eq. 14).
         pairs: ``(p, j)``, the pairs (location, offset) for which ``neighbour`` is p, as one number, then -1.
+        zero: ``(p, k)``, 1 for an offset at which the patches of p have neither a location nor the input, else 0.
     """
 
     neighbour: NDArray[np.int32]
     reader: NDArray[np.int32]
     pairs: NDArray[np.int32]
+    zero: NDArray[np.int32]
 
 
 @functools.cache
@@ -129,7 +131,10 @@ def tables(cfg: TLSTMConfig) -> Tables:
     pairs = [np.flatnonzero(neighbour == p) for p in range(count)]  # p k + offset
     width = max(map(len, pairs))
     filled = np.array([np.pad(found, (0, width - len(found)), constant_values=-1) for found in pairs])
-    return Tables(*(table.astype(np.int32) for table in (neighbour, reader, filled)))
+    zero = np.stack([~inside(at + step) for step in np.array(cfg.offsets)], -1)
+    for k, place in input_taps(cfg):
+        zero[place, k] = False
+    return Tables(*(table.astype(np.int32) for table in (neighbour, reader, filled, zero)))
 
 
 class Arrival(NamedTuple):
@@ -152,6 +157,18 @@ class Common(NamedTuple):
     steps: Ref
 
 
+class Kept(NamedTuple):
+    """What the forward kernel keeps of n timesteps for the backward pass.
+
+    Attributes:
+        a: ``(n, p, b, width)``, the sum over parts of that in ``Forward``.
+        patches: ``(n, p, b, k * stride)``, without padding after them.
+    """
+
+    a: Ref
+    patches: Ref
+
+
 class Forward(NamedTuple):
     """The arrays of the forward kernel, for n timesteps.
 
@@ -165,6 +182,7 @@ class Forward(NamedTuple):
         xs: ``(n, b, padded)``, projected inputs.
         h: as ``c``.
         patches: ``(p, b, depth)``, of the next timestep.
+        kept: for the backward pass, or None.
     """
 
     common: Common
@@ -172,6 +190,7 @@ class Forward(NamedTuple):
     xs: Ref
     h: Ref
     patches: Ref
+    kept: Kept | None
 
 
 class Backward(NamedTuple):
@@ -205,32 +224,48 @@ class Backward(NamedTuple):
 def forward_step(s: Sizes, refs: Forward) -> None:
     """C_t and H_t from the product of a timestep, and the patches of the next."""
 
-    def tlstm_forward(refs: Forward, h_copy: Ref, x_copy: Ref) -> None:
+    def tlstm_forward(refs: Forward, h_copy: Ref, x_copy: Ref, zeros: Ref | None = None) -> None:
         p, b = lax.axis_index("p"), lax.axis_index("b")
-        common, geometry = refs.common, refs.common.tables
+        common, geometry, kept = refs.common, refs.common.tables, refs.kept
         t = common.steps[p, b]
-        c, h = lowerable(_pointwise(s))(*_arguments(s, common, refs.a, [(n, p, b) for n in range(s.parts[0])], p, b, t))
+        a = _preactivations(s, refs.a, [(n, p, b) for n in range(s.parts[0])])
+        c, h = lowerable(_pointwise(s))(*_arguments(s, common, a, p, b, t))
         common.c[t + 1, p, b, :] = c
         refs.h[t + 1, p, b, :] = h.astype(refs.h.dtype)
         if common.reset is not None:
             h = _select(common.reset[t + 1, b] > 0, _fresh(s, common.fresh, 1, p), h)
         h_copy[...] = h.astype(h_copy.dtype)
+        if kept is not None and zeros is not None:
+            _write_gates(s, [kept.a], (t, p, b), *a)
+            zeros[...] = jnp.zeros((s.padded,), zeros.dtype)
         plgpu.commit_smem()
+        is_last = t + 1 == refs.xs.shape[0]
+
+        def copy(source: Ref, place: Any, k: int) -> None:
+            _copy_part(s, source, refs.patches.at[place, b], k)
+            if kept is not None:
+                pl.when(~is_last)(lambda: _copy_part(s, source, kept.patches.at[t + 1, place, b], k))
+
         for k in range(s.cfg.num_offsets):
             to = geometry.reader[p, k]
-            pl.when(to >= 0)(functools.partial(_copy_part, s, h_copy, refs.patches, to, b, k))
+            pl.when(to >= 0)(functools.partial(copy, h_copy, to, k))
+            if kept is not None:
+                is_zero = (geometry.zero[p, k] > 0) & ~is_last
+                pl.when(is_zero)(functools.partial(_copy_part, s, zeros, kept.patches.at[t + 1, p, b], k))
         for k, place in input_taps(s.cfg):
 
             def tap(k: int = k) -> None:
                 x_copy[...] = refs.xs[t + 1, b, :]
                 plgpu.commit_smem()
-                _copy_part(s, x_copy, refs.patches, p, b, k)
+                copy(x_copy, p, k)
 
-            pl.when((p == place) & (t + 1 < refs.xs.shape[0]))(tap)
+            pl.when((p == place) & ~is_last)(tap)
         plgpu.wait_smem_to_gmem(0)
         common.steps[p, b] = t + 1
 
     copies = [plgpu.SMEM((s.padded,), ref.dtype) for ref in (refs.h, refs.xs)]
+    if refs.kept is not None:
+        copies.append(plgpu.SMEM((s.padded,), refs.h.dtype))
     _launch(tlstm_forward, s, refs, copies)
 
 
@@ -266,14 +301,9 @@ def backward_step(s: Sizes, refs: Backward) -> None:
         def transposed(arguments: Any, cotangents: Any) -> Any:
             return jax.vjp(_pointwise(s), *arguments)[1](cotangents)
 
-        arguments = _arguments(s, common, refs.a, [(now, p, b)], p, b, t)
-        (*gates, q), d_neighbours, d_pointwise = lowerable(transposed)(arguments, (d_c, d_h))
-        for n, d in enumerate(gates):
-            refs.d_a[now, p, b, pl.ds(n * s.stride, s.padded)] = d
-            refs.now[p, b, pl.ds(n * s.stride, s.padded)] = d.astype(refs.now.dtype)
-        for k, d in enumerate(q):
-            refs.d_a[now, p, b, 4 * s.stride + k] = d
-            refs.now[p, b, 4 * s.stride + k] = d.astype(refs.now.dtype)
+        a = _preactivations(s, refs.a, [(now, p, b)])
+        (*gates, q), d_neighbours, d_pointwise = lowerable(transposed)(_arguments(s, common, a, p, b, t), (d_c, d_h))
+        _write_gates(s, [refs.d_a.at[now], refs.now], (p, b), gates, q)
         for k, d in enumerate(d_neighbours):
             refs.d_c[1 - parity, p, b, k, :] = d
         for total, d in zip(*map(jax.tree.leaves, (refs.d_pointwise, d_pointwise)), strict=True):
@@ -316,11 +346,26 @@ def _pointwise(s: Sizes) -> Callable[..., Any]:
     return pointwise
 
 
-def _arguments(s: Sizes, common: Common, a: Ref, at: Sequence[tuple[Any, ...]], p: Any, b: Any, t: Any) -> Any:
-    """What :func:`_pointwise` takes at location p of row b, in timestep t; ``a`` is the sum of the rows ``at``."""
-    gates = [_part(s, a, at, n) + _part(s, common.bias, [()], n) for n in range(4)]
+def _preactivations(s: Sizes, a: Ref, places: Sequence[tuple[Any, ...]]) -> tuple[list[Array], list[Any]]:
+    """Gates and logits, before the bias: the sum of some rows of ``a``."""
+    gates = [_part(s, a, places, n) for n in range(4)]
     ks = [4 * s.stride + k for k in range(memory_offsets(s.cfg))]
-    q = [functools.reduce(operator.add, [a[(*place, k)] for place in at]) + common.bias[k] for k in ks]
+    return gates, [functools.reduce(operator.add, [a[(*place, k)] for place in places]) for k in ks]
+
+
+def _write_gates(s: Sizes, arrays: Sequence[Ref], place: tuple[Any, ...], gates: Sequence[Array], q: Any) -> None:
+    """Writes rows of arrays that are read by :func:`_preactivations`: each gate over the padding of the one before."""
+    for array in arrays:
+        for n, z in enumerate(gates):
+            array[(*place, pl.ds(n * s.stride, s.padded))] = z.astype(array.dtype)
+        for k, z in enumerate(q):
+            array[(*place, 4 * s.stride + k)] = z.astype(array.dtype)
+
+
+def _arguments(s: Sizes, common: Common, a: tuple[list[Array], list[Any]], p: Any, b: Any, t: Any) -> Any:
+    """What :func:`_pointwise` takes at location p of row b, in timestep t, from pre-activations without the bias."""
+    gates = [z + _part(s, common.bias, [()], n) for n, z in enumerate(a[0])]
+    q = [z + common.bias[4 * s.stride + k] for k, z in enumerate(a[1])]
     places = [common.tables.neighbour[p, k] for k in range(common.tables.neighbour.shape[1])]
     neighbours = [common.c[t, place, b, :] for place in places]
     if common.reset is not None:
@@ -355,11 +400,11 @@ def _select(condition: Any, one: Array, other: Array) -> Array:
     return jnp.where(_channels(one) < bound, one, other)
 
 
-def _copy_part(s: Sizes, source: Ref, patches: Ref, p: Any, b: Any, k: int) -> None:
-    """Starts to write the channels of one kernel offset in the patches of location p."""
+def _copy_part(s: Sizes, source: Ref, patches: Ref, k: int) -> None:
+    """Starts to write the channels of one kernel offset in the patches of a location."""
     for first in range(0, s.stride, BULK):
         count = min(BULK, s.stride - first)
-        to = patches.at[p, b, pl.ds(k * s.stride + first, count)]
+        to = patches.at[pl.ds(k * s.stride + first, count)]
         plgpu.copy_smem_to_gmem(source.at[pl.ds(first, count)], to)
 
 

@@ -120,8 +120,9 @@ def fused_span(
             check_covered(cfg, state, xs)
             from tlstm_jax.fused import mosaic  # only where it is asked for: it imports Pallas, and needs a later jax
 
-            plan = (fused.align or 16, fused.gather or gather, mosaic.UNROLL if unroll is None else unroll, end)
-            return mosaic.run(params, cfg, plan, *arguments, fresh)
+            fits = (fused.gather or gather) >= xs.shape[0]
+            plan = fused.or_else("gates" if fits else "states", gather, 16, "built")
+            return mosaic.run(params, cfg, plan, mosaic.UNROLL if unroll is None else unroll, end, *arguments, fresh)
         on_cpu = functools.partial(run, fused.or_else("gates", 1, 1, "kept"), 1)
         elsewhere = functools.partial(run, fused.or_else("states", gather, 16, "built"), several(xs.shape[0]))
         if None not in (fused.save, fused.gather, fused.align, fused.patches, unroll):

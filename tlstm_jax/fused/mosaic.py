@@ -20,8 +20,9 @@ from tlstm_jax import cell
 from tlstm_jax.config import TLSTMConfig
 from tlstm_jax.convolution import patches
 from tlstm_jax.fused import cell_kernel
-from tlstm_jax.fused.cell_kernel import Arrival, Backward, Common, Forward, Sizes
+from tlstm_jax.fused.cell_kernel import Arrival, Backward, Common, Forward, Kept, Sizes
 from tlstm_jax.layout import to_rank
+from tlstm_jax.options import Fused
 from tlstm_jax.scan import reset_rows
 from tlstm_jax.typing import Array, Bool, Float, Params, TLSTMState
 
@@ -50,6 +51,7 @@ class Static(NamedTuple):
 
     sizes: Sizes
     gather: int
+    keeps: bool
     unroll: int | bool
     end: int | None
 
@@ -62,19 +64,22 @@ class Static(NamedTuple):
 def run(
     params: Params,
     cfg: TLSTMConfig,
-    plan: tuple[int, int, int | bool, int | None],
+    fused: Fused,
+    unroll: int | bool,
+    until: int | None,
     state: TLSTMState,
     xs: Float[Array, "n b m"],
     reset: Bool[Array, "n b"] | None,
     ends: Array | None,
     fresh: TLSTMState | None,
 ) -> tuple[TLSTMState, TLSTMState | None, Array]:
-    """A :class:`tlstm_jax.scan.Span`, for checked arguments; ``plan`` is (align, gather, unroll, end)."""
-    align, gather, unroll, until = plan
-    s = Sizes.of(cfg, xs.shape[1], state.h.dtype.itemsize, align)
+    """A :class:`tlstm_jax.scan.Span`, for checked arguments; nothing of ``fused`` is None, ``until`` is an int end."""
+    s = Sizes.of(cfg, xs.shape[1], state.h.dtype.itemsize, fused.align or 1)
+    keeps = fused.save == "gates"
+    static = Static(s, len(xs) if keeps else fused.gather or 1, keeps, unroll, until)
     weights = prepare(s, params, fresh)
     start = jax.tree.map(functools.partial(_flat, s), (state.c, state.h))
-    last, end, ys = _span(Static(s, gather, unroll, until), weights, start, _pad(xs, s.padded), reset, ends)
+    last, end, ys = _span(static, weights, start, _pad(xs, s.padded), reset, ends)
     last, end = jax.tree.map(functools.partial(_unflat, s), (last, end))
     return TLSTMState(*last), None if end is None else TLSTMState(*end), ys[..., : cfg.features]
 
@@ -143,13 +148,17 @@ def _common(s: Sizes, weights: Weights, reset: Array | None, c: Any, steps: Any)
 
 
 class Residuals(NamedTuple):
-    """What the backward loop needs; ``states`` before the first timestep and after every one, before any reset."""
+    """What the backward loop needs; ``states`` before the first timestep and after every one, before any reset.
+
+    ``kept`` is None where pre-activations and patches are computed again, chunk by chunk.
+    """
 
     weights: Weights
     xs: Array
     reset: Array | None
     ends: Array | None
     states: tuple[Array, Array]
+    kept: Kept | None
 
 
 def _gradient(s: Sizes, columns: Float[Array, "n depth"], d_a: Float[Array, "n width"]) -> Array:
@@ -185,7 +194,7 @@ def _span(
     reset: Array | None,
     ends: Array | None,
 ) -> tuple[Any, Any, Array]:
-    return _forward(static, weights, state, xs, reset, ends)[0]
+    return _forward(static._replace(keeps=False), weights, state, xs, reset, ends)[0]
 
 
 def _forward(
@@ -205,20 +214,30 @@ def _forward(
     kernel = weights.kernel.astype(state[1].dtype)
     first = state[1] if reset is None else _reset(reset[0], state[1], weights, 1)
 
+    columns = _patches(s, first, xs[0])
+
     def loop(refs: Any) -> None:
-        (cs, hs), columns, steps = refs
+        (cs, hs), columns, steps, kept = refs
 
         def body(_: Any, __: Any) -> Any:
             a = _product_in_parts(s, columns[...], kernel, s.parts[0])
             common = _common(s, weights, reset, cs, steps)
-            cell_kernel.forward_step(s, Forward(common, a, xs, hs, columns))
+            cell_kernel.forward_step(s, Forward(common, a, xs, hs, columns, kept))
             return (), None
 
         lax.scan(body, (), None, length=total, unroll=static.unroll)
 
-    start: Any = tuple(jnp.zeros((total + 1, *leaf.shape), leaf.dtype).at[0].set(leaf) for leaf in state)
+    def before(leaf: Array, count: int) -> Array:
+        """An array for ``count`` timesteps, of which only the first has a value."""
+        return lax.empty((count, *leaf.shape), leaf.dtype).at[0].set(leaf)
+
+    start: Any = tuple(before(leaf, total + 1) for leaf in state)
+    kept: Any = None
+    if static.keeps:
+        a = lax.empty((total, s.locations, s.batch, s.width), jnp.float32)
+        kept = Kept(a, before(columns[..., : s.cfg.num_offsets * s.stride], total))
     steps = jnp.zeros((s.locations, s.batch), jnp.int32)
-    states, *_ = pl.run_state(loop)((start, _patches(s, first, xs[0]), steps))
+    states, _, _, kept = pl.run_state(loop)((start, columns, steps, kept))
     last = tuple(leaf[num_steps] for leaf in states)
     end: Any = None
     if static.end is not None:
@@ -226,7 +245,7 @@ def _forward(
     elif ends is not None:
         rows: Any = jax.vmap(lambda leaf, end: leaf[end], in_axes=(-2, 0), out_axes=-2)
         end = tuple(rows(leaf, jnp.clip(ends, 0, total)) for leaf in states)
-    return (last, end, states[1][1 : num_steps + 1, -1]), Residuals(weights, xs, reset, ends, states)
+    return (last, end, states[1][1 : num_steps + 1, -1]), Residuals(weights, xs, reset, ends, states, kept)
 
 
 @jax.custom_batching.custom_vmap
@@ -249,7 +268,7 @@ def _reset(is_reset: Array, z: Float[Array, "p b padded"], weights: Weights, whi
 
 
 def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, Array]) -> Any:
-    weights, xs, reset, ends, (cs, hs) = residuals
+    weights, xs, reset, ends, (cs, hs), kept = residuals
     d_last, d_end, d_ys = cotangents
     num_steps, total = len(d_ys), len(xs)
     count, size = static.chunks(num_steps)
@@ -282,13 +301,13 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
         slots,
         jnp.full((s.locations, s.batch), total - 1, jnp.int32),
         jnp.zeros((s.locations, s.batch, s.width), hs.dtype),
-        jnp.zeros((size, s.locations, s.batch, s.width), jnp.float32),
+        lax.empty((size, s.locations, s.batch, s.width), jnp.float32),
         jax.tree.map(per_row, weights.pointwise),
         None if reset is None else jax.tree.map(per_row, weights.fresh),
     )
 
-    def chunk(refs: Updated, carry: Any, start: Any) -> Any:
-        d_columns, d_kernel, d_bias = carry
+    def again(start: Any) -> tuple[Array, Array]:
+        """Patches and pre-activations of a chunk."""
 
         def timesteps(z: Array) -> Array:
             return lax.dynamic_slice_in_dim(z, start, size)
@@ -297,7 +316,12 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
         if reset is not None:
             before = jax.vmap(lambda is_reset, h: _reset(is_reset, h, weights, 1))(timesteps(reset), before)
         columns = jax.vmap(functools.partial(_patches, s))(before, timesteps(xs))
-        a = _product(s, columns, kernel)
+        return columns, _product(s, columns, kernel)
+
+    def chunk(refs: Updated, carry: Any, start: Any) -> Any:
+        d_columns, d_kernel, d_bias = carry
+
+        columns, a = again(start) if kept is None else (kept.patches, kept.a)
 
         def body(d_columns: Array, _: Any) -> tuple[Array, None]:
             common = _common(s, weights, reset, cs, refs.steps)
@@ -308,11 +332,12 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
             return _product_in_parts(s, refs.now[...], transposed, s.parts[1]), None
 
         d_columns, _ = lax.scan(body, d_columns, None, length=size, unroll=static.unroll)
-        factor = refs.d_a[...]
+        factor, used = refs.d_a[...], 4 * s.stride + cell_kernel.memory_offsets(s.cfg)
         flat = factor.reshape(-1, s.width)
-        found = _gradient(s, columns.reshape(-1, s.depth), flat.astype(columns.dtype))
+        found = _gradient(s, columns.reshape(-1, columns.shape[-1]), flat.astype(columns.dtype))
+        found = jnp.pad(found, ((0, s.depth - len(found)), (0, 0)))
         taps = [
-            _product(s, factor[:, place], transposed[:, k * s.stride : (k + 1) * s.stride])
+            _product(s, factor[:, place, :, :used], transposed[:used, k * s.stride : (k + 1) * s.stride])
             for k, place in cell_kernel.input_taps(s.cfg)
         ]
         return (d_columns, d_kernel + found, d_bias + flat.sum(0)), functools.reduce(jnp.add, taps)
