@@ -184,8 +184,14 @@ MUTANTS = {
         "h_copy[...] = h.astype(h_copy.dtype)\n        plgpu.commit_smem()",
         "h_copy[...] = h.astype(h_copy.dtype)",
     ),
-    "no wait for the copies": ("        plgpu.wait_smem_to_gmem(0)\n", ""),
-    "patches of the wrong offset": ("refs.patches, to, b, k)", "refs.patches, to, b, s.cfg.num_offsets - 1 - k)"),
+    "no wait for the copies": ("        plgpu.wait_smem_to_gmem(0, wait_read_only=True)\n", ""),
+    "patches of the wrong offset": (
+        "_copy_part(s, source, refs.patches.at[place, b], k)",
+        "_copy_part(s, source, refs.patches.at[place, b], s.cfg.num_offsets - 1 - k)",
+    ),
+    "kept patches of the wrong timestep": ("kept.patches.at[t + 1, place, b]", "kept.patches.at[t, place, b]"),
+    "kept patches not zero outside": ("pl.when(is_zero[k] & ~is_last)", "pl.when(is_zero[k] & is_last)"),
+    "half of a product in parts": ("for n in range(s.parts[0])", "for n in range((s.parts[0] + 1) // 2)"),
     "the slots of dC not switched": ("refs.d_c[1 - parity,", "refs.d_c[parity,"),
     "a reset that keeps C": ("is_reset = common.reset[t, b] > 0", "is_reset = common.reset[t, b] > 1"),
     "a reset that keeps H": ("_select(common.reset[t + 1, b] > 0,", "_select(common.reset[t + 1, b] > 1,"),
@@ -195,11 +201,11 @@ MUTANTS = {
     "no masks of padded channels": ("_channels(z) < s.cfg.features, z, 0.0", "_channels(z) < s.padded, z, 0.0"),
     "neighbours not pulled inside": ("np.clip(locations, 0, shape - 1)", "np.mod(locations, shape)"),
     "a neighbour's dC forgotten": ("range(geometry.pairs.shape[1])", "range(geometry.pairs.shape[1] - 1)"),
-    "the gradient of the norm overwritten": ("total[p, b, :] = total[p, b, :] + d\n", "total[p, b, :] = d\n"),
-    "no bias of the gates": ("_part(s, a, *at, part=n) + _part(s, common.bias, part=n)", "_part(s, a, *at, part=n)"),
-    "no bias of the logits": ("a[(*at, k)] + common.bias[k]", "a[(*at, k)]"),
+    "the gradient of the norm overwritten": ("ref[p, b, :] = total + d\n", "ref[p, b, :] = d\n"),
+    "no bias of the gates": ("z + _part(s, common.bias, [()], n)", "z"),
+    "no bias of the logits": ("z + common.bias[4 * s.stride + k]", "z"),
     "the output's derivative at every location": ("p == s.locations - 1, refs.d_ys", "p >= 0, refs.d_ys"),
-    "the input at the wrong timestep": ("refs.xs[t + 1, b, :]", "refs.xs[t, b, :]"),
+    "the input at the wrong timestep": ("refs.xs[lax.min(t + 1,", "refs.xs[lax.min(t,"),
 }
 
 
@@ -231,7 +237,13 @@ def test_mistakes_are_noticed(mutant, monkeypatch):
     assert noticed
 
 
-SIZES = [("2d", (4,), 100, 15), ("3d", (3, 3), 100, 50), ("3d", (10, 10), 100, 15), ("2d", (4,), 400, 15)]
+SIZES = [
+    ("2d", (4,), 100, 15),
+    ("3d", (3, 3), 100, 50),
+    ("3d", (10, 10), 100, 15),
+    ("2d", (4,), 400, 15),
+    ("2d", (4,), 300, 3),
+]
 
 
 @needs_pallas

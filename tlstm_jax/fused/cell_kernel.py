@@ -228,18 +228,23 @@ def forward_step(s: Sizes, refs: Forward) -> None:
         p, b = lax.axis_index("p"), lax.axis_index("b")
         common, geometry, kept = refs.common, refs.common.tables, refs.kept
         t = common.steps[p, b]
+        is_last = t + 1 == refs.xs.shape[0]
+        # All is read before anything is written: what was written might have changed it, so that reading would wait.
         a = _preactivations(s, refs.a, [(n, p, b) for n in range(s.parts[0])])
+        readers = [geometry.reader[p, k] for k in range(s.cfg.num_offsets)]
+        is_zero = [geometry.zero[p, k] > 0 for k in range(s.cfg.num_offsets)]
+        x = refs.xs[lax.min(t + 1, refs.xs.shape[0] - 1), b, :]
         c, h = lowerable(_pointwise(s))(*_arguments(s, common, a, p, b, t))
         common.c[t + 1, p, b, :] = c
         refs.h[t + 1, p, b, :] = h.astype(refs.h.dtype)
         if common.reset is not None:
             h = _select(common.reset[t + 1, b] > 0, _fresh(s, common.fresh, 1, p), h)
         h_copy[...] = h.astype(h_copy.dtype)
+        x_copy[...] = x
         if kept is not None and zeros is not None:
             _write_gates(s, [kept.a], (t, p, b), *a)
-            zeros[...] = jnp.zeros((s.padded,), zeros.dtype)
+            zeros[...] = _keep(p < 0, h).astype(zeros.dtype)  # a constant cannot be stored if s.padded is 384
         plgpu.commit_smem()
-        is_last = t + 1 == refs.xs.shape[0]
 
         def copy(source: Ref, place: Any, k: int) -> None:
             _copy_part(s, source, refs.patches.at[place, b], k)
@@ -247,20 +252,13 @@ def forward_step(s: Sizes, refs: Forward) -> None:
                 pl.when(~is_last)(lambda: _copy_part(s, source, kept.patches.at[t + 1, place, b], k))
 
         for k in range(s.cfg.num_offsets):
-            to = geometry.reader[p, k]
-            pl.when(to >= 0)(functools.partial(copy, h_copy, to, k))
+            pl.when(readers[k] >= 0)(functools.partial(copy, h_copy, readers[k], k))
             if kept is not None:
-                is_zero = (geometry.zero[p, k] > 0) & ~is_last
-                pl.when(is_zero)(functools.partial(_copy_part, s, zeros, kept.patches.at[t + 1, p, b], k))
+                to = kept.patches.at[t + 1, p, b]
+                pl.when(is_zero[k] & ~is_last)(functools.partial(_copy_part, s, zeros, to, k))
         for k, place in input_taps(s.cfg):
-
-            def tap(k: int = k) -> None:
-                x_copy[...] = refs.xs[t + 1, b, :]
-                plgpu.commit_smem()
-                copy(x_copy, p, k)
-
-            pl.when((p == place) & ~is_last)(tap)
-        plgpu.wait_smem_to_gmem(0)
+            pl.when((p == place) & ~is_last)(functools.partial(copy, x_copy, p, k))
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
         common.steps[p, b] = t + 1
 
     copies = [plgpu.SMEM((s.padded,), ref.dtype) for ref in (refs.h, refs.xs)]
@@ -277,6 +275,7 @@ def backward_step(s: Sizes, refs: Backward) -> None:
         common, geometry = refs.common, refs.common.tables
         t = common.steps[p, b]
         parity, now = lax.rem(t, jnp.int32(2)), lax.rem(t, jnp.int32(s.chunk))
+        totals = [total[p, b, :] for total in jax.tree.leaves(refs.d_pointwise)]  # read first, as in the forward kernel
         d_c: Array = jnp.zeros((s.padded,), jnp.float32)
         d_h: Array = jnp.zeros((s.padded,), jnp.float32)
         for k in range(s.cfg.num_offsets):
@@ -306,8 +305,9 @@ def backward_step(s: Sizes, refs: Backward) -> None:
         _write_gates(s, [refs.d_a.at[now], refs.now], (p, b), gates, q)
         for k, d in enumerate(d_neighbours):
             refs.d_c[1 - parity, p, b, k, :] = d
-        for total, d in zip(*map(jax.tree.leaves, (refs.d_pointwise, d_pointwise)), strict=True):
-            total[p, b, :] = total[p, b, :] + d
+        leaves = map(jax.tree.leaves, (refs.d_pointwise, d_pointwise))
+        for ref, d, total in zip(*leaves, totals, strict=True):
+            ref[p, b, :] = total + d
         common.steps[p, b] = t - 1
 
     _launch(tlstm_backward, s, refs, [])
