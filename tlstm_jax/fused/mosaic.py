@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -288,11 +289,10 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
     arriving = lax.optimization_barrier(arriving)  # or XLA would make zeros anew in every iteration
     d_c, d_h = float32(d_last)  # as if a timestep after the last had passed them on, at the offset that does not move
     still = s.cfg.offsets.index((0,) * len(s.cfg.tensor_shape))
-    d_columns = jnp.zeros((s.parts[1], s.locations, s.batch, s.depth), jnp.float32)
-    d_columns = d_columns.at[0, ..., still * s.stride : (still + 1) * s.stride].set(d_h[..., : s.stride])
+    d_columns = _place(d_h[None, ..., : s.stride], (s.parts[1], *d_h.shape[:2], s.depth), (0, 0, 0, still * s.stride))
     offsets = max(1, cell_kernel.memory_offsets(s.cfg))
-    slots: Any = jnp.zeros((2, s.locations, s.batch, offsets, s.padded), jnp.float32)
-    slots = slots.at[(total - 1) % 2, :, :, still if offsets > 1 else 0].set(d_c)
+    place = ((total - 1) % 2, 0, 0, still if offsets > 1 else 0, 0)
+    slots = _place(d_c[None, :, :, None], (2, *d_c.shape[:2], offsets, s.padded), place)
 
     def per_row(leaf: Array) -> Any:
         return jnp.zeros((s.locations, s.batch, s.padded), leaf.dtype)
@@ -374,6 +374,12 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
 
 
 _span.defvjp(_forward, _backward)
+
+
+def _place(z: Array, shape: Sequence[int], place: Sequence[int]) -> Array:
+    """Zeros with ``z`` in one place: a padding, which is one launch where an update of zeros would be two."""
+    widths = [(first, size - first - inner) for first, size, inner in zip(place, shape, z.shape, strict=True)]
+    return jnp.pad(z, widths)
 
 
 def _first_memory(s: Sizes, slots: Float[Array, "p b k padded"]) -> Float[Array, "p b padded"]:
