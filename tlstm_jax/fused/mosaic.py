@@ -21,7 +21,8 @@ from tlstm_jax import cell
 from tlstm_jax.config import TLSTMConfig
 from tlstm_jax.convolution import patches
 from tlstm_jax.fused import cell_kernel
-from tlstm_jax.fused.cell_kernel import Arrival, Backward, Common, Forward, Kept, Sizes
+from tlstm_jax.fused.cell_kernel import Arrival, Backward, Common, Forward, Kept
+from tlstm_jax.fused.geometry import Sizes, input_taps, memory_offsets, tables
 from tlstm_jax.layout import to_rank
 from tlstm_jax.options import Fused
 from tlstm_jax.scan import reset_rows
@@ -142,9 +143,9 @@ def _product_in_parts(s: Sizes, z: Float[Array, "p b j"], kernel: Float[Array, "
 
 
 def _common(s: Sizes, weights: Weights, reset: Array | None, c: Any, steps: Any) -> Common:
-    tables = jax.tree.map(jnp.asarray, cell_kernel.tables(s.cfg))
+    numbers = jax.tree.map(jnp.asarray, tables(s.cfg))
     return Common(
-        weights.bias, weights.pointwise, weights.fresh if reset is not None else None, reset, c, tables, steps
+        weights.bias, weights.pointwise, weights.fresh if reset is not None else None, reset, c, numbers, steps
     )
 
 
@@ -290,7 +291,7 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
     d_c, d_h = float32(d_last)  # as if a timestep after the last had passed them on, at the offset that does not move
     still = s.cfg.offsets.index((0,) * len(s.cfg.tensor_shape))
     d_columns = _place(d_h[None, ..., : s.stride], (s.parts[1], *d_h.shape[:2], s.depth), (0, 0, 0, still * s.stride))
-    offsets = max(1, cell_kernel.memory_offsets(s.cfg))
+    offsets = max(1, memory_offsets(s.cfg))
     place = ((total - 1) % 2, 0, 0, still if offsets > 1 else 0, 0)
     slots = _place(d_c[None, :, :, None], (2, *d_c.shape[:2], offsets, s.padded), place)
 
@@ -332,13 +333,13 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
             return _product_in_parts(s, refs.now[...], transposed, s.parts[1]), None
 
         d_columns, _ = lax.scan(body, d_columns, None, length=size, unroll=static.unroll)
-        factor, used = refs.d_a[...], 4 * s.stride + cell_kernel.memory_offsets(s.cfg)
+        factor, used = refs.d_a[...], 4 * s.stride + memory_offsets(s.cfg)
         flat = factor.reshape(-1, s.width)
         found = _gradient(s, columns.reshape(-1, columns.shape[-1]), flat.astype(columns.dtype))
         found = jnp.pad(found, ((0, s.depth - len(found)), (0, 0)))
         taps = [
             _product(s, factor[:, place, :, :used], transposed[:used, k * s.stride : (k + 1) * s.stride])
-            for k, place in cell_kernel.input_taps(s.cfg)
+            for k, place in input_taps(s.cfg)
         ]
         return (d_columns, d_kernel + found, d_bias + flat.sum(0)), functools.reduce(jnp.add, taps)
 
@@ -384,6 +385,6 @@ def _place(z: Array, shape: Sequence[int], place: Sequence[int]) -> Array:
 
 def _first_memory(s: Sizes, slots: Float[Array, "p b k padded"]) -> Float[Array, "p b padded"]:
     """dC_0 from what the first timestep adds to its neighbours."""
-    neighbour = cell_kernel.tables(s.cfg).neighbour
+    neighbour = tables(s.cfg).neighbour
     d_c = jnp.zeros((s.locations, s.batch, s.padded), slots.dtype)
     return d_c.at[neighbour.T].add(jnp.moveaxis(slots, 2, 0))
