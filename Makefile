@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow check format notebooks docs clean
+.PHONY: run test test-slow test-kernels check format notebooks docs clean
 
 # Train a tLSTM to classify handwritten digits, read one pixel at a time.
 run: $(VENV)/installed
@@ -15,6 +15,10 @@ test: $(VENV)/installed
 # The tests marked slow, the notebooks among them.
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# The GPU kernels, in an interpreter: all models with all options. With jax 0.10 (Python 3.11) they are skipped.
+test-kernels: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow" tests/core/test_cell_kernel.py
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import floor, naive, stacks
+from benchmarks import floor, naive, pallas, stacks
 from benchmarks.checking import Contender
 from benchmarks.networks import IMPLEMENTATIONS, Network, inputs, parameters, stack_forward, tlstm_forward
 from benchmarks.programs import Forward, Program, jax_program
@@ -42,26 +42,18 @@ def _ours() -> list[Contender]:
         "fused-gates": "the same, all gates saved for the backward pass",
         "fused-states": "the same, gates computed again in the backward pass",
         "fused-built": "the same, patches built anew at every timestep, for one product",
+        "mosaic": "the same, everything of a timestep but its product in a GPU kernel",
     }
-    named = [
-        Contender(
-            name,
-            summary,
-            "tlstm",
-            _jax("tlstm", functools.partial(tlstm_forward, implementation=IMPLEMENTATIONS[name])),
-        )
-        for name, summary in summaries.items()
-    ]
-    unrolled = [
-        Contender(
-            f"unroll-{steps}",
-            f"this library with unroll={steps}",
-            "tlstm",
-            _jax("tlstm", functools.partial(tlstm_forward, implementation=IMPLEMENTATIONS[BASE], unroll=steps)),
-        )
-        for steps in (1, 8)
-    ]
+    named = [ours(name, summary, name) for name, summary in summaries.items()]
+    unrolled = [ours(f"unroll-{steps}", f"this library with unroll={steps}", BASE, unroll=steps) for steps in (1, 8)]
     return [*named, *unrolled]
+
+
+def ours(name: str, summary: str, implementation: str, **options: Any) -> Contender:
+    """An implementation of the library; the options are arguments of ``tlstm_jax.unroll``."""
+    unavailable = pallas.unavailable if implementation == "mosaic" else lambda task: None
+    forward = functools.partial(tlstm_forward, implementation=IMPLEMENTATIONS[implementation], **options)
+    return Contender(name, summary, "tlstm", _jax("tlstm", forward), unavailable)
 
 
 def _stacks(network: Network) -> list[Contender]:

@@ -40,8 +40,8 @@ from experiments.common.commandline import exit_status
 from experiments.common.tables import aligned
 
 MODULE = "benchmarks.depth"
-TLSTMS = {"2d": 1, "3d": 2}
-"""How many dimensions are tensorized."""
+TLSTMS = {"2d": 1, "3d": 2, "2d-mosaic": 1, "3d-mosaic": 2}
+"""How many dimensions are tensorized; the last two with ``Fused(kernel="mosaic")``."""
 STACKS = ("stack-shared", "stack-unshared", "wavefront-shared", "wavefront-unshared", "cudnn")
 STREAMED: dict[str, Network] = {"2d": "tlstm", "3d": "tlstm", "stack-shared": "shared", "stack-unshared": "unshared"}
 STEP = "step"
@@ -90,7 +90,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     models = (*TLSTMS, *STACKS)
     size = commandline.positive_int
     parser.add_argument("--depths", type=size, nargs="+", default=[1, 2, 4, 7, 10], metavar="L", help="L of each model")
-    parser.add_names("--models", models, models, "what to compare")
+    by_default = [model for model in models if not model.endswith("-mosaic")]
+    parser.add_names("--models", models, by_default, "what to compare")
     for name, default in (("features", 100), ("batch-size", 15), ("num-steps", 42)):
         parser.add_argument(f"--{name}", type=size, default=default, metavar="N", help=f"default: {default}")
     parser.add_race((*PASSES, STEP), repetitions=20, seconds=5.0)
@@ -123,7 +124,7 @@ def same_parameters(size: Size) -> int:
 def passes(sizes: Mapping[str, Size], precision: Precision, each: str, limits: Limits) -> list[dict[str, Any]]:
     """The rows of one pass over a sequence, for every model."""
     entries = {
-        model: Entry(CONTENDERS[BASE if model in TLSTMS else model], Task(size, precision, PASSES[each]))
+        model: Entry(CONTENDERS[contender_of(model)], Task(size, precision, PASSES[each]))
         for model, size in sizes.items()
     }
     rows = race(entries, limits)
@@ -133,6 +134,11 @@ def passes(sizes: Mapping[str, Size], precision: Precision, each: str, limits: L
             row["ms_per_timestep"] = row["median_ms"] / row["num_steps"]
             row["ms_per_timestep_and_example"] = row["ms_per_timestep"] / row["batch_size"]
     return rows
+
+
+def contender_of(model: str) -> str:
+    """The name of the contender that a model is."""
+    return ("mosaic" if model.endswith("-mosaic") else BASE) if model in TLSTMS else model
 
 
 def stream(sizes: Mapping[str, Size], precision: Precision, limits: Limits) -> list[dict[str, Any]]:

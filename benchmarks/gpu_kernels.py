@@ -8,6 +8,10 @@ Examples:
     python -m benchmarks.gpu_kernels --sizes 100x10 --implementations fused --no-lstm --hlo-breakdown
     XLA_FLAGS=--xla_gpu_enable_while_loop_unrolling=WHILE_LOOP_UNROLLING_DOUBLE_BUFFER python -m benchmarks.gpu_kernels
     python -m benchmarks.gpu_kernels --platform tpu
+    python -m benchmarks.gpu_kernels --implementations mosaic --unroll 8 --no-lstm
+
+The last compiles the kernels of Fused(kernel="mosaic") as well, and prints their registers and spills. That needs
+ptxas, of NVIDIA's CUDA toolkit, among the programs or in /usr/local/cuda.
 
 Kernels and copies are those of one timestep in each loop of the program, and in brackets is how many timesteps
 the loop makes. A copy is a kernel that only moves data: a copy, a slice that is read, or one that is written.
@@ -31,6 +35,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import ptxas
 from benchmarks.hlo import Module
 from experiments.common.commandline import command_line, exit_status, user_path
 from experiments.common.files import write_json
@@ -40,10 +45,17 @@ PLUGINS = {"cuda": {"jax-cuda13-plugin": "0.11.2", "jax-cuda13-pjrt": "0.11.2"},
 """Exact versions, so that counts can be compared. Of the plugins without what they require: CUDA is not needed."""
 TARGETS = {"cuda": str(Path(__file__).with_name("h100.txtpb")), "tpu": "v5e:2x2"}
 ENVIRONMENT = {
-    "cuda": {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "XLA_FLAGS": "--xla_gpu_autotune_level=0"},
+    "cuda": {
+        "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+        "XLA_FLAGS": "--xla_gpu_autotune_level=0",
+        **ptxas.ENVIRONMENT,
+    },
     # Otherwise libtpu asks the network what machine this is, and complains about the answer.
     "tpu": {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"},
 }
+
+IMPLEMENTATIONS = ("auto", "reference", "fused", "mosaic")
+"""As :func:`tlstm_jax.unroll` names them, and ``Fused(kernel="mosaic")``."""
 
 
 class Program(NamedTuple):
@@ -74,8 +86,11 @@ def programs(options: argparse.Namespace) -> Iterator[Program]:
         for which in options.passes:
             yield Program(size, name, which, timesteps, train if which == "training" else model, (params, xs))
 
-    def unroll(params: Any, xs: Any, cfg: tl.TLSTMConfig, **keywords: Any) -> Any:
-        return tl.unroll(params, xs, cfg, **keywords)[1]
+    def unroll(params: Any, xs: Any, cfg: tl.TLSTMConfig, implementation: Any, unroll: int | None) -> Any:
+        if implementation == "mosaic":
+            implementation = tl.Fused(kernel="mosaic")
+        given: dict[str, Any] = {} if unroll is None else {"unroll": unroll}
+        return tl.unroll(params, xs, cfg, implementation=implementation, **given)[1]
 
     def inputs(features: int) -> Any:
         return jax.ShapeDtypeStruct((options.batch_size, options.timesteps, features), options.dtype)
@@ -111,7 +126,8 @@ def measure(program: Program, place: Any, platform: str) -> tuple[dict[str, Any]
 
     Returns:
         ``launches`` of the whole program, also for each timestep, ``outside`` of all loops, ``temp_bytes`` besides
-        arguments and results, ``compile_seconds`` in XLA, and a report on each of the ``loops``; and the program.
+        arguments and results, ``compile_seconds`` in XLA, a report on each of the ``loops``, and the ``resources`` of
+        our own kernels, if this process has not compiled them before; and the program.
     """
     import jax
 
@@ -119,7 +135,8 @@ def measure(program: Program, place: Any, platform: str) -> tuple[dict[str, Any]
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), program.arguments)
     lowered = jax.jit(program.function).trace(*shapes).lower(lowering_platforms=(platform,))
     start = time.perf_counter()
-    compiled = lowered.compile()
+    with ptxas.reported() as resources:
+        compiled = lowered.compile()
     seconds = time.perf_counter() - start
     module = Module(compiled.as_text(), platform == "tpu", program.timesteps)
     launches = module.program.launches
@@ -133,6 +150,7 @@ def measure(program: Program, place: Any, platform: str) -> tuple[dict[str, Any]
         "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
         "compile_seconds": round(seconds, 2),
         "loops": [loop.report() for loop in module.program.all_loops()],
+        "resources": [kernel._asdict() for kernel in resources],
     }, module
 
 
@@ -159,7 +177,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--platform", choices=("cuda", "tpu"), default="cuda")
     add("--target", help="cuda: a file, by default an H100's target config; tpu: a topology, by default v5e:2x2")
     add("--sizes", type=sizes, nargs="+", default=[(100, 10), (400, 7), (100, 5, 5)], help="100x5x5: M, then P, P")
-    add("--implementations", nargs="+", choices=("auto", "reference", "fused"), default=["auto", "reference"])
+    add("--implementations", nargs="+", choices=IMPLEMENTATIONS, default=["auto", "reference"])
     add("--passes", nargs="+", choices=("forward", "training"), default=["forward", "training"])
     add("--batch-size", type=positive, default=15)
     add("--timesteps", type=positive, default=50)
@@ -217,6 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result, module = measure(program, place, platform)
         results.append(result)
         print(row(result), flush=True)
+        for kernel in result["resources"]:
+            print(f"  {ptxas.Resources(**kernel)}", flush=True)
         for loop in module.program.all_loops() if options.hlo_breakdown else ():
             print(f"  {loop.name} x {loop.trip_count}", *map(module.describe, loop.body.kernels), sep="\n    ")
         if options.dump:

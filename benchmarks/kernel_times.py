@@ -7,6 +7,7 @@ off command buffers, so that a pass may launch more than it does otherwise.)
 Examples:
     python -m benchmarks.kernel_times
     python -m benchmarks.kernel_times --sizes a mnist-3 --precision default highest
+    python -m benchmarks.kernel_times --contenders auto mosaic
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parse(arguments)
     report = commandline.start_report(MODULE, arguments, options)
-    for name, precision in itertools.product(options.sizes, options.precision):
-        row = profile(Task(SIZES[name], PRECISIONS[precision], training=True), options.calls)
+    for name, precision, contender in itertools.product(options.sizes, options.precision, options.contenders):
+        row = profile(contender, Task(SIZES[name], PRECISIONS[precision], training=True), options.calls)
         report.add([row])
         show(row)
     print(report.path)
@@ -56,6 +57,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = commandline.Parser(MODULE, __doc__)
     sizes = ["a", "memorization-10", "mnist-3"]
     parser.add_names("--sizes", SIZES, sizes, "among " + " ".join(SIZES))
+    parser.add_names("--contenders", CONTENDERS, [BASE], "what to profile, as benchmarks.speed names it")
     text = "calls that are profiled (default: 5)"
     parser.add_argument("--calls", type=commandline.positive_int, default=5, metavar="N", help=text)
     parser.add_precision()
@@ -64,12 +66,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse(arguments)
 
 
-def profile(task: Task, calls: int) -> dict[str, Any]:
+def profile(contender: str, task: Task, calls: int) -> dict[str, Any]:
     """One row: times and launches for each timestep; ``error`` instead if the pass cannot be run."""
-    row = {"size": task.size.name, "title": task.size.title, "precision": task.precision.name}
+    row = {
+        "size": task.size.name,
+        "title": task.size.title,
+        "contender": contender,
+        "precision": task.precision.name,
+    }
     try:
-        program = CONTENDERS[BASE].build(task)
-        timing = interleave({BASE: program.call}, Limits(4 * calls, 1.0, warmup=5))[BASE]
+        program = CONTENDERS[contender].build(task)
+        timing = interleave({contender: program.call}, Limits(4 * calls, 1.0, warmup=5))[contender]
         with tempfile.TemporaryDirectory() as folder:
             with jax.profiler.trace(folder):
                 for _ in range(calls):
@@ -109,7 +116,7 @@ def events(trace: Path) -> Iterator[tuple[str, float]]:
 
 def show(row: dict[str, Any]) -> None:
     """Prints a size."""
-    print(f"\n{row['title']}, {row['precision']}: ", end="")
+    print(f"\n{row['title']}, {row['contender']}, {row['precision']}: ", end="")
     if "error" in row:
         print(row["error"], flush=True)
         return

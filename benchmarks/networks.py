@@ -31,6 +31,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "fused-gates": tl.Fused(save="gates"),
     "fused-states": tl.Fused(save="states"),
     "fused-built": tl.Fused(patches="built"),
+    "mosaic": tl.Fused(kernel="mosaic"),
 }
 """The library's, by name."""
 
@@ -90,15 +91,10 @@ def nearest_features(size: Size, sets: int) -> int:
     return min(candidates, key=lambda m: abs(stack_parameters(m, size.in_features, sets) - target))
 
 
-def tlstm_forward(
-    task: Task, implementation: Implementation, remat: int | bool = False, unroll: int | None = None
-) -> Forward:
-    """The library's tLSTM; all but the first are arguments of ``tlstm_jax.unroll``."""
+def tlstm_forward(task: Task, implementation: Implementation, **options: Any) -> Forward:
+    """The library's tLSTM; the implementation and the options are arguments of ``tlstm_jax.unroll``."""
     cfg = task.size.config(task.precision.dtype)
-    run = functools.partial(
-        tl.unroll, cfg=cfg, time_major=True, implementation=implementation, remat=remat, unroll=unroll
-    )
-    return lambda params, xs: run(params, xs)[1]
+    return lambda params, xs: tl.unroll(params, xs, cfg, time_major=True, implementation=implementation, **options)[1]
 
 
 def stack_forward(network: Network, task: Task) -> Forward:

@@ -28,6 +28,14 @@ class Fused:
             single matrix product; it launches the fewest kernels on a GPU. ``"kept"`` carries them from one timestep
             to the next, so that the padding is not written again and, with two or more tensorized dimensions, part
             of it is not multiplied either; the fastest on a CPU.
+        kernel: ``"mosaic"`` does everything of a timestep but its matrix product in one GPU kernel, written in Pallas
+            Mosaic from the same equations, forward and backward; ``"xla"`` leaves all of it to XLA. ``"mosaic"`` is for
+            GPUs of compute capability 9.0 (H100) or later and jax 0.11 or later, and for LSTM cells with channel
+            normalization or none, at most 512 features, in float32 or bfloat16, on one device and not under
+            ``jax.vmap``; :func:`tlstm_jax.unroll` refuses everything else with a ``ValueError``. With it,
+            ``save="gates"`` saves the patches too, and is the default where those of all timesteps fill at most 1 GiB.
+            None is ``"xla"`` everywhere, because
+            ``"mosaic"`` has not been timed on a GPU yet.
 
     A CPU gets ``Fused("gates", 1, 1, "kept")`` and ``unroll=1``. Other platforms get ``Fused("states", n, 16,
     "built")``, where n is the number of timesteps whose patches fill 1 GiB, and ``unroll=3``, 4 or 5, whichever
@@ -49,12 +57,17 @@ class Fused:
     gather: int | None = None
     align: int | None = None
     patches: Literal["kept", "built"] | None = None
+    kernel: Literal["mosaic", "xla"] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.save, str | None) or self.save not in ("gates", "states", None):
             raise ValueError(f'save must be "gates", "states" or None (by platform), got {self.save!r}.')
         if not isinstance(self.patches, str | None) or self.patches not in ("kept", "built", None):
             raise ValueError(f'patches must be "kept", "built" or None (by platform), got {self.patches!r}.')
+        if not isinstance(self.kernel, str | None) or self.kernel not in ("mosaic", "xla", None):
+            raise ValueError(f'kernel must be "mosaic", "xla" or None (by platform), got {self.kernel!r}.')
+        if self.kernel == "mosaic" and self.patches == "kept":
+            raise ValueError('patches must be "built" or None with kernel="mosaic", which builds them, got "kept".')
         for name in ("gather", "align"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else positive_size(name, value))
@@ -63,7 +76,13 @@ class Fused:
         self, save: Literal["gates", "states"], gather: int, align: int, patches: Literal["kept", "built"]
     ) -> Fused:
         """These options, with the arguments in place of those that are None."""
-        return Fused(self.save or save, self.gather or gather, self.align or align, self.patches or patches)
+        return dataclasses.replace(
+            self,
+            save=self.save or save,
+            gather=self.gather or gather,
+            align=self.align or align,
+            patches=self.patches or patches,
+        )
 
 
 Implementation = Literal["auto", "reference", "fused"] | Fused

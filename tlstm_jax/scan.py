@@ -75,44 +75,19 @@ def run(
         xs = reverse_sequences(xs, lengths)
         reset = None if reset is None else reverse_sequences(boundaries_after(reset), lengths)
     delay = delay if options.aligned else 0
-    state, ys = _run_forward(
-        span,
-        state,
-        project(xs),
-        project(jnp.zeros_like(xs, shape=xs.shape[1:])),
-        lengths=lengths,
-        reset=reset,
-        delay=delay,
-        remat=options.remat,
-    )
     answered = _answered(valid, reset, delay, layout.num_steps)
+    ends: Ends = layout.num_steps if delay and lengths is None else lengths
+    if delay:  # the flush; its inputs are projected with the others, in one product
+        xs = jnp.pad(xs, ((0, delay), (0, 0), (0, 0)))
+        reset = None if reset is None else jnp.pad(reset, ((0, delay), (0, 0)))
+    run_span = functools.partial(_in_chunks, span, int(options.remat)) if options.remat else span
+    last, end, ys = run_span(state, project(xs), reset, ends)
+    state, ys = (last if end is None else end), ys[delay:]
     if answered is not None:
         ys = jnp.where(answered[..., None], ys, jnp.zeros_like(ys))
     if options.reverse and options.keep_order:
         ys = reverse_sequences(ys, lengths)
     return state, layout.restore(ys)
-
-
-def _run_forward(
-    span: Span[State],
-    state: State,
-    xs: Float[Array, "t b m"],
-    flush: Float[Array, "b m"],
-    *,
-    lengths: Integer[Array, " b"] | None,
-    reset: Bool[Array, "t b"] | None,
-    delay: int,
-    remat: int | bool,
-) -> tuple[State, Float[Array, "t b m"]]:
-    """T timesteps, ``delay`` more that are fed ``flush``, outputs shifted to their inputs."""
-    ends: Ends = lengths
-    if delay:
-        ends = xs.shape[0] if ends is None else ends
-        xs = jnp.concatenate([xs, jnp.broadcast_to(flush, (delay, *flush.shape))])
-        reset = None if reset is None else jnp.pad(reset, ((0, delay), (0, 0)))
-    run_span = functools.partial(_in_chunks, span, int(remat)) if remat else span
-    last, end, ys = run_span(state, xs, reset, ends)
-    return (last if end is None else end), ys[delay:]
 
 
 def _in_chunks(

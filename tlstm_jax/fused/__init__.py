@@ -6,6 +6,9 @@ equations are those of :mod:`tlstm_jax.cell`: both loops call :func:`tlstm_jax.c
 differentiates it with :func:`jax.vjp`. Only linear maps are transposed by hand, because that pays: the hidden
 convolution (:mod:`tlstm_jax.fused.hidden`) and the memory-cell convolution (:mod:`tlstm_jax.fused.memory`).
 
+With ``Fused(kernel="mosaic")`` everything of a timestep but the product is one GPU kernel, forward and backward, that
+calls the same function and its :func:`jax.vjp` (:mod:`tlstm_jax.fused.mosaic`).
+
 With d() for the derivative of the loss, s_k for the kernel's offsets, from the last timestep to the first:
 
     dA_t, dC_{t-1} = vjp(pointwise)(dC_t, dH_t)                                          (15-21, 31)

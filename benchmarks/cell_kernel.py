@@ -1,0 +1,232 @@
+"""Whether ``Fused(kernel="mosaic")`` is correct on this GPU, and whether it is faster than what XLA makes.
+
+First small models with everything that a call can have (resets, lengths, states and their derivatives,
+bfloat16) are compared with XLA's results; a mismatch ends the command with exit status 1, after the times.
+Then sizes are timed, each contender checked against the reference before. "us" is microseconds a timestep,
+"/ xla" the time divided by the fastest of XLA's at that size and precision. The last line says what
+kernel=None should choose here. Without a GPU, --quick runs tiny sizes in an interpreter, to see that it works.
+
+Examples:
+    python -m benchmarks.cell_kernel --out results
+    python -m benchmarks.cell_kernel --sizes a --precision default --unroll 1 8 --out results
+    python -m benchmarks.cell_kernel --quick --out results
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import tlstm_jax as tl
+from benchmarks import commandline, pallas
+from benchmarks.contenders import CONTENDERS, FLOOR, ours
+from benchmarks.networks import IMPLEMENTATIONS
+from benchmarks.race import Entry, describe, outcome, race
+from benchmarks.record import number
+from benchmarks.tasks import PASSES, PRECISIONS, SIZES, Task
+from experiments.common.commandline import exit_status, user_path
+from experiments.common.tables import aligned
+
+MODULE = "benchmarks.cell_kernel"
+QUICK = {
+    "sizes": ["tiny"],
+    "models": ["2d"],
+    "passes": ["training"],
+    "precision": ["highest"],
+    "unroll": [1],
+    "repetitions": 1,
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "2d": {"tensor_shape": (3,)},
+    "2d-wide": {"tensor_shape": (4,), "features": 300},
+    "2d-plain": {"tensor_shape": (3,), "kernel_size": 2, "memory_conv": False, "norm": None},
+    "3d": {"tensor_shape": (3, 3), "learn_carry": True},
+    "3d-bfloat16": {"tensor_shape": (2, 2), "dtype": jnp.bfloat16},
+    "2d-remat": {"tensor_shape": (3,), "remat": 2},
+    "2d-checkpoint": {"tensor_shape": (3,), "checkpoint": True},
+}
+"""What is checked: 20 features unless it says otherwise; ``checkpoint`` is a scan of two calls in jax.checkpoint."""
+TOLERANCE = {jnp.dtype(jnp.float32): 1e-4, jnp.dtype(jnp.bfloat16): 0.05}
+"""Of the distance of a gradient relative to its norm, with precision "highest"."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parse(arguments)
+    report = commandline.start_report(MODULE, arguments, options)
+    with pallas.interpreted():
+        report.add(check(name) for name in options.models)
+        for row in report.rows:
+            print(f"check {row['check']}: {row.get('error') or row.get('unavailable') or row['distance']}", flush=True)
+        for task in tasks(options):
+            rows = with_ratios(race(entries(task, options.unroll), commandline.limits(options)), task)
+            report.add(rows)
+            show(rows, task)
+    print(report.path)
+    print(verdict(report.rows))
+    return 1 if report.failures else 0
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line."""
+    parser = commandline.Parser(MODULE, __doc__)
+    parser.add_names("--models", MODELS, list(MODELS), "what to check")
+    parser.add_names("--sizes", SIZES, ["a", "d", "memorization-10"], "what to time, among " + " ".join(SIZES))
+    text = "timesteps in one iteration of a loop (default: 1 8)"
+    parser.add_argument("--unroll", type=commandline.positive_int, nargs="+", default=[1, 8], metavar="N", help=text)
+    parser.add_race(["training", "forward"], repetitions=20, seconds=2.0)
+    parser.set_defaults(precision=["default", "highest"])
+    parser.add_quick(arguments, QUICK)
+    for action in parser._actions:
+        if action.dest == "out":
+            action.type, action.metavar = results_path, "PATH"
+            action.help = "results, a .json file or a folder (default: a file in benchmarks/results)"
+    return parser.parse(arguments)
+
+
+def results_path(text: str) -> Path:
+    """A .json file, or one in the folder given."""
+    path = user_path(text)
+    return commandline.json_path(text) if path.suffix == ".json" else path / "cell_kernel.json"
+
+
+def tasks(options: argparse.Namespace) -> Iterator[Task]:
+    """Everything to be timed."""
+    for size in options.sizes:
+        for precision in options.precision:
+            for each in options.passes:
+                yield Task(SIZES[size], PRECISIONS[precision], PASSES[each])
+
+
+def entries(task: Task, unrolls: Sequence[int]) -> dict[str, Entry]:
+    """Both kernels with each number of timesteps in an iteration, and the bare products."""
+    contenders = [
+        ours(f"{name}-{unroll}", f"kernel={name!r}, unroll={unroll}", implementation, unroll=unroll)
+        for unroll in unrolls
+        for name, implementation in (("xla", "fused"), ("mosaic", "mosaic"))
+    ]
+    return {contender.name: Entry(contender, task) for contender in (*contenders, CONTENDERS[FLOOR])}
+
+
+def check(name: str) -> dict[str, Any]:
+    """How far the results of a model are from XLA's, relative to their norm: a row with the largest of a leaf."""
+    model = {"features": 20, "remat": False, "checkpoint": False, **MODELS[name]}
+    remat, checkpoint = model.pop("remat"), model.pop("checkpoint")
+    cfg = tl.TLSTMConfig(**model)
+    row: dict[str, Any] = {"check": name, "dtype": jnp.dtype(cfg.dtype or jnp.float32).name}
+    if reason := pallas.unavailable(Task(SIZES["tiny"], PRECISIONS["highest"], training=True)):
+        return row | {"unavailable": reason}
+    try:
+        exact, found = (results(cfg, IMPLEMENTATIONS[name], remat, checkpoint) for name in ("fused", "mosaic"))
+    except Exception as error:  # the other checks and the times are worth having
+        return row | {"error": describe(error)}
+    distances = {path: distance(found[path], exact[path]) for path in exact}
+    worst = max(distances, key=lambda path: np.nan_to_num(distances[path], nan=np.inf))
+    row |= {"distance": distances[worst], "leaf": worst}
+    if not distances[worst] <= TOLERANCE[jnp.dtype(row["dtype"])]:  # so that NaN does not pass
+        row["error"] = f"{worst} is off by {distances[worst]:.2g} of its norm"
+    return row
+
+
+def results(
+    cfg: tl.TLSTMConfig, implementation: Any, remat: int | bool = False, checkpoint: bool = False
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Outputs, the last state, and the gradients with respect to everything, by name."""
+    batch, steps, features = 3, 6, 4
+    rng = np.random.default_rng(0)
+
+    def draw(shape: tuple[int, ...], scale: float = 0.3) -> Any:
+        return jnp.asarray(scale * rng.normal(size=shape), jnp.float32)
+
+    shapes = cfg.param_shapes(features)
+    params = {group: {name: draw(shape) for name, shape in leaves.items()} for group, leaves in shapes.items()}
+    xs, reset = draw((batch, steps, features), 1.0), jnp.asarray(rng.random((batch, steps)) < 0.3)
+    state = None if cfg.learn_carry else jax.tree.map(lambda z: draw(z.shape), tl.init_state(cfg, (batch,)))
+    lengths, weights = jnp.asarray([6, 4, 0]), [draw((cfg.features,), 1.0) for _ in range(3)]
+
+    def run_once(params: Any, xs: Any, state: Any) -> Any:
+        return tl.unroll(
+            params,
+            xs,
+            cfg,
+            initial_state=state,
+            seq_lengths=lengths,
+            reset=reset,
+            remat=remat,
+            implementation=implementation,
+        )
+
+    def loss(params: Any, xs: Any, state: Any) -> Any:
+        if checkpoint:
+            body = jax.checkpoint(lambda state, xs: run_once(params, xs, state))
+            last, ys = jax.lax.scan(body, state, jnp.stack([xs, 2 * xs]))
+        else:
+            last, ys = run_once(params, xs, state)
+        parts = [ys, *jax.tree.leaves(last)]
+        total = sum(jnp.sum(part.astype(jnp.float32) @ w) for part, w in zip(parts, weights, strict=True))
+        return total, {"outputs": ys, "state": last}
+
+    with jax.default_matmul_precision("highest"):
+        run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+        (_, values), gradients = run(params, xs, state)
+    named = values | {"d": dict(zip(("params", "xs", "state"), gradients, strict=True))}
+    leaves = jax.tree_util.tree_leaves_with_path(named)
+    return {jax.tree_util.keystr(path): np.asarray(leaf, np.float32) for path, leaf in leaves}
+
+
+def distance(actual: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> float:
+    """Euclidean distance relative to the norm of the second."""
+    return float(np.linalg.norm(actual - wanted) / max(float(np.linalg.norm(wanted)), 1e-6))
+
+
+def with_ratios(rows: list[dict[str, Any]], task: Task) -> list[dict[str, Any]]:
+    """The rows of a task with microseconds a timestep, compared with the fastest of XLA's."""
+    medians = [row["median_ms"] for row in rows if row["contender"].startswith("xla") and "median_ms" in row]
+    for row in rows:
+        median = row.get("median_ms")
+        row["us_per_timestep"] = None if median is None else 1e3 * median / task.size.total_steps
+        row["ratio_to_xla"] = median / min(medians) if median and medians else None
+    return rows
+
+
+def show(rows: Sequence[Mapping[str, Any]], task: Task) -> None:
+    """Prints the rows of a task."""
+    print(f"\n{task.size.name}: {task.size.title}, {task.pass_name}, {task.precision.name}")
+    ran = [row for row in rows if not outcome(row)]
+    columns = ("us_per_timestep", "ratio_to_xla", "compile_seconds")
+    cells = [(row["contender"], *(number(row[column]) for column in columns)) for row in ran]
+    print(aligned([("", "us", "/ xla", "compile s"), *cells], numbers=True), flush=True)
+    for row in rows:
+        if outcome(row):
+            print(f"{row['contender']}: {outcome(row)}", flush=True)
+
+
+def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What kernel=None should choose on this device, in a line: the kernel only where it is right and never slower."""
+    failed = [row["check"] if "check" in row else row["contender"] for row in rows if "error" in row]
+    best: dict[tuple[str, ...], float] = {}
+    for row in rows:
+        if row.get("ratio_to_xla") and row["contender"].startswith("mosaic"):
+            key = (row["size"], row["precision"], row["pass"])
+            best[key] = min(row["ratio_to_xla"], best.get(key, np.inf))
+    device = jax.devices()[0]
+    if failed:
+        return f"None should choose xla: failed here: {', '.join(failed)}"
+    if device.platform != "gpu" or not best:
+        return "None should choose xla: the kernel has not been timed on a GPU here"
+    slowest = max(best, key=lambda key: best[key])
+    chosen = "mosaic" if best[slowest] < 1 else "xla"
+    ratios = f"{min(best.values()):.2f} to {best[slowest]:.2f} of xla's time (most at {' '.join(slowest)})"
+    return f"None should choose {chosen} on {device.device_kind}: mosaic takes {ratios}"
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main, resumable=False))

@@ -1,0 +1,332 @@
+"""A timestep of the tLSTM but for its matrix product as one GPU kernel, and its derivative as another (Pallas Mosaic).
+
+The equations are those of :func:`tlstm_jax.cell.pointwise`: the body of the forward kernel calls it, that of the
+backward kernel calls :func:`jax.vjp` of it. What is written here is where values are read and written.
+
+Each block of a kernel's grid is one location p of one row b of the batch. It has one warpgroup, which keeps vectors of
+channels in its registers, each padded to a multiple of 128, the number of its threads. Arrays are updated in place
+(they are ``jax.Ref``), so that a loop over timesteps moves nothing besides. What matrix products read or write has
+:attr:`Sizes.stride` channels instead: vectors are read from there with what follows them, which is masked; the
+gates of dA are written in order, each over the surplus of the one before; and patches, whose surplus would belong to
+another block, are written by bulk copies of their exact length. The padding is zero in every result.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from tlstm_jax import cell
+from tlstm_jax.fused.geometry import Sizes, Tables, input_taps, memory_offsets
+from tlstm_jax.typing import Array, Params
+
+plgpu: Any = importlib.import_module("jax.experimental.pallas.mosaic_gpu")  # its interface depends on jax's version
+
+BULK = 256
+"""Channels that one bulk copy moves, at most."""
+Ref = Any
+
+
+class Arrival(NamedTuple):
+    """The cotangents of the state after ``ends[b]`` timesteps: ``(b,)``, and twice ``(p, b, padded)``."""
+
+    ends: Ref
+    d_c: Ref
+    d_h: Ref
+
+
+class Common(NamedTuple):
+    """What both kernels read; ``bias`` is ``(width,)``, the rest as in ``Forward``."""
+
+    bias: Ref
+    pointwise: Any
+    fresh: Any
+    reset: Ref | None
+    c: Ref
+    tables: Tables
+    steps: Ref
+
+
+class Kept(NamedTuple):
+    """What the forward kernel keeps of n timesteps for the backward pass.
+
+    Attributes:
+        a: ``(n, p, b, width)``, the sum over parts of that in ``Forward``.
+        patches: ``(n, p, b, k * stride)``, without padding after them.
+    """
+
+    a: Ref
+    patches: Ref
+
+
+class Forward(NamedTuple):
+    """The arrays of the forward kernel, for n timesteps.
+
+    Attributes:
+        common: ``pointwise``, the groups of :func:`tlstm_jax.cell.pointwise_params`, each leaf ``(p, padded)``;
+            ``fresh``, the state (c, h) after a reset, ``(p, padded)`` each, or None for zeros; ``reset``,
+            ``(n + 1, b)`` integers, or None; ``c``, ``(n + 1, p, b, padded)``, the memory cell after 0, 1, ..
+            timesteps, before any reset; ``steps``, ``(p, b)``, this timestep, which each block counts for itself, so
+            that no other kernel has to.
+        a: ``(parts[0], p, b, width)``, the product of the patches and the kernel.
+        xs: ``(n, b, padded)``, projected inputs.
+        h: as ``c``.
+        patches: ``(p, b, depth)``, of the next timestep.
+        kept: for the backward pass, or None.
+    """
+
+    common: Common
+    a: Ref
+    xs: Ref
+    h: Ref
+    patches: Ref
+    kept: Kept | None
+
+
+class Backward(NamedTuple):
+    """The arrays of the backward kernel.
+
+    Attributes:
+        common: as above; ``steps`` counts down.
+        d_patches: ``(parts[1], p, b, depth)``, from the timestep after this one.
+        d_ys: ``(n, b, padded)``, of the outputs.
+        a: ``(chunk, p, b, width)``, the sum over parts of that in ``Forward``, for each timestep.
+        arriving: cotangents of states within the sequence.
+        d_c: ``(2, p, b, k, padded)``: what each location adds to dC of its neighbours, of this timestep and the next.
+        d_a: ``(chunk, p, b, width)``.
+        now: ``(p, b, width)``, dA of this timestep in the dtype of matrix products.
+        d_pointwise: ``pointwise`` for each row: leaves ``(p, b, padded)``, summed over timesteps.
+        d_fresh: the same of ``fresh``.
+    """
+
+    common: Common
+    d_patches: Ref
+    d_ys: Ref
+    a: Ref
+    arriving: list[Arrival]
+    d_c: Ref
+    d_a: Ref
+    now: Ref
+    d_pointwise: Any
+    d_fresh: Any
+
+
+def forward_step(s: Sizes, refs: Forward) -> None:
+    """C_t and H_t from the product of a timestep, and the patches of the next."""
+
+    def tlstm_forward(refs: Forward, h_copy: Ref, x_copy: Ref, zeros: Ref | None = None) -> None:
+        p, b = lax.axis_index("p"), lax.axis_index("b")
+        common, geometry, kept = refs.common, refs.common.tables, refs.kept
+        t = common.steps[p, b]
+        is_last = t + 1 == refs.xs.shape[0]
+        # All is read before anything is written: what was written might have changed it, so that reading would wait.
+        a = _preactivations(s, refs.a, [(n, p, b) for n in range(s.parts[0])])
+        readers = [geometry.reader[p, k] for k in range(s.cfg.num_offsets)]
+        is_zero = [geometry.zero[p, k] > 0 for k in range(s.cfg.num_offsets)]
+        x = refs.xs[lax.min(t + 1, refs.xs.shape[0] - 1), b, :]
+        c, h = lowerable(_pointwise(s))(*_arguments(s, common, a, p, b, t))
+        common.c[t + 1, p, b, :] = c
+        refs.h[t + 1, p, b, :] = h.astype(refs.h.dtype)
+        if common.reset is not None:
+            h = _select(common.reset[t + 1, b] > 0, _fresh(s, common.fresh, 1, p), h)
+        h_copy[...] = h.astype(h_copy.dtype)
+        x_copy[...] = x
+        if kept is not None and zeros is not None:
+            _write_gates(s, [kept.a], (t, p, b), *a)
+            zeros[...] = _keep(p < 0, h).astype(zeros.dtype)  # a constant cannot be stored if s.padded is 384
+        plgpu.commit_smem()
+
+        def copy(source: Ref, place: Any, k: int) -> None:
+            _copy_part(s, source, refs.patches.at[place, b], k)
+            if kept is not None:
+                pl.when(~is_last)(lambda: _copy_part(s, source, kept.patches.at[t + 1, place, b], k))
+
+        for k in range(s.cfg.num_offsets):
+            pl.when(readers[k] >= 0)(functools.partial(copy, h_copy, readers[k], k))
+            if kept is not None:
+                to = kept.patches.at[t + 1, p, b]
+                pl.when(is_zero[k] & ~is_last)(functools.partial(_copy_part, s, zeros, to, k))
+        for k, place in input_taps(s.cfg):
+            pl.when((p == place) & ~is_last)(functools.partial(copy, x_copy, p, k))
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        common.steps[p, b] = t + 1
+
+    copies = [plgpu.SMEM((s.padded,), ref.dtype) for ref in (refs.h, refs.xs)]
+    if refs.kept is not None:
+        copies.append(plgpu.SMEM((s.padded,), refs.h.dtype))
+    _launch(tlstm_forward, s, refs, copies)
+
+
+def backward_step(s: Sizes, refs: Backward) -> None:
+    """dA_t, and what a timestep adds to dC of the one before and to the gradients of ``pointwise`` and ``fresh``."""
+
+    def tlstm_backward(refs: Backward) -> None:
+        p, b = lax.axis_index("p"), lax.axis_index("b")
+        common, geometry = refs.common, refs.common.tables
+        t = common.steps[p, b]
+        parity, now = lax.rem(t, jnp.int32(2)), lax.rem(t, jnp.int32(s.chunk))
+        totals = [total[p, b, :] for total in jax.tree.leaves(refs.d_pointwise)]  # read first, as in the forward kernel
+        d_c: Array = jnp.zeros((s.padded,), jnp.float32)
+        d_h: Array = jnp.zeros((s.padded,), jnp.float32)
+        for k in range(s.cfg.num_offsets):
+            to = geometry.reader[p, k]
+            places = [(n, lax.max(to, 0), b) for n in range(s.parts[1])]
+            d_h += _keep(to >= 0, _part(s, refs.d_patches, places, k))
+        for j in range(geometry.pairs.shape[1]):
+            pair, count = geometry.pairs[p, j], geometry.neighbour.shape[1]
+            source, offset = lax.div(lax.max(pair, 0), count), lax.rem(lax.max(pair, 0), count)
+            d_c += _keep(pair >= 0, refs.d_c[parity, source, b, offset, :])
+        if common.reset is not None:  # after this timestep: the state that follows does not depend on this one
+            is_reset = common.reset[t + 1, b] > 0
+            for total, d in zip(refs.d_fresh or (), (d_c, d_h), strict=False):
+                total[p, b, :] = total[p, b, :] + _keep(is_reset, d)
+            d_c, d_h = _keep(~is_reset, d_c), _keep(~is_reset, d_h)
+        for arrival in refs.arriving:
+            here = arrival.ends[b] == t + 1
+            d_c += _keep(here, arrival.d_c[p, b, :])
+            d_h += _keep(here, arrival.d_h[p, b, :])
+        d_h += _keep(p == s.locations - 1, refs.d_ys[t, b, :])
+
+        def transposed(arguments: Any, cotangents: Any) -> Any:
+            return jax.vjp(_pointwise(s), *arguments)[1](cotangents)
+
+        a = _preactivations(s, refs.a, [(now, p, b)])
+        (*gates, q), d_neighbours, d_pointwise = lowerable(transposed)(_arguments(s, common, a, p, b, t), (d_c, d_h))
+        _write_gates(s, [refs.d_a.at[now], refs.now], (p, b), gates, q)
+        for k, d in enumerate(d_neighbours):
+            refs.d_c[1 - parity, p, b, k, :] = d
+        leaves = map(jax.tree.leaves, (refs.d_pointwise, d_pointwise))
+        for ref, d, total in zip(*leaves, totals, strict=True):
+            ref[p, b, :] = total + d
+        common.steps[p, b] = t - 1
+
+    _launch(tlstm_backward, s, refs, [])
+
+
+def _launch(body: Callable[..., None], s: Sizes, refs: Any, scratch: Sequence[Any]) -> None:
+    """Runs a kernel on arrays, some of which it updates in place."""
+    structure: Any
+    leaves, structure = jax.tree.flatten(refs)
+
+    def entry(*refs: Ref) -> None:
+        body(structure.unflatten(refs[: len(leaves)]), *refs[len(leaves) :])
+
+    entry.__name__ = body.__name__  # the kernel's name in profiles
+    semantics = plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup)
+    grid = {"grid": (s.locations, s.batch), "grid_names": ("p", "b")}
+    plgpu.kernel(entry, out_type=(), scratch_types=scratch, compiler_params=semantics, **grid)(*leaves)
+
+
+def _pointwise(s: Sizes) -> Callable[..., Any]:
+    """:func:`tlstm_jax.cell.pointwise` of one location and row, from gates and logits apart."""
+
+    def mean(z: Array) -> Array:
+        total = jnp.sum(jnp.where(_channels(z) < s.cfg.features, z, 0.0))
+        return lax.broadcast_in_dim(total / s.cfg.features, z.shape, ())
+
+    def pointwise(a: Sequence[Any], neighbours: Sequence[Array], params: Params) -> Any:
+        *gates, q = a
+        return cell.pointwise([*gates, *q], neighbours, params, s.cfg, mean=mean)
+
+    return pointwise
+
+
+def _preactivations(s: Sizes, a: Ref, places: Sequence[tuple[Any, ...]]) -> tuple[list[Array], list[Any]]:
+    """Gates and logits, before the bias: the sum of some rows of ``a``."""
+    gates = [_part(s, a, places, n) for n in range(4)]
+    ks = [4 * s.stride + k for k in range(memory_offsets(s.cfg))]
+    return gates, [functools.reduce(operator.add, [a[(*place, k)] for place in places]) for k in ks]
+
+
+def _write_gates(s: Sizes, arrays: Sequence[Ref], place: tuple[Any, ...], gates: Sequence[Array], q: Any) -> None:
+    """Writes rows of arrays that are read by :func:`_preactivations`: each gate over the padding of the one before."""
+    for array in arrays:
+        for n, z in enumerate(gates):
+            array[(*place, pl.ds(n * s.stride, s.padded))] = z.astype(array.dtype)
+        for k, z in enumerate(q):
+            array[(*place, 4 * s.stride + k)] = z.astype(array.dtype)
+
+
+def _arguments(s: Sizes, common: Common, a: tuple[list[Array], list[Any]], p: Any, b: Any, t: Any) -> Any:
+    """What :func:`_pointwise` takes at location p of row b, in timestep t, from pre-activations without the bias."""
+    gates = [z + _part(s, common.bias, [()], n) for n, z in enumerate(a[0])]
+    q = [z + common.bias[4 * s.stride + k] for k, z in enumerate(a[1])]
+    places = [common.tables.neighbour[p, k] for k in range(common.tables.neighbour.shape[1])]
+    neighbours = [common.c[t, place, b, :] for place in places]
+    if common.reset is not None:
+        is_reset = common.reset[t, b] > 0
+        fresh = [_fresh(s, common.fresh, 0, place) for place in places]
+        neighbours = [_select(is_reset, new, old) for new, old in zip(fresh, neighbours, strict=True)]
+    return [*gates, q], neighbours, jax.tree.map(lambda leaf: leaf[p, :], common.pointwise)
+
+
+def _fresh(s: Sizes, fresh: Any, which: int, p: Any) -> Array:
+    return jnp.zeros((s.padded,), jnp.float32) if fresh is None else fresh[which][p, :]
+
+
+def _channels(z: Array) -> Array:
+    return lax.broadcasted_iota(jnp.int32, z.shape, 0)
+
+
+def _part(s: Sizes, ref: Ref, places: Sequence[tuple[Any, ...]], part: int) -> Array:
+    """The channels of one gate or kernel offset in an operand of a product, zeros after them; the sum of some rows."""
+    z = functools.reduce(operator.add, [ref[(*place, pl.ds(part * s.stride, s.padded))] for place in places])
+    return z if s.stride == s.padded else jnp.where(_channels(z) < s.stride, z, 0.0)
+
+
+def _keep(condition: Any, z: Array) -> Array:
+    """``z`` where a scalar condition holds, or zeros."""
+    return _select(condition, z, jnp.zeros_like(z))
+
+
+def _select(condition: Any, one: Array, other: Array) -> Array:
+    """One of two vectors by a scalar condition, which Mosaic GPU selects by only as a comparison of vectors."""
+    bound = jnp.where(condition, jnp.int32(one.shape[0]), jnp.int32(0))
+    return jnp.where(_channels(one) < bound, one, other)
+
+
+def _copy_part(s: Sizes, source: Ref, patches: Ref, k: int) -> None:
+    """Starts to write the channels of one kernel offset in the patches of a location."""
+    for first in range(0, s.stride, BULK):
+        count = min(BULK, s.stride - first)
+        to = patches.at[pl.ds(k * s.stride + first, count)]
+        plgpu.copy_smem_to_gmem(source.at[pl.ds(first, count)], to)
+
+
+def lowerable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` in primitives that Mosaic GPU lowers, which lacks those that only derivatives need."""
+
+    def evaluate(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+        values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
+
+        def read(atom: Any) -> Any:
+            return atom.val if hasattr(atom, "val") else values[atom]
+
+        for eqn in jaxpr.eqns:
+            given, name = [read(atom) for atom in eqn.invars], eqn.primitive.name
+            inner = next((eqn.params[key] for key in ("jaxpr", "call_jaxpr") if key in eqn.params), None)
+            if inner is not None:  # jit, custom_jvp_call
+                results = evaluate(inner.jaxpr, inner.consts, given)
+            elif name == "add_any":
+                results = [given[0] + given[1]]
+            else:
+                bound = eqn.primitive.bind(*given, **eqn.params)
+                results = bound if eqn.primitive.multiple_results else [bound]
+            values.update(zip(eqn.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def call(*arguments: Any) -> Any:
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        return jax.tree.unflatten(
+            jax.tree.structure(shapes), evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(arguments))
+        )
+
+    return call

@@ -1,0 +1,52 @@
+"""What the GPU kernels of :mod:`tlstm_jax.fused.mosaic` cover. Nothing of Pallas is imported to find out."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from tlstm_jax.config import TLSTMConfig
+from tlstm_jax.typing import Array, TLSTMState
+
+MOST_FEATURES = 512
+"""M up to which the vectors of a location are meant to fit into the registers of one warpgroup."""
+LEAST_CAPABILITY = 9.0
+"""Bulk copies from shared memory came with Hopper."""
+
+
+def check_covered(cfg: TLSTMConfig, state: TLSTMState, xs: Array) -> None:
+    """Refuses what ``Fused(kernel="mosaic")`` does not cover.
+
+    Args:
+        cfg: the model.
+        state: in the computation dtype, as the loops start from it.
+        xs: projected inputs, ``(n, b, m)``.
+
+    Raises:
+        ValueError: the model, a dtype, a size, the device or the version of jax is not covered.
+    """
+    dtypes = (jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16))
+    symbolic = any(map(export.is_symbolic_dim, (*xs.shape, *state.h.shape)))
+    mesh, capability = jax.sharding.get_abstract_mesh(), compute_capability()
+    needs = [
+        ("jax 0.11 or later", f"jax {jax.__version__}", tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 11)),
+        ("a GPU of compute capability 9.0 or later", f"{capability}", (capability or 9.0) >= LEAST_CAPABILITY),
+        ('cell="lstm"', f'cell="{cfg.cell}"', cfg.cell == "lstm"),
+        ('norm="channel" or None', f'norm="{cfg.norm}"', cfg.norm != "layer"),
+        (f"at most {MOST_FEATURES} features", f"features={cfg.features}", cfg.features <= MOST_FEATURES),
+        ("a computation in float32 or bfloat16", f"{state.h.dtype}", state.h.dtype in dtypes),
+        ("fixed sizes", f"symbolic ones, {xs.shape}", not symbolic),
+        ("at least one row", "an empty batch", symbolic or xs.shape[1] > 0),
+        ("arrays on one device", f"a mesh, {mesh}", mesh.empty or mesh.size == 1),
+    ]
+    for expected, given, holds in needs:
+        if not holds:
+            raise ValueError(f'kernel="mosaic" needs {expected}, got {given}: use kernel="xla" or None.')
+
+
+def compute_capability() -> float | None:
+    """The lowest of the GPUs here; None without any, as where programs are compiled for another machine."""
+    if jax.default_backend() != "gpu":
+        return None
+    return min(float(device.compute_capability) for device in jax.local_devices())

@@ -1,0 +1,390 @@
+"""The loops of :mod:`tlstm_jax.fused.loops` around the GPU kernels of :mod:`tlstm_jax.fused.cell_kernel`.
+
+A timestep is a matrix product and a kernel, forward and backward. The equations of the derivative are those of
+:mod:`tlstm_jax.fused`; the pre-activations and the gradient of W^h are computed for many timesteps at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import jax.custom_batching
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from tlstm_jax import cell
+from tlstm_jax.config import TLSTMConfig
+from tlstm_jax.convolution import patches
+from tlstm_jax.fused import cell_kernel
+from tlstm_jax.fused.cell_kernel import Arrival, Backward, Common, Forward, Kept
+from tlstm_jax.fused.geometry import Sizes, input_taps, memory_offsets, tables
+from tlstm_jax.layout import to_rank
+from tlstm_jax.options import Fused
+from tlstm_jax.scan import reset_rows
+from tlstm_jax.typing import Array, Bool, Float, Params, TLSTMState
+
+UNROLL = 8
+"""Timesteps in one iteration of a loop, unless ``unroll`` says otherwise: the kernels are compiled once for all."""
+
+
+class Weights(NamedTuple):
+    """The parameters as the kernels use them, in float32.
+
+    Attributes:
+        kernel: ``(depth, width)``.
+        bias: ``(width,)``.
+        pointwise: the groups of :func:`tlstm_jax.cell.pointwise_params`, each leaf ``(p, padded)``.
+        fresh: the state (c, h) after a reset, ``(p, padded)`` each; None for zeros.
+    """
+
+    kernel: Float[Array, "depth width"]
+    bias: Float[Array, " width"]
+    pointwise: Params
+    fresh: tuple[Array, Array] | None
+
+
+class Static(NamedTuple):
+    """What is known at compile time; ``end`` is ``ends`` where that is an int."""
+
+    sizes: Sizes
+    gather: int
+    keeps: bool
+    unroll: int | bool
+    end: int | None
+
+    def chunks(self, num_steps: int) -> tuple[int, int]:
+        """Number and size of the chunks of the backward loop, which together may have a few timesteps more."""
+        count = math.ceil(num_steps / min(self.gather, num_steps))
+        return count, math.ceil(num_steps / count)
+
+
+def run(
+    params: Params,
+    cfg: TLSTMConfig,
+    fused: Fused,
+    unroll: int | bool,
+    until: int | None,
+    state: TLSTMState,
+    xs: Float[Array, "n b m"],
+    reset: Bool[Array, "n b"] | None,
+    ends: Array | None,
+    fresh: TLSTMState | None,
+) -> tuple[TLSTMState, TLSTMState | None, Array]:
+    """A :class:`tlstm_jax.scan.Span`, for checked arguments; nothing of ``fused`` is None, ``until`` is an int end."""
+    s = Sizes.of(cfg, xs.shape[1], state.h.dtype.itemsize, fused.align or 1)
+    keeps = fused.save == "gates"
+    static = Static(s, len(xs) if keeps else fused.gather or 1, keeps, unroll, until)
+    weights = prepare(s, params, fresh)
+    start = jax.tree.map(functools.partial(_flat, s), (state.c, state.h))
+    last, end, ys = _span(static, weights, start, _pad(xs, s.padded), reset, ends)
+    last, end = jax.tree.map(functools.partial(_unflat, s), (last, end))
+    return TLSTMState(*last), None if end is None else TLSTMState(*end), ys[..., : cfg.features]
+
+
+def prepare(s: Sizes, params: Params, fresh: TLSTMState | None) -> Weights:
+    """The parameters as the kernels use them: each pass casts the kernel, once."""
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    kernel, features = params["hidden"]["kernel"], s.cfg.features
+    kernel = _pad_gates(s, kernel.reshape(s.cfg.num_offsets, features, -1))
+    kernel = jnp.pad(kernel, ((0, 0), (0, s.stride - features), (0, 0))).reshape(-1, s.width)
+    pointwise = jax.tree.map(lambda leaf: _pad(leaf.reshape(s.locations, -1), s.padded), cell.pointwise_params(params))
+    start: Any = None
+    if fresh is not None:
+        start = jax.tree.map(lambda leaf: _flat(s, leaf)[:, 0].astype(jnp.float32), (fresh.c, fresh.h))
+    return Weights(
+        jnp.pad(kernel, ((0, s.depth - len(kernel)), (0, 0))), _pad_gates(s, params["hidden"]["bias"]), pointwise, start
+    )
+
+
+def _pad(z: Array, size: int) -> Array:
+    """``z`` with zeros after its channels."""
+    return jnp.pad(z, [(0, 0)] * (z.ndim - 1) + [(0, size - z.shape[-1])])
+
+
+def _pad_gates(s: Sizes, z: Float[Array, "*n a"]) -> Float[Array, "*n width"]:
+    """With zeros after the channels of each gate, and after all."""
+    *gates, q = jnp.split(z, [n * s.cfg.features for n in range(1, 5)], axis=-1)
+    return _pad(jnp.concatenate([*(_pad(gate, s.stride) for gate in gates), q], axis=-1), s.width)
+
+
+def _flat(s: Sizes, z: Array) -> Float[Array, "p b padded"]:
+    return _pad(z.reshape(s.locations, *z.shape[-2:]), s.padded)
+
+
+def _unflat(s: Sizes, z: Float[Array, "p b padded"]) -> Array:
+    return z[..., : s.cfg.features].reshape(*s.cfg.tensor_shape, s.batch, s.cfg.features)
+
+
+def _patches(s: Sizes, h: Float[Array, "p b padded"], x: Float[Array, "b padded"]) -> Float[Array, "p b depth"]:
+    """What the kernel of W^h sees at each location (eqs. 5, 14)."""
+    h = h[..., : s.stride].reshape(*s.cfg.tensor_shape, s.batch, s.stride)
+    return patches(h, x[..., : s.stride], s.cfg, s.depth).reshape(s.locations, s.batch, s.depth)
+
+
+def _product(s: Sizes, z: Array, kernel: Array) -> Array:
+    """``z`` times a kernel along the last axis, in float32."""
+    flat = z.reshape(-1, z.shape[-1]).astype(kernel.dtype)
+    a = jnp.dot(flat, kernel, precision=s.cfg.precision, preferred_element_type=jnp.float32)
+    return a.reshape(*z.shape[:-1], kernel.shape[-1])
+
+
+def _product_in_parts(s: Sizes, z: Float[Array, "p b j"], kernel: Float[Array, "j k"], parts: int) -> Array:
+    """As :func:`_product`, as many sums of a part of it each: ``(parts, p, b, k)``."""
+    z, kernel = z.reshape(-1, parts, z.shape[-1] // parts), kernel.reshape(parts, -1, kernel.shape[-1])
+    a = lax.dot_general(
+        z, kernel, (((2,), (1,)), ((1,), (0,))), precision=s.cfg.precision, preferred_element_type=jnp.float32
+    )
+    return a.reshape(parts, s.locations, s.batch, -1)
+
+
+def _common(s: Sizes, weights: Weights, reset: Array | None, c: Any, steps: Any) -> Common:
+    numbers = jax.tree.map(jnp.asarray, tables(s.cfg))
+    return Common(
+        weights.bias, weights.pointwise, weights.fresh if reset is not None else None, reset, c, numbers, steps
+    )
+
+
+class Residuals(NamedTuple):
+    """What the backward loop needs; ``states`` before the first timestep and after every one, before any reset.
+
+    ``kept`` is None where pre-activations and patches are computed again, chunk by chunk.
+    """
+
+    weights: Weights
+    xs: Array
+    reset: Array | None
+    ends: Array | None
+    states: tuple[Array, Array]
+    kept: Kept | None
+
+
+def _gradient(s: Sizes, columns: Float[Array, "n depth"], d_a: Float[Array, "n width"]) -> Array:
+    """The gradient of the kernel, a sum over n rows.
+
+    XLA divides a sum this long into parts, and copies both arrays for it where their number does not divide n.
+    """
+    parts = max(parts for parts in range(1, 9) if len(columns) % parts == 0)
+    columns, d_a = (z.reshape(parts, -1, z.shape[-1]) for z in (columns, d_a))
+    found = lax.dot_general(
+        columns, d_a, (((1,), (1,)), ((0,), (0,))), precision=s.cfg.precision, preferred_element_type=jnp.float32
+    )
+    return found.sum(0)
+
+
+class Updated(NamedTuple):
+    """What the backward kernel updates in place, as in :class:`tlstm_jax.fused.cell_kernel.Backward`; first ``d_c``."""
+
+    slots: Any
+    steps: Any
+    now: Any
+    d_a: Any
+    d_pointwise: Any
+    d_fresh: Any
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _span(
+    static: Static,
+    weights: Weights,
+    state: tuple[Array, Array],
+    xs: Array,
+    reset: Array | None,
+    ends: Array | None,
+) -> tuple[Any, Any, Array]:
+    return _forward(static._replace(keeps=False), weights, state, xs, reset, ends)[0]
+
+
+def _forward(
+    static: Static,
+    weights: Weights,
+    state: tuple[Array, Array],
+    xs: Array,
+    reset: Array | None,
+    ends: Array | None,
+) -> tuple[tuple[Any, Any, Array], Residuals]:
+    weights, state, xs = _alone((weights, state, xs))
+    s, num_steps = static.sizes, len(xs)
+    total = math.prod(static.chunks(num_steps))
+    xs = jnp.pad(xs, ((0, total - num_steps), (0, 0), (0, 0)))
+    if reset is not None:  # and one more: the cell writes the patches of the timestep after
+        reset = jnp.pad(reset, ((0, total + 1 - num_steps), (0, 0))).astype(jnp.int32)
+    kernel = weights.kernel.astype(state[1].dtype)
+    first = state[1] if reset is None else _reset(reset[0], state[1], weights, 1)
+
+    columns = _patches(s, first, xs[0])
+
+    def loop(refs: Any) -> None:
+        (cs, hs), columns, steps, kept = refs
+
+        def body(_: Any, __: Any) -> Any:
+            a = _product_in_parts(s, columns[...], kernel, s.parts[0])
+            common = _common(s, weights, reset, cs, steps)
+            cell_kernel.forward_step(s, Forward(common, a, xs, hs, columns, kept))
+            return (), None
+
+        lax.scan(body, (), None, length=total, unroll=static.unroll)
+
+    def before(leaf: Array, count: int) -> Array:
+        """An array for ``count`` timesteps, of which only the first has a value."""
+        return lax.empty((count, *leaf.shape), leaf.dtype).at[0].set(leaf)
+
+    start: Any = tuple(before(leaf, total + 1) for leaf in state)
+    kept: Any = None
+    if static.keeps:
+        a = lax.empty((total, s.locations, s.batch, s.width), jnp.float32)
+        kept = Kept(a, before(columns[..., : s.cfg.num_offsets * s.stride], total))
+    steps = jnp.zeros((s.locations, s.batch), jnp.int32)
+    states, _, _, kept = pl.run_state(loop)((start, columns, steps, kept))
+    last = tuple(leaf[num_steps] for leaf in states)
+    end: Any = None
+    if static.end is not None:
+        end = tuple(leaf[static.end] for leaf in states)
+    elif ends is not None:
+        rows: Any = jax.vmap(lambda leaf, end: leaf[end], in_axes=(-2, 0), out_axes=-2)
+        end = tuple(rows(leaf, jnp.clip(ends, 0, total)) for leaf in states)
+    return (last, end, states[1][1 : num_steps + 1, -1]), Residuals(weights, xs, reset, ends, states, kept)
+
+
+@jax.custom_batching.custom_vmap
+def _alone(tree: Any) -> Any:
+    return tree
+
+
+@_alone.def_vmap
+def _refuse_vmap(*_: Any) -> NoReturn:
+    raise ValueError(
+        'kernel="mosaic" needs arrays without axes of jax.vmap, got a batched call: use the batch axes of xs, or '
+        'kernel="xla" or None.'
+    )
+
+
+def _reset(is_reset: Array, z: Float[Array, "p b padded"], weights: Weights, which: int) -> Array:
+    """C (0) or H (1) after a reset where there is one."""
+    fresh = None if weights.fresh is None else weights.fresh[which][:, None].astype(z.dtype)
+    return reset_rows(is_reset > 0, z, fresh)
+
+
+def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, Array]) -> Any:
+    weights, xs, reset, ends, (cs, hs), kept = residuals
+    d_last, d_end, d_ys = cotangents
+    num_steps, total = len(d_ys), len(xs)
+    count, size = static.chunks(num_steps)
+    s = static.sizes._replace(chunk=size)
+    d_ys = jnp.pad(d_ys.astype(jnp.float32), ((0, total - num_steps), (0, 0), (0, 0)))
+    kernel = weights.kernel.astype(hs.dtype)
+    transposed = kernel.T
+    float32 = functools.partial(jax.tree.map, lambda leaf: leaf.astype(jnp.float32))
+
+    def rows(end: Any) -> Array:
+        return jnp.broadcast_to(jnp.asarray(end, jnp.int32), (s.batch,))
+
+    arriving = [] if d_end is None else [Arrival(rows(static.end if ends is None else ends), *float32(d_end))]
+    if total > num_steps:
+        arriving.append(Arrival(rows(num_steps), *float32(d_last)))
+        d_last = jax.tree.map(jnp.zeros_like, d_last)
+    arriving = lax.optimization_barrier(arriving)  # or XLA would make zeros anew in every iteration
+    d_c, d_h = float32(d_last)  # as if a timestep after the last had passed them on, at the offset that does not move
+    still = s.cfg.offsets.index((0,) * len(s.cfg.tensor_shape))
+    d_columns = _place(d_h[None, ..., : s.stride], (s.parts[1], *d_h.shape[:2], s.depth), (0, 0, 0, still * s.stride))
+    offsets = max(1, memory_offsets(s.cfg))
+    place = ((total - 1) % 2, 0, 0, still if offsets > 1 else 0, 0)
+    slots = _place(d_c[None, :, :, None], (2, *d_c.shape[:2], offsets, s.padded), place)
+
+    def per_row(leaf: Array) -> Any:
+        return jnp.zeros((s.locations, s.batch, s.padded), leaf.dtype)
+
+    updated = Updated(
+        slots,
+        jnp.full((s.locations, s.batch), total - 1, jnp.int32),
+        jnp.zeros((s.locations, s.batch, s.width), hs.dtype),
+        lax.empty((size, s.locations, s.batch, s.width), jnp.float32),
+        jax.tree.map(per_row, weights.pointwise),
+        None if reset is None else jax.tree.map(per_row, weights.fresh),
+    )
+
+    def again(start: Any) -> tuple[Array, Array]:
+        """Patches and pre-activations of a chunk."""
+
+        def timesteps(z: Array) -> Array:
+            return lax.dynamic_slice_in_dim(z, start, size)
+
+        before = timesteps(hs)
+        if reset is not None:
+            before = jax.vmap(lambda is_reset, h: _reset(is_reset, h, weights, 1))(timesteps(reset), before)
+        columns = jax.vmap(functools.partial(_patches, s))(before, timesteps(xs))
+        return columns, _product(s, columns, kernel)
+
+    def chunk(refs: Updated, carry: Any, start: Any) -> Any:
+        d_columns, d_kernel, d_bias = carry
+
+        columns, a = again(start) if kept is None else (kept.patches, kept.a)
+
+        def body(d_columns: Array, _: Any) -> tuple[Array, None]:
+            common = _common(s, weights, reset, cs, refs.steps)
+            arrays = Backward(
+                common, d_columns, d_ys, a, arriving, refs.slots, refs.d_a, refs.now, refs.d_pointwise, refs.d_fresh
+            )
+            cell_kernel.backward_step(s, arrays)
+            return _product_in_parts(s, refs.now[...], transposed, s.parts[1]), None
+
+        d_columns, _ = lax.scan(body, d_columns, None, length=size, unroll=static.unroll)
+        factor, used = refs.d_a[...], 4 * s.stride + memory_offsets(s.cfg)
+        flat = factor.reshape(-1, s.width)
+        found = _gradient(s, columns.reshape(-1, columns.shape[-1]), flat.astype(columns.dtype))
+        found = jnp.pad(found, ((0, s.depth - len(found)), (0, 0)))
+        taps = [
+            _product(s, factor[:, place, :, :used], transposed[:used, k * s.stride : (k + 1) * s.stride])
+            for k, place in input_taps(s.cfg)
+        ]
+        return (d_columns, d_kernel + found, d_bias + flat.sum(0)), functools.reduce(jnp.add, taps)
+
+    def loop(refs: Any) -> None:
+        updated, totals, d_xs = refs
+        carry = jax.tree.map(lambda total: total[...], totals)
+        starts = size * jnp.arange(count)
+        carry, found = lax.scan(functools.partial(chunk, updated), carry, starts, reverse=True, unroll=count == 1)
+        for total, value in zip(totals, carry, strict=True):
+            total[...] = value
+        d_xs[...] = found
+
+    totals = (d_columns, jnp.zeros_like(weights.kernel), jnp.zeros_like(weights.bias))
+    d_xs = jnp.zeros((count, size, s.batch, s.stride), jnp.float32)
+    updated, (d_columns, d_kernel, d_bias), d_xs = pl.run_state(loop)((updated, totals, d_xs))
+    _, to_first = jax.vjp(lambda h: _patches(s, h, jnp.zeros(xs.shape[1:], jnp.float32)), jnp.zeros_like(d_h))
+    (d_h,) = to_first(d_columns.sum(0))
+    d_c = _first_memory(s, updated.slots[1])
+    fresh = None if weights.fresh is None else jax.tree.map(jnp.zeros_like, weights.fresh)
+    if reset is not None:
+        is_reset = to_rank(reset[0][:, None] > 0, 3)
+        if updated.d_fresh is not None:
+            more = [jnp.where(is_reset, d, 0).sum(1) for d in (d_c, d_h)]
+            fresh = tuple(total.sum(1) + d for total, d in zip(updated.d_fresh, more, strict=True))
+        d_c, d_h = (jnp.where(is_reset, 0, d) for d in (d_c, d_h))
+    for arrival in arriving:  # in rows that end before they begin
+        here = to_rank((arrival.ends == 0)[:, None], 3)
+        d_c, d_h = (d + jnp.where(here, more, 0) for d, more in zip((d_c, d_h), arrival[1:], strict=True))
+    d_pointwise = jax.tree.map(lambda total: total.sum(1), updated.d_pointwise)
+    d_xs = _pad(d_xs.reshape(total, s.batch, s.stride), s.padded)[:num_steps].astype(xs.dtype)
+    d_state = (d_c.astype(cs.dtype), d_h.astype(hs.dtype))
+    return Weights(d_kernel, d_bias, d_pointwise, fresh), d_state, d_xs, None, None
+
+
+_span.defvjp(_forward, _backward)
+
+
+def _place(z: Array, shape: Sequence[int], place: Sequence[int]) -> Array:
+    """Zeros with ``z`` in one place: a padding, which is one launch where an update of zeros would be two."""
+    widths = [(first, size - first - inner) for first, size, inner in zip(place, shape, z.shape, strict=True)]
+    return jnp.pad(z, widths)
+
+
+def _first_memory(s: Sizes, slots: Float[Array, "p b k padded"]) -> Float[Array, "p b padded"]:
+    """dC_0 from what the first timestep adds to its neighbours."""
+    neighbour = tables(s.cfg).neighbour
+    d_c = jnp.zeros((s.locations, s.batch, s.padded), slots.dtype)
+    return d_c.at[neighbour.T].add(jnp.moveaxis(slots, 2, 0))
