@@ -4,7 +4,8 @@ A part is one of the other commands, in a process of its own: XLA reads its flag
 fails or takes too long costs only itself. Parts run in the order of the table, the most important
 first, until the budget is spent: the first is a check against the readable implementation, and those
 of the tables in README.md and docs/performance.md follow. (Every program is compared with it before it
-is timed, in the other parts too.) Parts of the tables are small enough for about 180 seconds.
+is timed, in the other parts too.) Check, the cell kernel and depth take about 330 seconds
+on an H100, most of them to compile.
 
 The folder of the results holds few files, since some machines give back only few: suite.json, how each
 part went and under "results" what its command would have written on its own; suite.log, the tables as
@@ -71,6 +72,7 @@ class Part:
 
 
 SMOKE = {
+    "cell_kernel": "--quick",
     "speed": "--sizes tiny --contenders auto floor --passes training --precision highest --repetitions 2",
     "depth": "--depths 1 2 --models 2d --features 8 --batch-size 2 --num-steps 5 --repetitions 2",
     "memory": "--sizes tiny --num-steps 5 --implementations reference",
@@ -97,9 +99,15 @@ PARTS = {
     part.name: part
     for part in (
         Part("check", "speed", "--sizes tiny tiny-3d --contenders auto reference --passes training --seconds 0.1", 40),
-        Part("depth", "depth", f"--depths 1 10 --models 2d {STACKS} {TRAINING}", 70),
+        Part(
+            "kernel",
+            "cell_kernel",
+            "--sizes a d memorization-10 --precision default --passes training --unroll 8 --seconds 0.8",
+            180,
+        ),
+        Part("depth", "depth", f"--depths 1 10 --models 2d 2d-mosaic {STACKS} {TRAINING}", 110),
         Part("speed", "speed", f"--sizes a --contenders auto reference floor conv {STACKS} {TRAINING}", 45),
-        Part("profile", "kernel_times", "--sizes a --precision default --calls 5", 35),
+        Part("profile", "kernel_times", "--sizes a --contenders auto mosaic --precision default --calls 5", 60),
         Part("unroll", "speed", f"--sizes a --contenders auto unroll-1 unroll-8 {TRAINING}", 60),
         Part("depth-3d", "depth", f"--depths 1 10 --models 3d {TRAINING}", 60),
         Part("populations", "populations", "--sizes a --members 1 6 48", 60),
@@ -249,7 +257,7 @@ def verdict(parts: Sequence[dict[str, Any]]) -> list[str]:
     """What should be chosen on this device, by the medians of the parts that have them, one line for each choice."""
     found = {part["name"]: rows_of(part) for part in parts}
     lines = []
-    for name, choice in (("unroll", "unroll"), ("fused", "implementation")):
+    for name, choice in (("kernel", "kernel"), ("unroll", "unroll"), ("fused", "implementation")):
         sizes = dict.fromkeys(row["size"] for row in found.get(name, []))
         for size in sizes:
             times = {row["contender"]: row["median_ms"] for row in found[name] if row["size"] == size}

@@ -34,13 +34,14 @@ class Fused:
             normalization or none, at most 512 features, in float32 or bfloat16, on one device and not under
             ``jax.vmap``; :func:`tlstm_jax.unroll` refuses everything else with a ``ValueError``. With it,
             ``save="gates"`` saves the patches too, and is the default where those of all timesteps fill at most 1 GiB.
-            None is ``"xla"`` everywhere, because
-            ``"mosaic"`` has not been timed on a GPU yet.
+            None is ``"xla"`` everywhere: ``"mosaic"`` took 0.49 to 0.63 of its time on an H100 (see the guide's
+            performance page), but it can be neither mapped nor exported, which a default must survive.
 
     A CPU gets ``Fused("gates", 1, 1, "kept")`` and ``unroll=1``. Other platforms get ``Fused("states", n, 16,
     "built")``, where n is the number of timesteps whose patches fill 1 GiB, and ``unroll=3``, 4 or 5, whichever
     has the fewest timesteps compiled: an iteration of several timesteps launches fewer kernels on a GPU, since states
-    are written, counters advanced and arrays copied once in each. More would take more than twice as long to compile.
+    are written, counters advanced and arrays copied once in each. More would take more than twice as long to compile;
+    with ``kernel="mosaic"`` it does not, and the default is 8.
 
     Raises:
         ValueError: an option has an invalid value.

@@ -75,6 +75,23 @@ def gpu_speed(folder: Path) -> Rows:
     ]
 
 
+def gpu_cell_kernel(folder: Path) -> Rows:
+    """Microseconds of forward + backward per timestep with XLA's kernels and with ours."""
+    rows = [["us per timestep", "XLA", "the kernel", "kernel / XLA", "bare matrix products"]]
+    for file in ("cell-kernel-h100.json", "speed-h100.json"):
+        found: dict[str, dict[str, Any]] = {}
+        for row in read(folder / file)["rows"]:
+            found.setdefault(row["size"], {})[row["contender"]] = row
+        for size, timed in found.items():
+            if any(size_of(timed["auto"]) == row[0] for row in rows):
+                continue  # the first file has the later version
+            steps = timed["auto"]["num_steps"] + timed["auto"]["depth"] - 1
+            xla, ours, floor = (timed[name]["median_ms"] for name in ("auto", "mosaic", "floor"))
+            times = [f"{1e3 * time / steps:.1f}" for time in (xla, ours, floor)]
+            rows.append([size_of(timed["auto"]), *times[:2], f"{ours / xla:.2f}", times[2]])
+    return rows
+
+
 def timed_files(folder: Path) -> Rows:
     """Device, precision, versions and commit of every file of timings."""
     rows = [["file", "device", "precision", "jax", "Python", "commit"]]
@@ -90,5 +107,11 @@ def timed_files(folder: Path) -> Rows:
     return rows
 
 
-TABLES = {"gpu-cpu": gpu_cpu, "gpu-depth": gpu_depth, "gpu-speed": gpu_speed, "timed-files": timed_files}
+TABLES = {
+    "gpu-cpu": gpu_cpu,
+    "gpu-depth": gpu_depth,
+    "gpu-speed": gpu_speed,
+    "gpu-cell-kernel": gpu_cell_kernel,
+    "timed-files": timed_files,
+}
 """Each table by its name in the pages; the argument is the folder of measurements."""
