@@ -37,7 +37,7 @@ class Fused:
             None is ``"xla"`` everywhere: ``"mosaic"`` took 0.49 to 0.63 of its time on an H100 (see the guide's
             performance page), but it can be neither mapped nor exported, which a default must survive.
 
-    A CPU gets ``Fused("gates", 1, 1, "kept")`` and ``unroll=1``. Other platforms get ``Fused("states", n, 16,
+    A CPU gets ``Fused("gates", 1, 16, "kept")`` and ``unroll=1``. Other platforms get ``Fused("states", n, 16,
     "built")``, where n is the number of timesteps whose patches fill 1 GiB, and ``unroll=3``, 4 or 5, whichever
     has the fewest timesteps compiled: an iteration of several timesteps launches fewer kernels on a GPU, since states
     are written, counters advanced and arrays copied once in each. More would take more than twice as long to compile;

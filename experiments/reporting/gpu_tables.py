@@ -82,7 +82,7 @@ def gpu_cell_kernel(folder: Path) -> Rows:
         found: dict[str, dict[str, Any]] = {}
         for row in read(folder / file)["rows"]:
             found.setdefault(row["size"], {})[row["contender"]] = row
-        for size, timed in found.items():
+        for timed in found.values():
             if any(size_of(timed["auto"]) == row[0] for row in rows):
                 continue  # the first file has the later version
             steps = timed["auto"]["num_steps"] + timed["auto"]["depth"] - 1

@@ -113,15 +113,16 @@ def memory(folder: Path) -> Rows:
 
 def kernels(folder: Path) -> Rows:
     """GPU kernels per timestep, counted in the programs that XLA compiles for an H100."""
-    rows = [["kernels per timestep", "forward", "forward + backward", "reference, forward + backward"]]
+    rows = [["kernels per timestep", "forward", "forward + backward", "reference", 'kernel="mosaic"']]
     sizes: dict[str, dict[tuple[str, str], str]] = {}
     for row in read(folder / "gpu-kernels-h100.json")["results"]:
         longest = max(loop["timesteps"] for loop in row["loops"])  # shorter loops only flush the delayed outputs
-        counts = [f"{loop['kernels_per_timestep']:.0f}" for loop in row["loops"] if loop["timesteps"] == longest]
+        counts = [f"{loop['kernels_per_timestep']:.2g}" for loop in row["loops"] if loop["timesteps"] == longest]
         sizes.setdefault(row["size"], {})[row["implementation"], row["pass"]] = " + ".join(counts)
     for size, found in sizes.items():
         if not any(implementation == "flax LSTM" for implementation, _ in found):
-            rows.append([size, found["auto", "forward"], found["auto", "training"], found["reference", "training"]])
+            training = (found[implementation, "training"] for implementation in ("auto", "reference", "mosaic"))
+            rows.append([size, found["auto", "forward"], *training])
     return rows
 
 

@@ -183,13 +183,13 @@ def varied_options(lines: Sequence[Line], ignore: Sequence[str] = WITHIN_GROUP) 
 def label(line: Line, among: Sequence[Line], ignore: Sequence[str] = WITHIN_GROUP) -> str:
     """The options by which a line differs from others, for example "B=5, lr=0.001"."""
     options = shown_options(line)
-    names = (name for name in varied_options(among, ignore) if options.get(name))
+    names = (name for name in varied_options(among, ignore) if options.get(name) not in (None, "", "null"))
     return ", ".join(f"{SHORT_NAMES.get(name, name)}={options[name]}" for name in names)
 
 
 def spread(values: Sequence[float], show: Callable[[float], str]) -> str:
-    """Mean and range of the values of several seeds, or the value of one."""
-    if len(values) == 1:
+    """Mean and range of the values of several seeds, or one value if they are shown alike."""
+    if show(min(values)) == show(max(values)):
         return show(values[0])
     return f"{show(mean(values))} ({show(min(values))} to {show(max(values))})"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from experiments.reporting import summary
 from experiments.reporting.lines import Line
 from experiments.reporting.measurements import Rows
-from experiments.reporting.rivals import EQUAL
+from experiments.reporting.rivals import EQUAL, core_parameters, is_rival
 from experiments.reporting.summary import Group
 from experiments.running.models import ModelOptions
 from experiments.tasks import TASKS
@@ -111,15 +111,14 @@ def learnt(lines: Sequence[Line]) -> Rows:
     A plain LSTM is one LSTM layer, or several that share their parameters or do not. The settings of a task in which
     neither solved it share a row.
     """
-    rows = [["task", "tLSTM+CN", "best plain LSTM of as many recurrent parameters"]]
+    rows = [["task", "tLSTM+CN", "best plain LSTM of as many parameters"]]
     unsolved: dict[str, list[list[str]]] = {}
     for setting, members in summary.by_setting(lines).items():
         ours = best_of(members, ("2D tLSTM+CN", "3D tLSTM+CN"))
         if ours is None:
             continue
-        budget = EQUAL * recurrent_size(ours.first)
-        plain = [line for line in members if line.model in PLAIN]
-        theirs = best_of([line for line in plain if recurrent_size(line) <= budget], PLAIN)
+        plain = [line for line in members if line.model in PLAIN and are_equal(line, ours.first)]
+        theirs = best_of(plain, PLAIN)
         if theirs is None:
             continue
         both = [*ours.lines, *theirs.lines]
@@ -133,12 +132,18 @@ def learnt(lines: Sequence[Line]) -> Rows:
     return [*rows, *joined]
 
 
-PLAIN = ("sLSTM", "sLSTM (unshared)")
+PLAIN = ("sLSTM", "sLSTM (unshared)", "lstm")
 """The names of stacks of LSTM layers, and of one layer."""
 
 
+def are_equal(line: Line, other: Line) -> bool:
+    """Whether two models have as many recurrent parameters; with a rival, of which those are not known, core ones."""
+    size = core_parameters if is_rival(line) or is_rival(other) else recurrent_size
+    return max(size(line), size(other)) <= EQUAL * min(size(line), size(other))
+
+
 def recurrent_size(line: Line) -> int:
-    """The number of recurrent parameters of a run's model."""
+    """The number of recurrent parameters of a run's model, none of :mod:`experiments.rivals`."""
     return ModelOptions.recorded(line.options).recurrent_size
 
 
@@ -150,7 +155,11 @@ def best_of(lines: Sequence[Line], models: Sequence[str]) -> Group | None:
 def best_cell(group: Group, among: Sequence[Line]) -> str:
     """A group's depth, M and parameters, the options by which it differs from others, and its result."""
     first = group.first
-    kind = first.model[:2] if "tLSTM" in first.model else first.model.removeprefix("sLSTM").strip(" ()")
+    kind = (
+        first.model[:2]
+        if "tLSTM" in first.model
+        else first.model.removeprefix("sLSTM").removeprefix("lstm").strip(" ()")
+    )
     sized = f"{kind} L={first.depth} M={first.features} ({(first.parameters or 0) / 1000:.0f}K)".strip()
-    label = summary.label(first, among)
+    label = summary.label(first, among, (*summary.WITHIN_GROUP, "check_every"))
     return f"{sized}{f', {label}' if label else ''}: {summary.outcome(group)}"

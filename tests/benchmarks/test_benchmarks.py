@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from jax.experimental import rnn
 
-from benchmarks import depth, floor, gpu_suite, kernel_times, memory, populations, rivals, speed, stacks
+from benchmarks import cell_kernel, depth, floor, gpu_suite, kernel_times, memory, populations, rivals, speed, stacks
 from benchmarks.checking import Mismatch, build
 from benchmarks.contenders import CONTENDERS
 from benchmarks.measure import Limits, interleave
@@ -336,7 +336,7 @@ def test_profile_and_populations(tmp_path, capsys):
 
 def test_options_of_the_suite():
     """Every part's options, with and without --smoke, are some that its command knows."""
-    modules = (speed, depth, memory, kernel_times, populations)
+    modules = (speed, depth, memory, kernel_times, populations, cell_kernel)
     parsers = {module.MODULE.rpartition(".")[2]: module.parse for module in modules}
     for part in gpu_suite.PARTS.values():
         for smoke in (False, True):

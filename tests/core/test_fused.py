@@ -371,7 +371,7 @@ def test_the_platform_decides():
     def size(implementation):
         return gradient(implementation).lower(params).compile().memory_analysis().temp_size_in_bytes
 
-    assert size("auto") == size("fused") == size(tl.Fused("gates", 1, 1)) < size("reference")
+    assert size("auto") == size("fused") == size(tl.Fused("gates", 1, 16)) < size("reference")
     assert size(tl.Fused("states")) != size("auto")
 
 

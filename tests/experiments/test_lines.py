@@ -224,34 +224,35 @@ def test_the_table_of_what_it_learns_has_the_best_of_each_model():
         line(depth=8, end=0.995, samples=900),
         line(depth=8, end=0.995, samples=100, batch_size=2),
         line(depth=8, end=0.5, seed=1, samples=100, batch_size=2, finished=False),
-        *(line(model="sLSTM", depth=depth, end=0.1 * depth) for depth in (1, 2)),
+        *(line(model="sLSTM", depth=depth, end=0.1 * depth, features=123) for depth in (1, 2)),
         line("addition n=4", end=0.3),
-        line("addition n=4", "sLSTM", end=0.2),
+        line("addition n=4", "sLSTM", end=0.2, features=123),
         line("addition n=9", end=0.2),
-        line("addition n=9", "sLSTM", end=0.1),
+        line("addition n=9", "sLSTM", end=0.1, features=123),
         line("digits", "3D tLSTM+CN", end=0.9),
     ]
     within = "not solved within 1,000 samples"
     assert tables.learnt(summary.in_order(members))[1:] == [
         [
             "memorization n=20",
-            "2D L=8 M=100 (12K), B=5: solved after 500 (500 to 500) samples, 2 seeds",
-            f"L=2 M=100 (12K), B=15: {within}: 20.0%, 1 seed",
+            "2D L=8 M=100 (12K), B=5: solved after 500 samples, 2 seeds",
+            f"L=2 M=123 (12K), B=15: {within}: 20.0%, 1 seed",
         ],
         [
             "addition n=4<br>addition n=9",
             f"2D L=4 M=100 (12K): {within}: 30.0%, 1 seed<br>2D L=4 M=100 (12K): {within}: 20.0%, 1 seed",
-            f"L=4 M=100 (12K): {within}: 20.0%, 1 seed<br>L=4 M=100 (12K): {within}: 10.0%, 1 seed",
+            f"L=4 M=123 (12K): {within}: 20.0%, 1 seed<br>L=4 M=123 (12K): {within}: 10.0%, 1 seed",
         ],
     ]
 
 
 def test_the_plain_lstm_beside_ours_is_the_best_of_as_many_parameters():
-    unshared = line("digits", "sLSTM (unshared)", end=0.7, shared=False, features=50)
+    unshared = line("digits", "sLSTM (unshared)", end=0.7, shared=False, features=61)
     larger = line("digits", "sLSTM", end=0.9, depth=2, features=200)
-    members = [line("digits", end=0.8), line("digits", "sLSTM", end=0.6), unshared, larger]
+    smaller = line("digits", "sLSTM", end=0.95, features=100)
+    members = [smaller, line("digits", end=0.8), line("digits", "sLSTM", end=0.6, features=123), unshared, larger]
     assert tables.learnt(summary.in_order(members))[1:] == [
-        ["digits (accuracy)", "2D L=4 M=100 (12K): 80.0%, 1 seed", "unshared L=4 M=50 (12K): 70.0%, 1 seed"]
+        ["digits (accuracy)", "2D L=4 M=100 (12K): 80.0%, 1 seed", "unshared L=4 M=61 (12K): 70.0%, 1 seed"]
     ]
 
 

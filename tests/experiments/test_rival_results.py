@@ -142,8 +142,8 @@ def test_rivals_do_not_stand_for_the_papers_own_models():
     lines = [line("mnist", "tcn", end=0.99), line("mnist", "sLSTM", end=0.5)]
     _, table = overview.overview(lines)
     assert {row[-1] for row in table if row[1] == "mnist"} == {"(instead: sLSTM L=4: 50.0%, 1 seed, 12,345 parameters)"}
-    _, row = tables.learnt([line(), line(model="sLSTM"), line(model="lstm", end=0.9)])
-    assert "L=4 M=100 (12K): not solved within 1,000 samples: 50.0%" in row[2]
+    _, row = tables.learnt([line(), line(model="sLSTM", features=123), line(model="grid", end=0.9)])
+    assert "L=4 M=123 (12K): not solved within 1,000 samples: 50.0%" in row[2]
 
 
 def test_the_page_has_the_rivals(tmp_path, monkeypatch):

@@ -68,7 +68,7 @@ def fused_span(
             fits = (fused.gather or gather) >= xs.shape[0]
             plan = fused.or_else("gates" if fits else "states", gather, 16, "built")
             return mosaic.run(params, cfg, plan, mosaic.UNROLL if unroll is None else unroll, end, *arguments, fresh)
-        on_cpu = functools.partial(run, fused.or_else("gates", 1, 1, "kept"), 1)
+        on_cpu = functools.partial(run, fused.or_else("gates", 1, 16, "kept"), 1)
         elsewhere = functools.partial(run, fused.or_else("states", gather, 16, "built"), several(xs.shape[0]))
         if None not in (fused.save, fused.gather, fused.align, fused.patches, unroll):
             return on_cpu(*arguments)
