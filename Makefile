@@ -10,7 +10,7 @@ run: $(VENV)/installed
 	$(BIN)/python -m experiments.mnist --data digits
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # The tests marked slow, the notebooks among them.
 test-slow: $(VENV)/installed

@@ -35,7 +35,7 @@ class Fused:
             ``jax.vmap``; :func:`tlstm_jax.unroll` refuses everything else with a ``ValueError``. With it,
             ``save="gates"`` saves the patches too, and is the default where those of all timesteps fill at most 1 GiB.
             None is ``"xla"`` everywhere: ``"mosaic"`` took 0.49 to 0.63 of its time on an H100 (see the guide's
-            performance page), but it can be neither mapped nor exported, which a default must survive.
+            performance page), but it cannot be mapped, which a default must survive.
 
     A CPU gets ``Fused("gates", 1, 16, "kept")`` and ``unroll=1``. Other platforms get ``Fused("states", n, 16,
     "built")``, where n is the number of timesteps whose patches fill 1 GiB, and ``unroll=3``, 4 or 5, whichever

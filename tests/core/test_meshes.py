@@ -27,7 +27,9 @@ LENGTHS = jnp.array([3, 0, 2, 1])
 RESET = jnp.zeros((B, T), bool).at[2, 1].set(True)
 BUILT = tl.Fused("states", 2, 16, "built")
 IMPLEMENTATIONS = pytest.mark.parametrize(
-    "implementation", ["auto", "reference", BUILT], ids=["auto", "reference", "built"]
+    "implementation",
+    ["auto", "reference", pytest.param(BUILT, marks=pytest.mark.slow)],
+    ids=["auto", "reference", "built"],
 )
 
 

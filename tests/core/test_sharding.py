@@ -127,6 +127,12 @@ def test_lifted_transformations_name_the_new_axis(lift):
 
 # Sharded computation: what each device holds is a part, the results are the same
 
+MESHES = pytest.mark.parametrize(
+    ("data", "model"),
+    [pytest.param(4, 1, marks=pytest.mark.slow), pytest.param(1, 4, marks=pytest.mark.slow), (2, 2)],
+    ids=["batch", "channels", "both"],
+)
+
 
 def value_and_gradients(params, xs):
     def loss(params, xs):
@@ -136,7 +142,7 @@ def value_and_gradients(params, xs):
     return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, xs)
 
 
-@pytest.mark.parametrize(("data", "model"), [(4, 1), (1, 4), (2, 2)], ids=["batch", "channels", "both"])
+@MESHES
 def test_pure_functions_sharded(data, model):
     grid = mesh(data, model)
     where = jax.tree_util.tree_map_with_path(
@@ -153,7 +159,7 @@ def test_pure_functions_sharded(data, model):
     assert kernel.addressable_shards[0].data.shape == (*kernel.shape[:-1], kernel.shape[-1] // model)
 
 
-@pytest.mark.parametrize(("data", "model"), [(4, 1), (1, 4), (2, 2)], ids=["batch", "channels", "both"])
+@MESHES
 def test_linen_sharded(data, model):
     grid = mesh(data, model)
     where = nn.get_sharding(jax.eval_shape(LAYER.init, KEY, XS), grid)
@@ -171,7 +177,7 @@ def test_linen_sharded(data, model):
     assert ys.addressable_shards[0].data.shape == (BATCH // data, T, M)
 
 
-@pytest.mark.parametrize(("data", "model"), [(4, 1), (1, 4), (2, 2)], ids=["batch", "channels", "both"])
+@MESHES
 def test_nnx_sharded(data, model):
     grid = mesh(data, model)
     with jax.set_mesh(grid):  # where annotated variables are sharded as they are made
