@@ -59,12 +59,13 @@ IMPLEMENTATIONS = ("auto", "reference", "fused", "mosaic")
 
 
 class Program(NamedTuple):
-    """What to compile: how results name it, its timesteps, the function, and the shapes of parameters and inputs."""
+    """What to compile: how results name it, its timesteps and those of an iteration, the function, and shapes."""
 
     size: str
     implementation: str
     which: str
     timesteps: int
+    unroll: int
     function: Callable[[Any, Any], Any]
     arguments: tuple[Any, Any]
 
@@ -76,15 +77,17 @@ def programs(options: argparse.Namespace) -> Iterator[Program]:
     import jax.numpy as jnp
 
     import tlstm_jax as tl
+    from tlstm_jax.fused.loops import several
 
     def passes(
-        size: str, name: str, timesteps: int, model: Callable[[Any, Any], Any], params: Any, xs: Any
+        size: str, name: str, timesteps: int, unroll: int, model: Callable[[Any, Any], Any], params: Any, xs: Any
     ) -> Iterator[Program]:
         def train(params: Any, xs: Any) -> Any:
             return jax.value_and_grad(lambda params: jnp.mean(model(params, xs)))(params)
 
         for which in options.passes:
-            yield Program(size, name, which, timesteps, train if which == "training" else model, (params, xs))
+            function = train if which == "training" else model
+            yield Program(size, name, which, timesteps, unroll, function, (params, xs))
 
     def unroll(params: Any, xs: Any, cfg: tl.TLSTMConfig, implementation: Any, unroll: int | None) -> Any:
         if implementation == "mosaic":
@@ -102,11 +105,14 @@ def programs(options: argparse.Namespace) -> Iterator[Program]:
         model = functools.partial(unroll, cfg=cfg, implementation=implementation, unroll=options.unroll)
         params = jax.eval_shape(functools.partial(tl.init_params, in_features=features, cfg=cfg), key)
         timesteps = options.timesteps + cfg.delay
-        yield from passes(size, implementation, timesteps, model, params, inputs(features))
+        by_default = {"reference": 1, "mosaic": 8}.get(implementation, several(timesteps))
+        yield from passes(
+            size, implementation, timesteps, options.unroll or by_default, model, params, inputs(features)
+        )
     for features in dict.fromkeys(size[0] for size in options.sizes if options.lstm):
         rnn, xs = nn.RNN(nn.OptimizedLSTMCell(features, dtype=options.dtype)), inputs(features)
         params = jax.eval_shape(rnn.init, key, xs)
-        yield from passes(f"M={features}, 1 layer", "flax LSTM", options.timesteps, rnn.apply, params, xs)
+        yield from passes(f"M={features}, 1 layer", "flax LSTM", options.timesteps, 1, rnn.apply, params, xs)
 
 
 def device(platform: str, target: str) -> Any:
@@ -138,7 +144,7 @@ def measure(program: Program, place: Any, platform: str) -> tuple[dict[str, Any]
     with ptxas.reported() as resources:
         compiled = lowered.compile()
     seconds = time.perf_counter() - start
-    module = Module(compiled.as_text(), platform == "tpu", program.timesteps)
+    module = Module(compiled.as_text(), platform == "tpu", program.timesteps, program.unroll)
     launches = module.program.launches
     return {
         "size": program.size,

@@ -4,8 +4,7 @@ A part is one of the other commands, in a process of its own: XLA reads its flag
 fails or takes too long costs only itself. Parts run in the order of the table, the most important
 first, until the budget is spent: the first is a check against the readable implementation, and those
 of the tables in README.md and docs/performance.md follow. (Every program is compared with it before it
-is timed, in the other parts too.) Check, the cell kernel and depth take about 330 seconds
-on an H100, most of them to compile.
+is timed, in the other parts too.) Most of their time is that of compiling.
 
 The folder of the results holds few files, since some machines give back only few: suite.json, how each
 part went and under "results" what its command would have written on its own; suite.log, the tables as
@@ -13,7 +12,6 @@ printed; and running.json (and .csv), what the part under way has so far.
 
 Examples:
     python -m benchmarks.gpu_suite --out results --budget 500
-    python -m benchmarks.gpu_suite --out results --budget 180
     python -m benchmarks.gpu_suite --out results --parts depth precision --budget 200
     python -m benchmarks.gpu_suite --out results --smoke
 """
@@ -72,7 +70,7 @@ class Part:
 
 
 SMOKE = {
-    "cell_kernel": "--quick",
+    "cell_kernel": "--models 2d --sizes tiny --unroll 1 --precision highest --repetitions 1",
     "speed": "--sizes tiny --contenders auto floor --passes training --precision highest --repetitions 2",
     "depth": "--depths 1 2 --models 2d --features 8 --batch-size 2 --num-steps 5 --repetitions 2",
     "memory": "--sizes tiny --num-steps 5 --implementations reference",
@@ -260,7 +258,8 @@ def verdict(parts: Sequence[dict[str, Any]]) -> list[str]:
     for name, choice in (("kernel", "kernel"), ("unroll", "unroll"), ("fused", "implementation")):
         sizes = dict.fromkeys(row["size"] for row in found.get(name, []))
         for size in sizes:
-            times = {row["contender"]: row["median_ms"] for row in found[name] if row["size"] == size}
+            rows = [row for row in found[name] if row["size"] == size and row["contender"] != "floor"]
+            times = {row["contender"]: row["median_ms"] for row in rows}
             if len(times) > 1:
                 lines.append(f"{choice} at size {size}: {ranked(times)}")
     flags = {

@@ -114,9 +114,12 @@ class Module:
         scalars_are_free: computing a scalar launches nothing, as on a TPU, which has a unit for that.
         timesteps: how many the program makes. A loop of fewer iterations makes several timesteps in each. None if
             unknown: one in each.
+        unroll: how many an iteration makes at most; those that are left over are outside of the loop.
     """
 
-    def __init__(self, text: str, scalars_are_free: bool = False, timesteps: int | None = None):
+    def __init__(
+        self, text: str, scalars_are_free: bool = False, timesteps: int | None = None, unroll: int | None = None
+    ):
         self.text = text
         self.scalars_are_free = scalars_are_free
         self.computations: dict[str, list[Instruction]] = {}
@@ -128,6 +131,7 @@ class Module:
                     entry = header.group(2)
             elif instruction := Instruction.parse(line):
                 current.append(instruction)
+        self.unroll = unroll
         self.program = self.block(entry, timesteps)
 
     def block(self, computation: str, timesteps: int | None = None) -> Block:
@@ -168,6 +172,8 @@ class Module:
         trip_count = int(found) if found else None
         steps = max(1, timesteps // trip_count) if timesteps and trip_count else 1
         block = self.block(body, steps)
+        if self.unroll and not block.loops:
+            steps = min(steps, self.unroll)
         return Loop(instruction.name, trip_count, steps, block, sum(map(self.moves_data, block.kernels)))
 
     def bound(self, condition: str) -> str | None:

@@ -6,7 +6,7 @@ files. Results that are there, or in --results, are not run again.
 Examples:
     python -m experiments.reproduce --plan
     python -m experiments.reproduce --budget 840 --out reproduced --data-dir mnist --data-file enwik8
-    python -m experiments.reproduce --smoke --out /tmp/reproduced
+    python -m experiments.reproduce --smoke --out reproduced
 """
 
 from __future__ import annotations

@@ -32,10 +32,10 @@ class Fused:
             Mosaic from the same equations, forward and backward; ``"xla"`` leaves all of it to XLA. ``"mosaic"`` is for
             GPUs of compute capability 9.0 (H100) or later and jax 0.11 or later, and for LSTM cells with channel
             normalization or none, at most 512 features, in float32 or bfloat16, on one device and not under
-            ``jax.vmap``; :func:`tlstm_jax.unroll` refuses everything else with a ``ValueError``. With it,
-            ``save="gates"`` saves the patches too, and is the default where those of all timesteps fill at most 1 GiB.
-            None is ``"xla"`` everywhere: ``"mosaic"`` took 0.49 to 0.63 of its time on an H100 (see the guide's
-            performance page), but it cannot be mapped, which a default must survive.
+            ``jax.vmap``; :func:`tlstm_jax.unroll` raises ``ValueError`` where it sees anything else. With it,
+            ``save="gates"`` saves the patches too, ignores ``gather``, and is the default where the patches of all
+            timesteps fill at most 1 GiB. None is ``"xla"`` everywhere: on an H100, in TF32, ``"mosaic"`` took 0.48 to
+            0.60 of its time (see the guide's performance page), but it cannot be mapped, which a default must survive.
 
     A CPU gets ``Fused("gates", 1, 16, "kept")`` and ``unroll=1``. Other platforms get ``Fused("states", n, 16,
     "built")``, where n is the number of timesteps whose patches fill 1 GiB, and ``unroll=3``, 4 or 5, whichever

@@ -8,7 +8,7 @@ from benchmarks.tasks import PRECISIONS, SIZES, Task
 from tlstm_jax.fused import coverage
 
 PTXAS = """\
-ptxas /tmp/x, line 270; info    : Potential out of bound access
+ptxas input.ptx, line 270; info    : Potential out of bound access
 ptxas info    : Compiling entry function 'tlstm_forward_mosaic_gpu_kernel' for 'sm_90a'
 ptxas info    : Function properties for tlstm_forward_mosaic_gpu_kernel
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads

@@ -134,6 +134,13 @@ ENTRY"""
     assert program.launches == 2 + 50 * (1 + 5 * 8)
 
 
+def test_timesteps_that_are_left_over_are_in_no_iteration():
+    """50 iterations of 8 timesteps leave 7 of 407 over, but those of 9 would be in iterations."""
+    for timesteps, unroll, steps in ((400, 8, 8), (407, 8, 8), (457, 8, 8), (450, 9, 9), (450, None, 9)):
+        (loop,) = gk.Module(SCAN, timesteps=timesteps, unroll=unroll).program.all_loops()
+        assert (loop.trip_count, loop.steps) == (50, steps)
+
+
 def test_slices_that_are_kernels_are_copies():
     """Read or written, whatever computes their indices; a fusion that also computes is none."""
     moving = """\

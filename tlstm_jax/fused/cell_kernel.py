@@ -8,7 +8,8 @@ channels in its registers, each padded to a multiple of 128, the number of its t
 (they are ``jax.Ref``), so that a loop over timesteps moves nothing besides. What matrix products read or write has
 :attr:`Sizes.stride` channels instead: vectors are read from there with what follows them, which is masked; the
 gates of dA are written in order, each over the surplus of the one before; and patches, whose surplus would belong to
-another block, are written by bulk copies of their exact length. The padding is zero in every result.
+another block, are written by bulk copies of their exact length. The padding is zero in every result, but for columns
+of dA and of the kept pre-activations that nothing reads.
 """
 
 from __future__ import annotations
