@@ -210,7 +210,7 @@ def show(rows: Sequence[Mapping[str, Any]], task: Task) -> None:
 
 
 def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What kernel=None should choose on this device, in a line: the kernel only where it is right and never slower."""
+    """What kernel=None should choose on this device, in a line: the kernel if right and always faster."""
     failed = [row["check"] if "check" in row else row["contender"] for row in rows if "error" in row]
     best: dict[tuple[str, ...], float] = {}
     for row in rows:

@@ -23,6 +23,7 @@ from tlstm_jax.convolution import patches
 from tlstm_jax.fused import cell_kernel
 from tlstm_jax.fused.cell_kernel import Arrival, Backward, Common, Forward, Kept
 from tlstm_jax.fused.geometry import Sizes, input_taps, memory_offsets, tables
+from tlstm_jax.fused.timestep import chunks
 from tlstm_jax.layout import to_rank
 from tlstm_jax.options import Fused
 from tlstm_jax.scan import reset_rows
@@ -58,9 +59,8 @@ class Static(NamedTuple):
     end: int | None
 
     def chunks(self, num_steps: int) -> tuple[int, int]:
-        """Number and size of the chunks of the backward loop, which together may have a few timesteps more."""
-        count = math.ceil(num_steps / min(self.gather, num_steps))
-        return count, math.ceil(num_steps / count)
+        """As :func:`tlstm_jax.fused.timestep.chunks`."""
+        return chunks(num_steps, self.gather)
 
 
 def run(

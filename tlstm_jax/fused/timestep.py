@@ -38,6 +38,12 @@ class Weights(NamedTuple):
     fresh: TLSTMState | None
 
 
+def chunks(num_steps: int, gather: int) -> tuple[int, int]:
+    """Number and size of the chunks of the backward loop, which together may have a few timesteps more."""
+    count = math.ceil(num_steps / min(gather, num_steps))
+    return count, math.ceil(num_steps / count)
+
+
 class Static(NamedTuple):
     """Everything that is known at compile time; ``end`` is ``ends`` where that is an int."""
 
@@ -52,9 +58,8 @@ class Static(NamedTuple):
         return HiddenConvolution(self.cfg, self.plan.patches == "kept")
 
     def chunks(self, num_steps: int) -> tuple[int, int]:
-        """Number and size of the chunks of the backward loop, which together may have a few timesteps more."""
-        count = math.ceil(num_steps / min(self.plan.gather or 1, num_steps))
-        return count, math.ceil(num_steps / count)
+        """As :func:`chunks`."""
+        return chunks(num_steps, self.plan.gather or 1)
 
 
 def prepare(params: Params, static: Static, dtype: Any, fresh: TLSTMState | None) -> Weights:
