@@ -35,7 +35,9 @@ def carry_state(params, batch):
     return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (*batch, *leaf.shape)), carry)
 
 
-@pytest.mark.parametrize("cfg", [CFG, SQUARE, RNN], ids=["vector", "square", "rnn"])
+@pytest.mark.parametrize(
+    "cfg", [CFG, pytest.param(SQUARE, marks=pytest.mark.slow), RNN], ids=["vector", "square", "rnn"]
+)
 def test_a_learned_carry_is_where_sequences_start(cfg):
     plain, (cfg, params) = cfg, learned(cfg)
     without = {name: group for name, group in params.items() if name != "carry"}

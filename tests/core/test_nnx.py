@@ -60,7 +60,9 @@ def test_every_argument_against_rows_run_alone(name):
     nearly((carry, np.moveaxis(np.asarray(ys), 0, 2)), expected)
 
 
-@pytest.mark.parametrize("cfg", [CFG, SQUARE, RNN], ids=["vector", "square", "rnn"])
+@pytest.mark.parametrize(
+    "cfg", [CFG, pytest.param(SQUARE, marks=pytest.mark.slow), RNN], ids=["vector", "square", "rnn"]
+)
 @pytest.mark.parametrize("kind", [tl.nnx.TLSTM, tl.nnx.TLSTMCell])
 def test_tree_is_that_of_init_params(cfg, kind):
     module = kind(R, cfg, rngs=nnx.Rngs(0))
@@ -101,7 +103,9 @@ def test_attributes_are_the_defaults_of_the_arguments():
 # Flax's own drivers
 
 
-@pytest.mark.parametrize("cfg", [CFG, SQUARE, RNN], ids=["vector", "square", "rnn"])
+@pytest.mark.parametrize(
+    "cfg", [CFG, pytest.param(SQUARE, marks=pytest.mark.slow), RNN], ids=["vector", "square", "rnn"]
+)
 def test_cell_in_rnn(cfg):
     rnn = nnx.RNN(make_cell(cfg), return_carry=True)
     nearly(rnn(XS), by_hand(PARAMS[cfg], XS, cfg, aligned=False))

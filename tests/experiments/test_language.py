@@ -247,6 +247,7 @@ def test_the_alias_trains_on_enwik8_by_default(monkeypatch):
     assert parsed[-1] == language.PAPER
 
 
+@pytest.mark.slow
 def test_a_workdir_of_the_former_task_name_is_this_runs(trained, tmp_path, capsys):
     """Earlier versions recorded the task as wikipedia."""
     workdir = tmp_path / "run"

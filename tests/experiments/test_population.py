@@ -110,7 +110,10 @@ def test_killed_five_times_it_ends_with_the_same_bits(together, tmp_path, monkey
         assert_same_run(tmp_path / str(number), together / str(number))
 
 
-@pytest.mark.parametrize(("saves", "seconds"), [(1, 0.0), pytest.param(4, 0.0, marks=pytest.mark.slow), (3, 60.0)])
+@pytest.mark.parametrize(
+    ("saves", "seconds"),
+    [(1, 0.0), pytest.param(4, 0.0, marks=pytest.mark.slow), pytest.param(3, 60.0, marks=pytest.mark.slow)],
+)
 def test_killed_between_the_checkpoints_of_two_runs(together, tmp_path, monkeypatch, saves, seconds):
     """All go back to a step that they have in common, here also to the beginning, or when the first run is over."""
     save, count = training.Training.save, iter(range(100))

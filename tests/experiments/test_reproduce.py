@@ -22,8 +22,8 @@ OF_RIVALS = [
 """A population of each row of rivals that is compiled fast."""
 OF_EACH = {(each.row, each.task): each for each in FAST}
 """One population of each task in each row."""
-LIKE_OTHERS = {(4, "memorization"), (4, "addition")}
-"""Those whose tasks rows 1 and 2 have too, as row 4 has MNIST."""
+LIKE_OTHERS = {(3, "mnist"), (4, "memorization"), (4, "addition")}
+"""Those whose tasks other rows have too: row 4 MNIST, rows 1 and 2 the others."""
 
 
 @pytest.fixture

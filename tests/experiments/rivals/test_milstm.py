@@ -56,7 +56,7 @@ def test_the_numbers_of_parameters():
     assert normed - common.num_params(MILSTM(M), 3) == 8 * M
 
 
-@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("layer_norm", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_beginning(layer_norm):
     layer = MILSTM(M, layer_norm=layer_norm, alpha=2.0, beta_hidden=0.5, beta_input=0.25)
     cell = layer.init(jax.random.key(0), jnp.ones((1, 2, 3)))["params"]["rnn_0"]["cell"]
