@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import importlib.util
 import inspect
+import io
 
 import jax
 import jax.numpy as jnp
@@ -64,8 +65,9 @@ def interpreted(detect_races=False):
 
     effects.remat_allowed_effects.add_type(callback.OrderedIOEffect)  # the interpreter's own, which kernels do not have
     interpreter.reset_gpu_interpret_mode_state()
-    with force_gpu_interpret_mode(InterpretGPUParams(detect_races=detect_races)):
-        yield lambda: interpreter.get_races().races_found
+    printed = io.StringIO()  # what is asked for below is the state of the last kernel alone
+    with force_gpu_interpret_mode(InterpretGPUParams(detect_races=detect_races)), contextlib.redirect_stdout(printed):
+        yield lambda: interpreter.get_races().races_found or "RACE DETECTED" in printed.getvalue()
 
 
 def setup(name, steps=3, batch=B, **overrides):
