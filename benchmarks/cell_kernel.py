@@ -7,9 +7,9 @@ Then sizes are timed, each contender checked against the reference before. "us" 
 kernel=None should choose here. Without a GPU, --quick runs tiny sizes in an interpreter, to see that it works.
 
 Examples:
-    python -m benchmarks.cell_kernel --out results
-    python -m benchmarks.cell_kernel --sizes a --precision default --unroll 1 8 --out results
-    python -m benchmarks.cell_kernel --quick --out results
+    python -m benchmarks.cell_kernel --out cell_kernel.json
+    python -m benchmarks.cell_kernel --sizes a --precision default --unroll 1 8 --out cell_kernel.json
+    python -m benchmarks.cell_kernel --quick --out cell_kernel.json
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,12 +25,13 @@ import numpy as np
 
 import tlstm_jax as tl
 from benchmarks import commandline, pallas
+from benchmarks.checking import distance
 from benchmarks.contenders import CONTENDERS, FLOOR, ours
 from benchmarks.networks import IMPLEMENTATIONS
 from benchmarks.race import Entry, describe, outcome, race
 from benchmarks.record import number
 from benchmarks.tasks import PASSES, PRECISIONS, SIZES, Task
-from experiments.common.commandline import exit_status, user_path
+from experiments.common.commandline import exit_status
 from experiments.common.tables import aligned
 
 MODULE = "benchmarks.cell_kernel"
@@ -85,17 +85,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_race(["training", "forward"], repetitions=20, seconds=2.0)
     parser.set_defaults(precision=["default", "highest"])
     parser.add_quick(arguments, QUICK)
-    for action in parser._actions:
-        if action.dest == "out":
-            action.type, action.metavar = results_path, "PATH"
-            action.help = "results, a .json file or a folder (default: a file in benchmarks/results)"
     return parser.parse(arguments)
-
-
-def results_path(text: str) -> Path:
-    """A .json file, or one in the folder given."""
-    path = user_path(text)
-    return commandline.json_path(text) if path.suffix == ".json" else path / "cell_kernel.json"
 
 
 def tasks(options: argparse.Namespace) -> Iterator[Task]:
@@ -180,11 +170,6 @@ def results(
     named = values | {"d": dict(zip(("params", "xs", "state"), gradients, strict=True))}
     leaves = jax.tree_util.tree_leaves_with_path(named)
     return {jax.tree_util.keystr(path): np.asarray(leaf, np.float32) for path, leaf in leaves}
-
-
-def distance(actual: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> float:
-    """Euclidean distance relative to the norm of the second."""
-    return float(np.linalg.norm(actual - wanted) / max(float(np.linalg.norm(wanted)), 1e-6))
 
 
 def with_ratios(rows: list[dict[str, Any]], task: Task) -> list[dict[str, Any]]:

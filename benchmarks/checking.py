@@ -74,14 +74,14 @@ def _check_result(actual: Result, wanted: Result, pack: Callable[[Any], Any] | N
     """Outputs and, in training, gradients are those wanted."""
     if actual.outputs.shape != wanted.outputs.shape:
         raise Mismatch(f"outputs have shape {actual.outputs.shape} and not {wanted.outputs.shape}")
-    distance = _distance(actual.outputs, wanted.outputs)
-    if not distance <= task.precision.output_tolerance:  # so that NaN does not pass
-        raise Mismatch(f"outputs are off by {distance:.2g} of their norm")
+    found = distance(actual.outputs, wanted.outputs)
+    if not found <= task.precision.output_tolerance:  # so that NaN does not pass
+        raise Mismatch(f"outputs are off by {found:.2g} of their norm")
     if task.training and pack is not None:
         params, xs = wanted.gradients
-        distance = _distance(actual.gradients, (pack(params), xs))
-        if not distance <= task.precision.gradient_tolerance:
-            raise Mismatch(f"gradients are off by {distance:.2g} of their norm")
+        found = distance(actual.gradients, (pack(params), xs))
+        if not found <= task.precision.gradient_tolerance:
+            raise Mismatch(f"gradients are off by {found:.2g} of their norm")
 
 
 def _check_parameters(network: Network, size: Size, actual: int | None, biases: int) -> None:
@@ -102,10 +102,10 @@ def _check_parameters(network: Network, size: Size, actual: int | None, biases: 
         raise Mismatch(f"{actual} parameters and not {stated}")
 
 
-def _distance(actual: Any, wanted: Any) -> float:
+def distance(actual: Any, wanted: Any) -> float:
     """Euclidean distance of two trees relative to the norm of the second."""
     difference = jax.tree.map(lambda a, b: a - b, actual, wanted)
-    return _norm(difference) / _norm(wanted)
+    return _norm(difference) / max(_norm(wanted), 1e-6)
 
 
 def _norm(tree: Any) -> float:

@@ -55,7 +55,7 @@ ENVIRONMENT = {
 }
 
 IMPLEMENTATIONS = ("auto", "reference", "fused", "mosaic")
-"""As :func:`tlstm_jax.unroll` names them, and ``Fused(kernel="mosaic")``."""
+"""As :data:`benchmarks.networks.IMPLEMENTATIONS` names them."""
 
 
 class Program(NamedTuple):
@@ -77,7 +77,8 @@ def programs(options: argparse.Namespace) -> Iterator[Program]:
     import jax.numpy as jnp
 
     import tlstm_jax as tl
-    from tlstm_jax.fused.loops import several
+    from benchmarks import networks
+    from tlstm_jax.fused.loops import KERNEL_UNROLL, several
 
     def passes(
         size: str, name: str, timesteps: int, unroll: int, model: Callable[[Any, Any], Any], params: Any, xs: Any
@@ -89,11 +90,8 @@ def programs(options: argparse.Namespace) -> Iterator[Program]:
             function = train if which == "training" else model
             yield Program(size, name, which, timesteps, unroll, function, (params, xs))
 
-    def unroll(params: Any, xs: Any, cfg: tl.TLSTMConfig, implementation: Any, unroll: int | None) -> Any:
-        if implementation == "mosaic":
-            implementation = tl.Fused(kernel="mosaic")
-        given: dict[str, Any] = {} if unroll is None else {"unroll": unroll}
-        return tl.unroll(params, xs, cfg, implementation=implementation, **given)[1]
+    def unroll(params: Any, xs: Any, cfg: tl.TLSTMConfig, **options: Any) -> Any:
+        return tl.unroll(params, xs, cfg, **options)[1]
 
     def inputs(features: int) -> Any:
         return jax.ShapeDtypeStruct((options.batch_size, options.timesteps, features), options.dtype)
@@ -102,10 +100,11 @@ def programs(options: argparse.Namespace) -> Iterator[Program]:
     for (features, *tensor_shape), implementation in itertools.product(options.sizes, options.implementations):
         size = f"{len(tensor_shape) + 1}D M={features} P={tensor_shape[0]}"
         cfg = tl.TLSTMConfig(features, tuple(tensor_shape), dtype=options.dtype)
-        model = functools.partial(unroll, cfg=cfg, implementation=implementation, unroll=options.unroll)
+        chosen = networks.IMPLEMENTATIONS[implementation]
+        model = functools.partial(unroll, cfg=cfg, implementation=chosen, unroll=options.unroll)
         params = jax.eval_shape(functools.partial(tl.init_params, in_features=features, cfg=cfg), key)
         timesteps = options.timesteps + cfg.delay
-        by_default = {"reference": 1, "mosaic": 8}.get(implementation, several(timesteps))
+        by_default = {"reference": 1, "mosaic": KERNEL_UNROLL}.get(implementation, several(timesteps))
         yield from passes(
             size, implementation, timesteps, options.unroll or by_default, model, params, inputs(features)
         )

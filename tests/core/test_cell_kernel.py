@@ -18,7 +18,7 @@ from tlstm_jax.fused import coverage
 
 B, R = 2, 3
 CELL = tl.Fused(kernel="mosaic")
-LATER = tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 11)
+LATER = coverage.environment_needs()[0][-1]
 needs_pallas = pytest.mark.skipif(not LATER, reason="jax 0.10 cannot trace the kernels: they need jax 0.11")
 
 MODELS = {

@@ -15,6 +15,7 @@ from tlstm_jax.fused.timestep import (
     Static,
     Weights,
     cast,
+    chunks,
     pointwise,
     preactivations,
     scope,
@@ -47,7 +48,7 @@ def backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState,
     cfg, hidden, batch = static.cfg, static.hidden, xs.shape[1]
     d_last, d_end, d_ys = cotangents
     num_steps, total = len(d_ys), len(xs)
-    count, size = static.chunks(num_steps)
+    count, size = chunks(num_steps, static.plan.gather)
     d_last, d_end = jax.tree.map(lambda leaf: leaf.astype(weights.bias.dtype), (d_last, d_end))
     d_ys = pad_steps(d_ys, total)
     transposed = tuple(kernel.T for kernel in weights.kernels)

@@ -28,10 +28,9 @@ def check_covered(cfg: TLSTMConfig, state: TLSTMState, xs: Array) -> None:
     """
     dtypes = (jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16))
     symbolic = any(map(export.is_symbolic_dim, (*xs.shape, *state.h.shape)))
-    mesh, capability = jax.sharding.get_abstract_mesh(), compute_capability()
+    mesh = jax.sharding.get_abstract_mesh()
     needs = [
-        ("jax 0.11 or later", f"jax {jax.__version__}", tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 11)),
-        ("a GPU of compute capability 9.0 or later", f"{capability}", (capability or 9.0) >= LEAST_CAPABILITY),
+        *environment_needs(),
         ('cell="lstm"', f'cell="{cfg.cell}"', cfg.cell == "lstm"),
         ('norm="channel" or None', f'norm="{cfg.norm}"', cfg.norm != "layer"),
         (f"at most {MOST_FEATURES} features", f"features={cfg.features}", cfg.features <= MOST_FEATURES),
@@ -43,6 +42,16 @@ def check_covered(cfg: TLSTMConfig, state: TLSTMState, xs: Array) -> None:
     for expected, given, holds in needs:
         if not holds:
             raise ValueError(f'kernel="mosaic" needs {expected}, got {given}: use kernel="xla" or None.')
+
+
+def environment_needs() -> list[tuple[str, str, bool]]:
+    """What the kernels need of jax and the device: what is expected, what there is, and whether that will do."""
+    version, capability = tuple(map(int, jax.__version__.split(".")[:2])), compute_capability()
+    expected = f"a GPU of compute capability {LEAST_CAPABILITY} or later"
+    return [
+        ("jax 0.11 or later", f"jax {jax.__version__}", version >= (0, 11)),
+        (expected, f"{capability}", capability is None or capability >= LEAST_CAPABILITY),
+    ]
 
 
 def compute_capability() -> float | None:

@@ -18,6 +18,7 @@ from tlstm_jax.fused.timestep import (
     Weights,
     advance,
     cast,
+    chunks,
     preactivations,
 )
 from tlstm_jax.scan import Ends, reset_rows, select
@@ -54,7 +55,7 @@ def forward(
             "the gradient needs a fixed number of timesteps, got a symbolic one (batch dimensions may be symbolic): "
             'export for a fixed T, or pass implementation="reference", or remat=n for chunks of n timesteps.'
         )
-    total = math.prod(static.chunks(num_steps))
+    total = math.prod(chunks(num_steps, static.plan.gather))
     xs, reset = jax.tree.map(lambda z: pad_steps(z, total), (xs, reset))
     if static.plan.save == "gates":
         (states, saved), final = _in_place(static, cast_weights, state, xs, reset), None
@@ -62,8 +63,8 @@ def forward(
         (states, final), saved = _stacked(static, cast_weights, state, xs, reset), None
     h = jax.vmap(functools.partial(cell.output, cfg=static.cfg))(states.h)[1 : num_steps + 1]
     ys = h if len(h) == num_steps or final is None else jnp.concatenate([h, cell.output(final.h, static.cfg)[None]])
-    last = _state_at(num_steps, states, final)
-    end = _state_after(static.end if ends is None else ends, states, final)
+    last = state_after(num_steps, states, final)
+    end = state_after(static.end if ends is None else ends, states, final)
     return (last, end, ys), Residuals(weights, xs, reset, ends, states, saved)
 
 
@@ -144,16 +145,16 @@ def _put(residuals: Any, now: Any, t: Array) -> Any:
     return jax.tree.map(lambda leaf, new: lax.dynamic_update_index_in_dim(leaf, new, t, 0), residuals, now)
 
 
-def _state_at(t: int, states: TLSTMState, final: TLSTMState | None) -> TLSTMState:
-    """The state after t timesteps; ``final``, if given, follows ``states``."""
-    return final if final is not None and t == len(states.h) else jax.tree.map(lambda leaf: leaf[t], states)
+def state_after(ends: Ends, states: Any, final: Any = None) -> Any:
+    """The state after ``ends`` timesteps, an int for all rows or an array with one for each.
 
-
-def _state_after(ends: Ends, states: TLSTMState, final: TLSTMState | None) -> TLSTMState | None:
-    """The state after ``ends`` timesteps, an int for all rows or an array with one for each."""
-    if ends is None or isinstance(ends, int):
-        return None if ends is None else _state_at(ends, states, final)
-    count = len(states.h)
+    Leaves of ``states`` are ``(n, *p, b, m)``; ``final``, if given, follows them.
+    """
+    if ends is None:
+        return None
+    count = len(jax.tree.leaves(states)[0])
+    if isinstance(ends, int):
+        return final if final is not None and ends == count else jax.tree.map(lambda leaf: leaf[ends], states)
     rows: Any = jax.vmap(lambda leaf, end: leaf[end], in_axes=(-2, 0), out_axes=-2)
     within = jnp.clip(ends, 0, count - 1)
     found = jax.tree.map(lambda leaf: rows(leaf, within), states)

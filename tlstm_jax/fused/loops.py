@@ -33,6 +33,9 @@ PATCHES_BYTES = 2**30
 UNROLLS = (3, 4, 5)
 """Off the CPU, the timesteps in one iteration of a loop, unless ``unroll`` says otherwise; see :func:`several`."""
 
+KERNEL_UNROLL = 8
+"""The same with ``kernel="mosaic"``, whose kernels are compiled once for all timesteps."""
+
 
 def fused_span(
     params: Params, cfg: TLSTMConfig, fused: Fused, unroll: int | bool | None, fresh: TLSTMState | None
@@ -67,7 +70,7 @@ def fused_span(
 
             fits = (fused.gather or gather) >= xs.shape[0]
             plan = fused.or_else("gates" if fits else "states", gather, 16, "built")
-            return mosaic.run(params, cfg, plan, mosaic.UNROLL if unroll is None else unroll, end, *arguments, fresh)
+            return mosaic.run(params, cfg, plan, KERNEL_UNROLL if unroll is None else unroll, end, *arguments, fresh)
         on_cpu = functools.partial(run, fused.or_else("gates", 1, 16, "kept"), 1)
         elsewhere = functools.partial(run, fused.or_else("states", gather, 16, "built"), several(xs.shape[0]))
         if None not in (fused.save, fused.gather, fused.align, fused.patches, unroll):

@@ -22,15 +22,13 @@ from tlstm_jax.config import TLSTMConfig
 from tlstm_jax.convolution import patches
 from tlstm_jax.fused import cell_kernel
 from tlstm_jax.fused.cell_kernel import Arrival, Backward, Common, Forward, Kept
+from tlstm_jax.fused.forward import state_after
 from tlstm_jax.fused.geometry import Sizes, input_taps, memory_offsets, tables
 from tlstm_jax.fused.timestep import chunks
 from tlstm_jax.layout import to_rank
 from tlstm_jax.options import Fused
 from tlstm_jax.scan import reset_rows
 from tlstm_jax.typing import Array, Bool, Float, Params, TLSTMState
-
-UNROLL = 8
-"""Timesteps in one iteration of a loop, unless ``unroll`` says otherwise: the kernels are compiled once for all."""
 
 
 class Weights(NamedTuple):
@@ -57,10 +55,6 @@ class Static(NamedTuple):
     keeps: bool
     unroll: int | bool
     end: int | None
-
-    def chunks(self, num_steps: int) -> tuple[int, int]:
-        """As :func:`tlstm_jax.fused.timestep.chunks`."""
-        return chunks(num_steps, self.gather)
 
 
 def run(
@@ -209,7 +203,7 @@ def _forward(
 ) -> tuple[tuple[Any, Any, Array], Residuals]:
     weights, state, xs = _alone((weights, state, xs))
     s, num_steps = static.sizes, len(xs)
-    total = math.prod(static.chunks(num_steps))
+    total = math.prod(chunks(num_steps, static.gather))
     xs = jnp.pad(xs, ((0, total - num_steps), (0, 0), (0, 0)))
     if reset is not None:  # and one more: the cell writes the patches of the timestep after
         reset = jnp.pad(reset, ((0, total + 1 - num_steps), (0, 0))).astype(jnp.int32)
@@ -240,13 +234,7 @@ def _forward(
         kept = Kept(a, before(columns[..., : s.cfg.num_offsets * s.stride], total))
     steps = jnp.zeros((s.locations, s.batch), jnp.int32)
     states, _, _, kept = pl.run_state(loop)((start, columns, steps, kept))
-    last = tuple(leaf[num_steps] for leaf in states)
-    end: Any = None
-    if static.end is not None:
-        end = tuple(leaf[static.end] for leaf in states)
-    elif ends is not None:
-        rows: Any = jax.vmap(lambda leaf, end: leaf[end], in_axes=(-2, 0), out_axes=-2)
-        end = tuple(rows(leaf, jnp.clip(ends, 0, total)) for leaf in states)
+    last, end = state_after(num_steps, states), state_after(static.end if ends is None else ends, states)
     return (last, end, states[1][1 : num_steps + 1, -1]), Residuals(weights, xs, reset, ends, states, kept)
 
 
@@ -273,7 +261,7 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
     weights, xs, reset, ends, (cs, hs), kept = residuals
     d_last, d_end, d_ys = cotangents
     num_steps, total = len(d_ys), len(xs)
-    count, size = static.chunks(num_steps)
+    count, size = chunks(num_steps, static.gather)
     s = static.sizes._replace(chunk=size)
     d_ys = jnp.pad(d_ys.astype(jnp.float32), ((0, total - num_steps), (0, 0), (0, 0)))
     kernel = weights.kernel.astype(hs.dtype)

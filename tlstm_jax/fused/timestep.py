@@ -38,9 +38,9 @@ class Weights(NamedTuple):
     fresh: TLSTMState | None
 
 
-def chunks(num_steps: int, gather: int) -> tuple[int, int]:
+def chunks(num_steps: int, gather: int | None) -> tuple[int, int]:
     """Number and size of the chunks of the backward loop, which together may have a few timesteps more."""
-    count = math.ceil(num_steps / min(gather, num_steps))
+    count = math.ceil(num_steps / min(gather or 1, num_steps))
     return count, math.ceil(num_steps / count)
 
 
@@ -56,10 +56,6 @@ class Static(NamedTuple):
     def hidden(self) -> HiddenConvolution:
         """How H is convolved."""
         return HiddenConvolution(self.cfg, self.plan.patches == "kept")
-
-    def chunks(self, num_steps: int) -> tuple[int, int]:
-        """As :func:`chunks`."""
-        return chunks(num_steps, self.plan.gather or 1)
 
 
 def prepare(params: Params, static: Static, dtype: Any, fresh: TLSTMState | None) -> Weights:
