@@ -3,6 +3,19 @@
 import jax
 import pytest
 
+from experiments.running import runs
+
+
+@pytest.fixture(scope="package", autouse=True)
+def no_figures():
+    """Leaves out the learning curves of the runs, which take longer than the training of such small ones.
+
+    The run that ``unbroken`` trains has a real figure.
+    """
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(runs, "learning_curves", lambda path, *_: path.write_bytes(b"figure"))
+        yield
+
 
 @pytest.fixture(autouse=True)
 def stored_programs():

@@ -44,14 +44,6 @@ def planned(folder, different=DIFFERENT, options=SMALL, **changes):
     return members
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_figures():
-    """Leaves out the figures, which would be most of the time."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(runs, "learning_curves", lambda path, *_: path.write_bytes(b"figure"))
-        yield
-
-
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     """A folder with the workdirs of a population that was trained without a break."""

@@ -37,15 +37,14 @@ def only(monkeypatch):
 
 
 @pytest.fixture
-def no_figures(monkeypatch):
-    """Leaves out figures, and the measurement of the runtime; the slow test has both."""
+def no_runtime(monkeypatch):
+    """Leaves out the measurement of the runtime, which the slow test has."""
 
     def measured(self):
         self.finished.append(reproduce.RUNTIME)
         self.keep()
 
     monkeypatch.setattr(reproduce.Session, "measure_runtime", measured)
-    monkeypatch.setattr("experiments.running.runs.learning_curves", lambda path, *_: path.write_bytes(b"figure"))
 
 
 def test_the_rows_are_the_papers():
@@ -94,7 +93,7 @@ def smoke(out, *arguments):
     ],
     ids=lambda each: f"{each.row}-{each.task}",
 )
-def test_a_population_of_every_row(tmp_path, only, no_figures, population):
+def test_a_population_of_every_row(tmp_path, only, no_runtime, population):
     only([population])
     assert smoke(tmp_path, "--rows", str(population.row)) == 0
     found = lines.read(tmp_path / reproduce.RESULTS)
@@ -111,7 +110,7 @@ def test_every_population_of_every_row(tmp_path, row):
     assert len(archive.read(tmp_path)["finished"]) == sum(each.row == row for each in SMALL)
 
 
-def test_it_goes_on_from_the_files_it_left(tmp_path, only, no_figures, monkeypatch, capsys):
+def test_it_goes_on_from_the_files_it_left(tmp_path, only, no_runtime, monkeypatch, capsys):
     """After a stop in the middle of the second population; the result is that of a call without a stop."""
     two = [FAST[0], FAST[2]]
     only(two)
@@ -142,7 +141,7 @@ def test_it_goes_on_from_the_files_it_left(tmp_path, only, no_figures, monkeypat
     assert len(results("parts")) == 4
 
 
-def test_the_budget_ends_it_without_an_error(tmp_path, only, no_figures, monkeypatch, capsys):
+def test_the_budget_ends_it_without_an_error(tmp_path, only, no_runtime, monkeypatch, capsys):
     only(FAST[:1])
 
     class Ended(reproduce.Session):
@@ -158,7 +157,7 @@ def test_the_budget_ends_it_without_an_error(tmp_path, only, no_figures, monkeyp
     assert archive.read(tmp_path)["finished"] == []
 
 
-def test_results_are_not_run_again(tmp_path, only, no_figures, monkeypatch):
+def test_results_are_not_run_again(tmp_path, only, no_runtime, monkeypatch):
     only(FAST[:1])
     assert smoke(tmp_path) == 0
     (tmp_path / archive.MANIFEST).unlink()
@@ -200,7 +199,7 @@ def test_a_damaged_state_is_refused(tmp_path):
         archive.restore(tmp_path, tmp_path / "there")
 
 
-def test_a_signal_outside_the_training_loop_saves_too(tmp_path, only, no_figures, monkeypatch):
+def test_a_signal_outside_the_training_loop_saves_too(tmp_path, only, no_runtime, monkeypatch):
     only(FAST[:1])
     monkeypatch.setattr(training, "fit", lambda *_: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Interrupted):
@@ -295,7 +294,7 @@ def test_small_runs_do_not_stand_for_the_papers(tmp_path):
     assert names.isdisjoint(each.name for each in SMALL)
 
 
-def test_runs_that_do_not_fit_the_memory_are_trained_in_halves(tmp_path, only, no_figures, monkeypatch):
+def test_runs_that_do_not_fit_the_memory_are_trained_in_halves(tmp_path, only, no_runtime, monkeypatch):
     """Each half has a state of its own: stopped in the second one, the first is not trained again."""
     only(FAST[:1])
     fit, sizes = training.fit, []

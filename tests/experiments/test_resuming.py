@@ -18,7 +18,7 @@ import pytest
 from experiments import mnist
 from experiments.common.files import write_json
 from experiments.reporting import lines
-from experiments.running import runs
+from experiments.running import curves, runs
 from experiments.running import workdir as wd
 from experiments.running.checkpoints import CheckpointError, Checkpoints
 from tests.experiments.small_runs import TINY, Killed, assert_same_run, damage, killed_at
@@ -151,6 +151,7 @@ def test_killed_between_the_last_epoch_and_the_summary(whole, tmp_path, monkeypa
         with pytest.raises(Killed):
             mnist.main([*TINY, "--workdir", str(workdir)])
     assert not (workdir / wd.SUMMARY).exists()
+    monkeypatch.setattr(runs, "learning_curves", curves.learning_curves)
     assert mnist.main([*TINY, "--workdir", str(workdir)]) == 0
     assert_same_run(whole, workdir)
     assert (workdir / wd.CURVES).read_bytes() == (whole / wd.CURVES).read_bytes()

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import sweep
 from experiments.reporting import lines
-from experiments.running import runs, together, training
+from experiments.running import together, training
 from experiments.running.progress import asked_to_stop
 from experiments.sweeping import processes
 from tests.experiments.sweeps import SAVED, TINY, leaving, lines_of, of_scripts, write_run
@@ -216,7 +216,6 @@ def test_together_one_run_diverges_and_the_other_ends(tmp_path, capsys, monkeypa
 
     monkeypatch.setattr(training, "check_finite", diverging)
     monkeypatch.setattr(together, "Trial", Slow)
-    monkeypatch.setattr(runs, "learning_curves", lambda path, *_: path.write_bytes(b"figure"))
     path = tmp_path / "lines.jsonl"
     arguments = [*TOGETHER, "--folder", str(tmp_path / "runs"), "--results", str(path), "--", *SLSTM]
     for told in (1, 0):  # there is nothing to say of a single run that is left
