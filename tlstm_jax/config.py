@@ -150,8 +150,8 @@ class TLSTMConfig(Recurrent):
         learn_carry: whether the initial carry is a parameter, group ``carry`` of :func:`tlstm_jax.init_params`.
             Sequences without a given initial state, and those after a reset, start from it instead of zeros.
         time_scale: T, for how many timesteps memory has to last; sets the initial biases of the input gate, the forget
-            gate and the memory kernel (below) instead of ``forget_bias`` and ``conveyor_bias``. None is the paper's
-            start.
+            gate and the memory kernel (below). With None, ``forget_bias`` and ``conveyor_bias`` do; their defaults, 1
+            and 0, are the paper's except for images, where it has a forget bias of 4.
 
     Raises:
         ValueError: a size is not positive, a kernel size is below 2, the dimensions give different

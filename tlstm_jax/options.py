@@ -32,10 +32,12 @@ class Fused:
             Mosaic from the same equations, forward and backward; ``"xla"`` leaves all of it to XLA. ``"mosaic"`` is for
             GPUs of compute capability 9.0 (H100) or later and jax 0.11 or later, and for LSTM cells with channel
             normalization or none, at most 512 features, in float32 or bfloat16, on one device and not under
-            ``jax.vmap``; :func:`tlstm_jax.unroll` raises ``ValueError`` where it sees anything else. With it,
+            ``jax.vmap``; :func:`tlstm_jax.unroll` raises ``ValueError`` where it sees anything else. Without a GPU
+            the device is not checked, so that programs can be compiled for another machine; JAX refuses to compile
+            the kernel for a CPU. With ``"mosaic"``,
             ``save="gates"`` saves the patches too, ignores ``gather``, and is the default where the patches of all
             timesteps fill at most 1 GiB. None is ``"xla"`` everywhere: on an H100, in TF32, ``"mosaic"`` took 0.48 to
-            0.60 of its time (see the guide's performance page), but it cannot be mapped, which a default must survive.
+            0.60 of its time (see the guide's performance page), but it does not support ``jax.vmap``.
 
     A CPU gets ``Fused("gates", 1, 16, "kept")`` and ``unroll=1``. Other platforms get ``Fused("states", n, 16,
     "built")``, where n is the number of timesteps whose patches fill 1 GiB, and ``unroll=3``, 4 or 5, whichever
@@ -66,7 +68,7 @@ class Fused:
         if not isinstance(self.patches, str | None) or self.patches not in ("kept", "built", None):
             raise ValueError(f'patches must be "kept", "built" or None (by platform), got {self.patches!r}.')
         if not isinstance(self.kernel, str | None) or self.kernel not in ("mosaic", "xla", None):
-            raise ValueError(f'kernel must be "mosaic", "xla" or None (by platform), got {self.kernel!r}.')
+            raise ValueError(f'kernel must be "mosaic", "xla" or None (the same as "xla"), got {self.kernel!r}.')
         if self.kernel == "mosaic" and self.patches == "kept":
             raise ValueError('patches must be "built" or None with kernel="mosaic", which builds them, got "kept".')
         for name in ("gather", "align"):

@@ -82,8 +82,8 @@ class Results:
 
     @property
     def count(self) -> int:
-        """How many runs there are."""
-        return len(self.compared) + len(self.options)
+        """How many runs there are; some are in two files."""
+        return len({line.id for line in (*self.compared, *self.options)})
 
     @property
     def devices(self) -> list[str]:

@@ -111,7 +111,7 @@ def learnt(lines: Sequence[Line]) -> Rows:
     A plain LSTM is one LSTM layer, or several that share their parameters or do not. The settings of a task in which
     neither solved it share a row.
     """
-    rows = [["task", "tLSTM+CN", "best plain LSTM of as many parameters"]]
+    rows = [["task", "tLSTM+CN", "best plain LSTM, recurrent parameters equal within 10%"]]
     unsolved: dict[str, list[list[str]]] = {}
     for setting, members in summary.by_setting(lines).items():
         ours = best_of(members, ("2D tLSTM+CN", "3D tLSTM+CN"))

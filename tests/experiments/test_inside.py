@@ -20,7 +20,7 @@ from tlstm_jax import stacked
 
 N, P = 2, 4
 SMALL = ["--length", str(N), "--num-symbols", "5", "--features", "8", "--tensor-shape", str(P)]
-SMALL += ["--batch-size", "15", "--learning-rate", "0.05", "--samples", "30000"]
+SMALL += ["--batch-size", "15", "--learning-rate", "0.02", "--samples", "30000"]
 pytestmark = pytest.mark.xdist_group("inside")  # or every worker would train the model of the fixture below
 
 

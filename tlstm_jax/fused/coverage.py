@@ -55,7 +55,10 @@ def environment_needs() -> list[tuple[str, str, bool]]:
 
 
 def compute_capability() -> float | None:
-    """The lowest of the GPUs here; None without any, as where programs are compiled for another machine."""
+    """The lowest of the local GPUs.
+
+    None without a GPU: the program may be compiled for another machine, so that the device is not checked.
+    """
     if jax.default_backend() != "gpu":
         return None
     return min(float(device.compute_capability) for device in jax.local_devices())

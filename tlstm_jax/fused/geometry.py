@@ -27,8 +27,9 @@ class Sizes(NamedTuple):
         stride: channels of each gate and of each kernel offset in the operands of matrix products.
         width: columns of A.
         depth: columns of the patches.
-        parts: sums into which the product with the kernel is divided, and that with its transpose, so that small ones
-            use more of the GPU; the kernels add them up, which XLA would do in a launch of its own.
+        parts: split-K factors of the forward and the backward product: the inner dimension is divided into so many
+            parts, so that a small product occupies more multiprocessors. The cell kernels add up the partial products,
+            which would be a launch of its own in XLA.
         chunk: timesteps in the arrays of pre-activations and their derivatives, which the timesteps of the backward
             pass fill from the last to the first, chunk by chunk.
     """
