@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -18,23 +18,37 @@ LEAST = 3
 LABELLED = 6
 """The number of models that are labelled beside the tLSTM."""
 GRAY = "0.8"
-COLORS = ("tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")
-"""Of the labelled models, the best first."""
+COLORS = (
+    *("tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive", "tab:cyan"),
+    *("black", "gold", "teal", "navy", "magenta", "lime"),
+)
+"""Of the labelled rivals, in the order in which the panels name them."""
 
 
 def contest_panels(contests: Sequence[Contest]) -> list[Row]:
     """A row with one panel for each contest with enough rivals in a task that can be solved."""
     drawn = [each for each in contests if each.info.until_solved and each.num_rivals >= LEAST]
-    return [Row(each.title, [functools.partial(against_samples, contest=each)]) for each in drawn]
+    colors: dict[str, str] = {}
+    for each in drawn:
+        for entry in ranked(each.entries)[1]:
+            colors.setdefault(entry.name, COLORS[len(colors) % len(COLORS)])
+    panel = functools.partial(against_samples, colors=colors)
+    return [Row(each.title, [functools.partial(panel, contest=each)]) for each in drawn]
 
 
-def against_samples(axes: Any, contest: Contest) -> list[End]:
-    """The mean accuracy over seeds during training: the tLSTM and the best others labelled, the rest gray."""
+def against_samples(axes: Any, contest: Contest, colors: Mapping[str, str]) -> list[End]:
+    """The mean accuracy over seeds during training: the tLSTM and the best others labelled, the rest gray.
+
+    Args:
+        axes: where to draw.
+        contest: the models that are compared.
+        colors: of each rival that is labelled, the same in all panels.
+    """
     ours, best, rest = ranked(contest.entries)
     for entry in rest:
         axes.plot(*curve(entry.group), color=GRAY, linewidth=0.9, zorder=1)
-    colors = [*(style_of(entry.name)["color"] for entry in ours), *COLORS]
-    for place, (entry, color) in enumerate(zip([*ours, *best], colors, strict=False)):
+    for place, entry in enumerate([*ours, *best]):
+        color = colors[entry.name] if entry in best else style_of(entry.name)["color"]
         samples, values = curve(entry.group)
         first = place < len(ours)
         label, width, order = f"{entry.name} L={entry.group.first.depth}", 2.2 if first else 1.4, 4 if first else 3
