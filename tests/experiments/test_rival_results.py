@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from matplotlib.figure import Figure
 
 from experiments import report
 from experiments.reporting import lines as result_lines
@@ -183,6 +184,21 @@ def test_the_figure_names_ours_and_the_best_six(tmp_path):
     path = tmp_path / "rivals.png"
     result_figures.draw(path, [row])
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_rival_has_one_color_in_all_panels():
+    """Whatever its place is there."""
+    models = ["lstm", "tcn", "sru", "irnn"]
+    runs = [run(model, end=0.9 - n / 10) for n, model in enumerate(models)]
+    runs += [run(model, end=0.5 + n / 10, setting="memorization n=20") for n, model in enumerate(models)]
+    found = []
+    for row in rival_figures.contest_panels(rivals.contests(runs)):
+        axes = Figure().subplots()
+        row.panels[0](axes)
+        found.append({each.get_label(): each.get_color() for each in axes.lines if "L=" in each.get_label()})
+    assert len(found) == 2
+    assert found[0] == found[1]
+    assert len(set(found[0].values())) == len(models)
 
 
 def test_a_run_that_is_over_keeps_its_last_accuracy_in_the_mean():
