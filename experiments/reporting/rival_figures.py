@@ -32,8 +32,7 @@ def contest_panels(contests: Sequence[Contest]) -> list[Row]:
     for each in drawn:
         for entry in ranked(each.entries)[1]:
             colors.setdefault(entry.name, COLORS[len(colors) % len(COLORS)])
-    panel = functools.partial(against_samples, colors=colors)
-    return [Row(each.title, [functools.partial(panel, contest=each)]) for each in drawn]
+    return [Row(each.title, [functools.partial(against_samples, contest=each, colors=colors)]) for each in drawn]
 
 
 def against_samples(axes: Any, contest: Contest, colors: Mapping[str, str]) -> list[End]:
@@ -47,10 +46,10 @@ def against_samples(axes: Any, contest: Contest, colors: Mapping[str, str]) -> l
     ours, best, rest = ranked(contest.entries)
     for entry in rest:
         axes.plot(*curve(entry.group), color=GRAY, linewidth=0.9, zorder=1)
-    for place, entry in enumerate([*ours, *best]):
-        color = colors[entry.name] if entry in best else style_of(entry.name)["color"]
+    for entry in [*ours, *best]:
+        first = entry in ours
+        color = style_of(entry.name)["color"] if first else colors[entry.name]
         samples, values = curve(entry.group)
-        first = place < len(ours)
         label, width, order = f"{entry.name} L={entry.group.first.depth}", 2.2 if first else 1.4, 4 if first else 3
         axes.plot(samples, values, color=color, linewidth=width, zorder=order, label=label)
         axes.plot(samples[-1], values[-1], "o", color=color, markersize=4, zorder=order)

@@ -45,6 +45,13 @@ def rows(text, start, heading=None):
     return [[cell.strip() for cell in row] for row in found]
 
 
+def test_a_run_that_is_a_comparison_of_options_too_counts_once(make):
+    """The runs that compare options are in a file of their own; some are results as well."""
+    runs = [line("memorization n=10", "2D tLSTM+CN", seed=seed) for seed in (0, 1)]
+    _, text, _ = make(memorization=runs, defaults=runs[:1])
+    assert "This page compares 2 runs" in text
+
+
 def test_the_committed_page_is_up_to_date(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert report.main(["--check"]) == 0
