@@ -23,12 +23,12 @@ def unavailable(task: Task) -> str | None:
     return None
 
 
-def interpreted() -> contextlib.AbstractContextManager[None]:
-    """Without a GPU, has kernels that are traced meanwhile run in the interpreter."""
+def interpreted(detect_races: bool = False) -> contextlib.AbstractContextManager[None]:
+    """Without a GPU, has kernels that are traced meanwhile run in the interpreter, which prints the races it sees."""
     if coverage.compute_capability() is not None:
         return contextlib.nullcontext()
     from jax._src import callback, effects
     from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams, force_gpu_interpret_mode
 
     effects.remat_allowed_effects.add_type(callback.OrderedIOEffect)  # the interpreter's own, which kernels do not have
-    return force_gpu_interpret_mode(InterpretGPUParams())
+    return force_gpu_interpret_mode(InterpretGPUParams(detect_races=detect_races))

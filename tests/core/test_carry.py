@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import tlstm_jax as tl
-from tests.core.rows import CFG, LENGTHS, RESET, RNN, SQUARE, XS, M, R
+from tests.core.rows import CFG, LENGTHS, RESET, XS, M, R, each_model
 from tests.core.variants import abstract, lively, load, nearly, refused, same, signature
 from tlstm_jax import stacked
 from tlstm_jax.typing import TLSTMState
@@ -35,9 +35,7 @@ def carry_state(params, batch):
     return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (*batch, *leaf.shape)), carry)
 
 
-@pytest.mark.parametrize(
-    "cfg", [CFG, pytest.param(SQUARE, marks=pytest.mark.slow), RNN], ids=["vector", "square", "rnn"]
-)
+@each_model
 def test_a_learned_carry_is_where_sequences_start(cfg):
     plain, (cfg, params) = cfg, learned(cfg)
     without = {name: group for name, group in params.items() if name != "carry"}

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import tlstm_jax as tl
+from benchmarks import pallas
 from tests.core.variants import normal, random_arguments, refused
 from tlstm_jax.fused import coverage
 
@@ -59,14 +60,11 @@ def uninitialized(monkeypatch):
 @contextlib.contextmanager
 def interpreted(detect_races=False):
     """Runs kernels in Pallas' interpreter; yields a function that tells whether it has seen a race."""
-    from jax._src import callback, effects
     from jax._src.pallas.mosaic_gpu.interpret import interpret_pallas_call as interpreter
-    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams, force_gpu_interpret_mode
 
-    effects.remat_allowed_effects.add_type(callback.OrderedIOEffect)  # the interpreter's own, which kernels do not have
     interpreter.reset_gpu_interpret_mode_state()
     printed = io.StringIO()  # what is asked for below is the state of the last kernel alone
-    with force_gpu_interpret_mode(InterpretGPUParams(detect_races=detect_races)), contextlib.redirect_stdout(printed):
+    with pallas.interpreted(detect_races), contextlib.redirect_stdout(printed):
         yield lambda: interpreter.get_races().races_found or "RACE DETECTED" in printed.getvalue()
 
 

@@ -22,6 +22,7 @@ from tests.core.rows import (
     R,
     T,
     by_hand,
+    each_model,
     random_state,
 )
 from tests.core.variants import abstract, lively, nearly, normal, same, signature
@@ -96,9 +97,7 @@ def test_padding_and_lost_answers_have_no_gradient_and_never_nan():
     assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(to_params))
 
 
-@pytest.mark.parametrize(
-    "cfg", [CFG, pytest.param(SQUARE, marks=pytest.mark.slow), RNN], ids=["vector", "square", "rnn"]
-)
+@each_model
 def test_layer_is_the_pure_function(cfg):
     variables = abstract(tl.linen.TLSTM(cfg).init, jax.random.key(0), XS)
     fresh = abstract(tl.init_params, jax.random.key(0), R, cfg)
@@ -168,9 +167,7 @@ def test_remat_and_unroll_change_nothing(options):
 # Flax's own drivers
 
 
-@pytest.mark.parametrize(
-    "cfg", [CFG, pytest.param(SQUARE, marks=pytest.mark.slow), RNN], ids=["vector", "square", "rnn"]
-)
+@each_model
 def test_cell_in_rnn(cfg):
     rnn = nn.RNN(tl.linen.TLSTMCell(cfg))
     variables = abstract(rnn.init, jax.random.key(0), XS)

@@ -22,6 +22,7 @@ from tests.core.rows import (
     R,
     T,
     by_hand,
+    each_model,
     random_state,
 )
 from tests.core.variants import abstract, lively, load, nearly, normal, pure_dict, same
@@ -60,9 +61,7 @@ def test_every_argument_against_rows_run_alone(name):
     nearly((carry, np.moveaxis(np.asarray(ys), 0, 2)), expected)
 
 
-@pytest.mark.parametrize(
-    "cfg", [CFG, pytest.param(SQUARE, marks=pytest.mark.slow), RNN], ids=["vector", "square", "rnn"]
-)
+@each_model
 @pytest.mark.parametrize("kind", [tl.nnx.TLSTM, tl.nnx.TLSTMCell])
 def test_tree_is_that_of_init_params(cfg, kind):
     module = kind(R, cfg, rngs=nnx.Rngs(0))
@@ -103,9 +102,7 @@ def test_attributes_are_the_defaults_of_the_arguments():
 # Flax's own drivers
 
 
-@pytest.mark.parametrize(
-    "cfg", [CFG, pytest.param(SQUARE, marks=pytest.mark.slow), RNN], ids=["vector", "square", "rnn"]
-)
+@each_model
 def test_cell_in_rnn(cfg):
     rnn = nnx.RNN(make_cell(cfg), return_carry=True)
     nearly(rnn(XS), by_hand(PARAMS[cfg], XS, cfg, aligned=False))
