@@ -9,6 +9,7 @@ Examples:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import string
 import sys
 from collections.abc import Mapping, Sequence
@@ -96,6 +97,7 @@ def time_scale(digits: int) -> int:
     return 2 * digits + 3
 
 
+@functools.cache  # an equal task, since equal programs are compiled once
 def make(digits: int) -> symbols.GeneratedTask:
     """The task. An integer does not begin with 0; a sum of only n digits is followed by one more blank.
 

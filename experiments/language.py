@@ -31,7 +31,7 @@ from experiments.running.experiment import Experiment
 from experiments.running.models import ModelOptions
 from experiments.running.networks import SymbolLabeler, apply, initialized
 from experiments.running.options import EpochOptions, check_size
-from experiments.running.task import Sums, Task
+from experiments.running.task import Objective, Sums, Task
 from experiments.running.workdir import EVALUATION_STREAMS
 
 RECIPES = {
@@ -181,6 +181,22 @@ def build(options: Options, corpus: texts.Corpus | None = None) -> Experiment:
     return evaluating(experiment, evaluation_streams(len(corpus.test)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Prediction(Objective):
+    """The cross entropy of the next character, in nats and in bits; the carry is that of the labeler."""
+
+    def sums(self, params: Any, batch: Any, carry: Any, key: jax.Array | None) -> tuple[Sums, Any, dict[str, Any]]:
+        """See :meth:`Objective.sums`."""
+        rows = batch["weights"]
+        found, changed = apply(self.network, params, batch["inputs"], carry, aligned=False, rows=rows, key=key)
+        carry, logits = found
+        scored = (batch["targets"] != UNSCORED) * rows[:, None]
+        targets = jnp.maximum(batch["targets"], 0)
+        total = (optax.softmax_cross_entropy_with_integer_labels(logits, targets) * scored).sum()
+        count = scored.sum()
+        return {"loss": (total, count), "bits": (total / math.log(2), count)}, carry, changed
+
+
 def language_modeling(labeler: SymbolLabeler, delay: int, corpus: texts.Corpus, options: Options) -> Task:
     """Batches of parallel streams; the state is carried from batch to batch. ``evaluated`` is empty."""
     rows, steps = options.train.batch_size, options.steps
@@ -190,18 +206,9 @@ def language_modeling(labeler: SymbolLabeler, delay: int, corpus: texts.Corpus, 
         begin = step % steps_per_epoch * steps
         return {"inputs": inputs[:, begin : begin + steps], "targets": targets[:, begin : begin + steps]}
 
-    def sums(params: Any, batch: Any, carry: Any, key: jax.Array | None) -> tuple[Sums, Any, dict[str, Any]]:
-        rows = batch["weights"]
-        (carry, logits), changed = apply(labeler, params, batch["inputs"], carry, aligned=False, rows=rows, key=key)
-        scored = (batch["targets"] != UNSCORED) * rows[:, None]
-        targets = jnp.maximum(batch["targets"], 0)
-        total = (optax.softmax_cross_entropy_with_integer_labels(logits, targets) * scored).sum()
-        count = scored.sum()
-        return {"loss": (total, count), "bits": (total / math.log(2), count)}, carry, changed
-
     steps_per_epoch = inputs.shape[1] // steps
     return Task(
-        sums=sums,
+        objective=Prediction(labeler),
         batch=batch,
         steps_per_epoch=steps_per_epoch,
         samples_per_epoch=int((targets != UNSCORED).sum()),
@@ -212,7 +219,6 @@ def language_modeling(labeler: SymbolLabeler, delay: int, corpus: texts.Corpus, 
         carry=labeler.zero_carry,
         unit=tasks.LANGUAGE.unit,
         quantity=tasks.LANGUAGE.measure,
-        optimizer=labeler.optimizer,
     )
 
 

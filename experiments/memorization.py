@@ -9,6 +9,7 @@ Examples:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import string
 import sys
 from collections.abc import Mapping, Sequence
@@ -86,6 +87,7 @@ def build(options: Options) -> Experiment:
     return symbols.build(task, model, options.train)
 
 
+@functools.cache  # an equal task, since equal programs are compiled once
 def make(length: int, num_symbols: int) -> symbols.GeneratedTask:
     """The task.
 

@@ -30,7 +30,7 @@ from experiments.running.experiment import Experiment
 from experiments.running.models import ModelOptions
 from experiments.running.networks import LastStepClassifier, apply, initialized
 from experiments.running.options import EpochOptions
-from experiments.running.task import Sums, Task, by_accuracy
+from experiments.running.task import Objective, Sums, Task, by_accuracy
 
 RECIPES = {
     "mnist": EpochOptions(),
@@ -126,7 +126,7 @@ def build(options: Options, data: datasets.Dataset | None = None) -> Experiment:
     config = {
         "task": tasks.MNIST.name,
         "data": options.data,
-        "permutation": None if order is None else order.tolist(),
+        "permutation": None if order is None else list(order),
     }
     return Experiment(
         name=tasks.MNIST.setting(config),
@@ -141,7 +141,41 @@ def build(options: Options, data: datasets.Dataset | None = None) -> Experiment:
     )
 
 
-def classification(network: LastStepClassifier, order: Any, data: datasets.Dataset, options: EpochOptions) -> Task:
+@dataclasses.dataclass(frozen=True)
+class Classification(Objective):
+    """The cross entropy and the accuracy of the class of each image.
+
+    Args:
+        network: a classifier.
+        order: a permutation of the pixels, or None for scanlines.
+        max_value: the largest value of a pixel.
+    """
+
+    order: tuple[int, ...] | None
+    max_value: int
+
+    def prepare(self, data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Adds the images and labels at the ``index`` of each row."""
+        index = batch["index"]
+        return {**batch, **{name: z.at[index].get(mode="promise_in_bounds") for name, z in data.items()}}
+
+    def sums(self, params: Any, batch: Any, carry: Any, key: jax.Array | None) -> tuple[Sums, Any, dict[str, Any]]:
+        """See :meth:`Objective.sums`."""
+        weights = batch["weights"]
+        xs = sequences(batch["images"], self.order, self.max_value)
+        logits, changed = apply(self.network, params, xs, rows=weights, key=key)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
+        correct = logits.argmax(-1) == batch["labels"]
+        found = {
+            "loss": ((losses * weights).sum(), weights.sum()),
+            "accuracy": ((correct * weights).sum(), weights.sum()),
+        }
+        return found, carry, changed
+
+
+def classification(
+    network: LastStepClassifier, order: tuple[int, ...] | None, data: datasets.Dataset, options: EpochOptions
+) -> Task:
     """Epochs of shuffled images, with early stopping on the validation accuracy.
 
     Raises:
@@ -153,18 +187,6 @@ def classification(network: LastStepClassifier, order: Any, data: datasets.Datas
             f"got {options.batch_size}."
         )
     steps_per_epoch = math.ceil(len(data.train) / options.batch_size)
-
-    def sums(params: Any, batch: Any, carry: Any, key: jax.Array | None) -> tuple[Sums, Any, dict[str, Any]]:
-        weights = batch["weights"]
-        xs = sequences(batch["images"], order, data.max_value)
-        logits, changed = apply(network, params, xs, rows=weights, key=key)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
-        correct = logits.argmax(-1) == batch["labels"]
-        found = {
-            "loss": ((losses * weights).sum(), weights.sum()),
-            "accuracy": ((correct * weights).sum(), weights.sum()),
-        }
-        return found, carry, changed
 
     splits = (data.train, data.validation, data.test)
     begins = np.cumsum([0, *map(len, splits)], dtype=np.int32)
@@ -183,7 +205,7 @@ def classification(network: LastStepClassifier, order: Any, data: datasets.Datas
         return {"index": shuffled(epoch)[index * options.batch_size : (index + 1) * options.batch_size]}
 
     return Task(
-        sums=sums,
+        objective=Classification(network, order, data.max_value),
         batch=batch,
         steps_per_epoch=steps_per_epoch,
         samples_per_epoch=len(data.train),
@@ -191,43 +213,34 @@ def classification(network: LastStepClassifier, order: Any, data: datasets.Datas
         patience=options.patience,
         evaluated={"validation": evaluated(1), "test": evaluated(2)},
         data={name: np.concatenate([getattr(split, name) for split in splits]) for name in ("images", "labels")},
-        prepare=gathered,
-        optimizer=network.optimizer,
         rank=by_accuracy("validation"),
         shorter="--data digits takes minutes" if data.name == "mnist" else "",
     )
 
 
-def gathered(data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Adds the images and labels at the ``index`` of each row to a batch."""
-    index = batch["index"]
-    return {**batch, **{name: z.at[index].get(mode="promise_in_bounds") for name, z in data.items()}}
-
-
-def pixel_order(options: Options, num_pixels: int) -> np.ndarray[Any, Any] | None:
+def pixel_order(options: Options, num_pixels: int) -> tuple[int, ...] | None:
     """The order of the pixels of an image, or None for scanlines."""
     if not options.permuted:
         return None
     if not 0 <= options.permutation_seed < 2**32:
         raise ValueError(f"permutation_seed must be in 0..2^32 - 1, got {options.permutation_seed}.")
-    return np.random.RandomState(options.permutation_seed).permutation(num_pixels)
+    return tuple(np.random.RandomState(options.permutation_seed).permutation(num_pixels).tolist())
 
 
-def sequences(images: jax.Array, order: Any, max_value: int) -> jax.Array:
+def sequences(images: jax.Array, order: Sequence[int] | None, max_value: int) -> jax.Array:
     """Maps uint8 images ``(N, H, W)`` to sequences ``(N, H W, 1)``: one pixel per timestep, scaled to -1..1.
 
     ``order`` is a permutation of the pixels, or None for scanlines.
     """
     pixels = 2 * images.reshape(len(images), -1).astype(jnp.float32) / max_value - 1
-    return (pixels if order is None else pixels[:, order])[..., None]
+    return (pixels if order is None else pixels[:, np.array(order)])[..., None]
 
 
 def example(config: Mapping[str, Any], request: Request) -> Example:
     """A test image, pixel by pixel in the run's order; see :class:`experiments.tasks.TaskModule`."""
     data = datasets.load(config["data"], data_dir=request.data_dir, prepared_dir=request.prepared_dir)
     number = request.checked(len(data.test))
-    order = config["permutation"] and np.array(config["permutation"])
-    xs = sequences(jnp.asarray(data.test.images[number][None]), order, data.max_value)[0]
+    xs = sequences(jnp.asarray(data.test.images[number][None]), config["permutation"], data.max_value)[0]
     network = LastStepClassifier(ModelOptions.recorded(config).layer(), data.num_classes)
     return Example(network, xs, len(xs))
 

@@ -5,6 +5,7 @@ Every array of their state has the runs along its first axis. A single run is a 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from jax.sharding import Mesh
 
 from experiments.running import devices
 from experiments.running.options import KEY_TYPE, TrainOptions
-from experiments.running.task import Sums, Task
+from experiments.running.task import Objective, Sums, Task
 
 Settings = dict[str, Any]
 """What runs differ in apart from their state and their batches: ``rate`` and ``seed``."""
@@ -41,23 +42,48 @@ class State(NamedTuple):
     carry: Any
 
 
-def make_optimizer(task: Task, options: TrainOptions, rate: Any) -> optax.GradientTransformation:
-    """Adam with gradient clipping, a schedule, and weight decay of the kernels only.
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What the steps of a population are compiled from, apart from shapes. A process compiles equal programs once.
 
-    The state is that of ``optax.adamw``. The learning rate may be traced, since it differs within a population.
+    Args:
+        objective: what is computed from a batch.
+        clip_norm: see :class:`~experiments.running.options.TrainOptions`, as for the next two.
+        schedule: of the learning rate.
+        weight_decay: of the kernels.
+        num_steps: the steps of a schedule that is not constant.
+        count: the number of runs.
     """
-    clip = optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity()
-    if options.schedule == "cosine":
-        scale = optax.scale_by_learning_rate(optax.cosine_decay_schedule(rate, task.num_steps))
-    else:  # in the dtype of the gradients, as optax.scale does for a Python float
 
-        def scaled(updates: Any, params: Any) -> Any:
-            return jax.tree.map(lambda g: -jnp.asarray(rate, g.dtype) * g, updates)
+    objective: Objective
+    clip_norm: float
+    schedule: str
+    weight_decay: float
+    num_steps: int | None
+    count: int
 
-        scale = optax.stateless(scaled)
-    decay = optax.add_decayed_weights(options.weight_decay, kernels_only)
-    usual = optax.chain(clip, optax.chain(optax.scale_by_adam(), decay, scale))
-    return task.optimizer(usual)
+    @classmethod
+    def of(cls, task: Task, options: TrainOptions, count: int) -> Program:
+        """The program of ``count`` runs."""
+        num_steps = None if options.schedule == "constant" else task.num_steps
+        return cls(task.objective, options.clip_norm, options.schedule, options.weight_decay, num_steps, count)
+
+    def optimizer(self, rate: Any) -> optax.GradientTransformation:
+        """Adam with gradient clipping, a schedule, and weight decay of the kernels only.
+
+        The state is that of ``optax.adamw``. The learning rate may be traced, since it differs within a population.
+        """
+        clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
+        if self.schedule == "cosine":
+            scale = optax.scale_by_learning_rate(optax.cosine_decay_schedule(rate, self.num_steps))
+        else:  # in the dtype of the gradients, as optax.scale does for a Python float
+
+            def scaled(updates: Any, params: Any) -> Any:
+                return jax.tree.map(lambda g: -jnp.asarray(rate, g.dtype) * g, updates)
+
+            scale = optax.stateless(scaled)
+        decay = optax.add_decayed_weights(self.weight_decay, kernels_only)
+        return self.objective.optimizer(optax.chain(clip, optax.chain(optax.scale_by_adam(), decay, scale)))
 
 
 def kernels_only(params: Any) -> Any:
@@ -70,10 +96,9 @@ def starting_states(tasks: Sequence[Task], params: Sequence[Any], options: Train
     task = tasks[0]  # the others have the same shapes, and tracing one is enough
     batch = {name: np.zeros((rows, *z.shape[1:]), z.dtype) for name, z in task.batch(0).items()}
     batch["weights"] = np.ones(rows, np.float32)
-    sums = functools.partial(prepared_sums, task)
-    totals, _, _ = jax.eval_shape(sums, task.data, params[0], batch, task.carry(rows), None)
+    totals, _, _ = SUMS.eval_shape(task.objective, task.data, params[0], batch, task.carry(rows), None)
     nothing = jax.tree.map(lambda z: np.zeros(z.shape, z.dtype), totals)
-    optimizer = make_optimizer(task, options, options.learning_rate)
+    optimizer = Program.of(task, options, 1).optimizer(options.learning_rate)
     return [
         jax.device_get(State(np.zeros((), np.int32), own, optimizer.init(own), nothing, task.carry(rows)))
         for own in params
@@ -81,10 +106,14 @@ def starting_states(tasks: Sequence[Task], params: Sequence[Any], options: Train
 
 
 def prepared_sums(
-    task: Task, data: Any, params: Any, batch: Any, carry: Any, key: jax.Array | None
+    objective: Objective, data: Any, params: Any, batch: Any, carry: Any, key: jax.Array | None
 ) -> tuple[Sums, Any, dict[str, Any]]:
-    """``task.sums`` of a batch as the host made it."""
-    return task.sums(params, task.prepare(data, batch), carry, key)
+    """The metrics of a batch as the host made it; see :meth:`Objective.sums`."""
+    return objective.sums(params, objective.prepare(data, batch), carry, key)
+
+
+SUMS = jax.jit(prepared_sums, static_argnums=0)
+"""For the shapes of its results: a jitted function is traced once for equal objectives."""
 
 
 def over_runs(function: Callable[..., Any], count: int) -> Callable[..., Any]:
@@ -102,23 +131,28 @@ def over_runs(function: Callable[..., Any], count: int) -> Callable[..., Any]:
     return alone
 
 
-def make_steps(task: Task, options: TrainOptions, count: int) -> tuple[Any, Any]:
-    """A function that takes a training step for each of several stacked batches, and an evaluation step.
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def train_steps(program: Program, state: State, batches: Any, runs: Settings, data: Any) -> tuple[State, jax.Array]:
+    """Takes a training step for each of several batches.
 
-    Both are jitted and take sharded batches and replicated parameters; the compiler adds the sums across devices.
+    The batches are sharded and the parameters replicated; the compiler adds the sums across devices.
 
-    - ``train_steps(state, batches, runs, data)``: the batches have the runs along the first axis and the steps along
-      the second; for ``runs`` see :func:`settings`. Returns the new state, and the means of the metrics
-      over the epoch so far, ``(count, steps, metrics)``.
-    - ``eval_step(params, batch, carry, data)`` returns :data:`Sums` and the carry for the next batch.
+    Args:
+        program: what is compiled.
+        state: the state of the runs; donated.
+        batches: have the runs along the first axis and the steps along the second.
+        runs: see :func:`settings`.
+        data: the task's arrays on the devices.
+
+    Returns:
+        The new state, and the means of the metrics over the epoch so far, ``(count, steps, metrics)``.
     """
-    sums = functools.partial(prepared_sums, task)
 
-    def train_run(data: Any, state: State, batches: dict[str, jax.Array], run: Settings) -> tuple[State, jax.Array]:
-        optimizer = make_optimizer(task, options, run["rate"])
+    def train_run(state: State, batches: dict[str, jax.Array], run: Settings) -> tuple[State, jax.Array]:
+        optimizer = program.optimizer(run["rate"])
 
         def loss(params: Any, batch: Any, carry: Any, key: jax.Array) -> tuple[jax.Array, tuple[Sums, Any, Any]]:
-            found, carry, changed = sums(data, params, batch, carry, key)
+            found, carry, changed = prepared_sums(program.objective, data, params, batch, carry, key)
             total, count = found["loss"]
             return total / count, (found, carry, changed)
 
@@ -135,19 +169,18 @@ def make_steps(task: Task, options: TrainOptions, count: int) -> tuple[Any, Any]
 
         return jax.lax.scan(train_step, state, batches)
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def train_steps(state: State, batches: Any, runs: Settings, data: Any) -> tuple[State, jax.Array]:
-        return over_runs(functools.partial(train_run, data), count)(state, batches, runs)
+    return over_runs(train_run, program.count)(state, batches, runs)
 
-    @jax.jit
-    def eval_step(params: Any, batch: Any, carry: Any, data: Any) -> tuple[Sums, Any]:
-        def evaluated(params: Any, batch: Any, carry: Any) -> tuple[Sums, Any]:
-            found, carry, _ = sums(data, params, batch, carry, None)
-            return found, carry
 
-        return over_runs(evaluated, count)(params, batch, carry)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def eval_step(objective: Objective, count: int, params: Any, batch: Any, carry: Any, data: Any) -> tuple[Sums, Any]:
+    """The metrics of a batch of each of ``count`` runs, summed, and the carries for the next batch."""
 
-    return train_steps, eval_step
+    def evaluated(params: Any, batch: Any, carry: Any) -> tuple[Sums, Any]:
+        found, carry, _ = prepared_sums(objective, data, params, batch, carry, None)
+        return found, carry
+
+    return over_runs(evaluated, count)(params, batch, carry)
 
 
 def settings(runs: Sequence[TrainOptions]) -> Settings:
@@ -173,15 +206,14 @@ def placed(state: State, mesh: Mesh) -> State:
     return devices.replicate(state._replace(carry=()), mesh)._replace(carry=devices.shard(state.carry, mesh, axis=1))
 
 
-def evaluate(
-    name: str, eval_step: Any, params: Any, tasks: Sequence[Task], data: Any, mesh: Mesh
-) -> list[dict[str, float]]:
+def evaluate(name: str, params: Any, tasks: Sequence[Task], data: Any, mesh: Mesh) -> list[dict[str, float]]:
     """The metrics of an evaluation split, for each run, whose stacked parameters are on the devices."""
     rows = devices.padded_size(len(next(iter(tasks[0].evaluated[name][0].values()))), mesh)
     carry = devices.shard(stack([task.carry(rows) for task in tasks]), mesh, axis=1)
     sums = []
     for batches in zip(*(task.evaluated[name] for task in tasks), strict=True):
-        found, carry = eval_step(params, devices.shard_batches(batches, rows, mesh), carry, data)
+        batch = devices.shard_batches(batches, rows, mesh)
+        found, carry = eval_step(tasks[0].objective, len(tasks), params, batch, carry, data)
         sums.append(found)
     return averages(name, jax.tree.map(lambda *parts: sum(parts), *sums), len(tasks))
 

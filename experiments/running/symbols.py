@@ -19,7 +19,7 @@ from experiments.running.experiment import Experiment
 from experiments.running.models import ModelOptions
 from experiments.running.networks import SymbolLabeler, apply, initialized
 from experiments.running.options import KEY_TYPE, LATER, TrainOptions
-from experiments.running.task import Record, Sums, Task, by_accuracy
+from experiments.running.task import Objective, Record, Sums, Task, by_accuracy
 
 BLANK = 0
 """The symbol that delimits and pads, ``-`` in the paper."""
@@ -58,9 +58,9 @@ class SampleOptions(TrainOptions):
     sizes: ClassVar = (*TrainOptions.sizes, "samples", "check_every")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class GeneratedTask:
-    """A task that generates its own data.
+    """A task that generates its own data; equal to itself alone, as its functions are.
 
     Args:
         name: the task with its size, for titles and workdirs.
@@ -103,23 +103,29 @@ def build(generated: GeneratedTask, model: ModelOptions, train: SampleOptions) -
         params=initialized(labeler, train.seed, jnp.zeros((1, length), jnp.int32)),
         model=model,
         network=labeler,
-        config=generated.config,
+        config=dict(generated.config),
         headline=headline,
     )
 
 
-def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOptions) -> Task:
-    """New samples for every batch, evaluated on fixed test samples.
+@dataclasses.dataclass(frozen=True)
+class Labeling(Objective):
+    """The cross entropy of all symbols, and the accuracies of the answers' symbols and of whole answers.
 
-    Raises:
-        ValueError: the device is to make more samples than it can count.
+    Args:
+        network: a labeler.
+        complete: adds the inputs and targets to a batch that the host has numbered; None if the host makes them.
     """
-    on_device = options.data_on == "device"
-    steps_per_epoch = math.ceil(min(options.check_every, options.samples) / options.batch_size)
-    samples_per_epoch = steps_per_epoch * options.batch_size
 
-    def sums(params: Any, batch: Any, carry: Any, key: jax.Array | None) -> tuple[Sums, Any, dict[str, Any]]:
-        (_, logits), changed = apply(labeler, params, batch["inputs"], rows=batch["weights"], key=key)
+    complete: Callable[[Mapping[str, jax.Array]], dict[str, jax.Array]] | None = None
+
+    def prepare(self, data: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """See :meth:`Objective.prepare`."""
+        return batch if self.complete is None else self.complete(batch)
+
+    def sums(self, params: Any, batch: Any, carry: Any, key: jax.Array | None) -> tuple[Sums, Any, dict[str, Any]]:
+        """See :meth:`Objective.sums`."""
+        (_, logits), changed = apply(self.network, params, batch["inputs"], rows=batch["weights"], key=key)
         targets, weights = batch["targets"], batch["weights"][:, None]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets) * weights
         answer = (targets != BLANK) * weights
@@ -131,6 +137,17 @@ def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOp
             "answer_accuracy": (whole.sum(), batch["weights"].sum()),
         }
         return found, carry, changed
+
+
+def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOptions) -> Task:
+    """New samples for every batch, evaluated on fixed test samples.
+
+    Raises:
+        ValueError: the device is to make more samples than it can count.
+    """
+    on_device = options.data_on == "device"
+    steps_per_epoch = math.ceil(min(options.check_every, options.samples) / options.batch_size)
+    samples_per_epoch = steps_per_epoch * options.batch_size
 
     def batch(step: int) -> Batch:
         if on_device:
@@ -144,7 +161,7 @@ def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOp
             f"whole evaluations of {samples_per_epoch}, got {options.samples}: give fewer, or --data-on host."
         )
     return Task(
-        sums=sums,
+        objective=Labeling(labeler, generated.from_numbers if on_device else None),
         batch=batch,
         steps_per_epoch=steps_per_epoch,
         samples_per_epoch=samples_per_epoch,
@@ -153,10 +170,8 @@ def labeling(labeler: SymbolLabeler, generated: GeneratedTask, options: SampleOp
         evaluated={
             "test": [numbered(options.seed, TEST, 0, NUM_TEST) if on_device else held_out(generated, options.seed)]
         },
-        prepare=lambda data, batch: generated.from_numbers(batch) if on_device else batch,
         rank=by_accuracy("test"),
         solved=solved,
-        optimizer=labeler.optimizer,
     )
 
 

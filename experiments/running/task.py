@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import jax
 import optax
 
 from experiments.running.devices import Batch
+from experiments.running.networks import Network
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]
 """For every metric a sum over examples and its divisor. The metric ``loss`` is the training objective."""
@@ -17,9 +19,47 @@ Record = dict[str, Any]
 """The metrics of one evaluation: a line of metrics.jsonl."""
 
 
-def unchanged(data: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The batch as the host made it."""
-    return batch
+@dataclasses.dataclass(frozen=True)
+class Objective(abc.ABC):
+    """What the training and evaluation steps compute from a batch.
+
+    Runs whose objectives are equal share compiled programs. So a subclass is a frozen dataclass with hashable fields,
+    and what it computes depends on nothing but these fields and the arguments.
+
+    Args:
+        network: the network.
+    """
+
+    network: Network
+
+    def prepare(self, data: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """The batch that :meth:`sums` takes, from a batch as the host made it; row by row.
+
+        Args:
+            data: the arrays that are kept on the devices, :attr:`Task.data`.
+            batch: the batch of the host.
+        """
+        return batch
+
+    @abc.abstractmethod
+    def sums(
+        self, params: Any, batch: dict[str, jax.Array], carry: Any, key: jax.Array | None
+    ) -> tuple[Sums, Any, dict[str, Any]]:
+        """The metrics of a batch.
+
+        Args:
+            params: the parameters.
+            batch: the batch; rows whose ``weights`` are 0 are padding and must not contribute.
+            carry: the carry from the batch before.
+            key: the key for dropout; None in evaluation.
+
+        Returns:
+            The sums, the carry for the next batch, and the collections of variables that change in training, by name.
+        """
+
+    def optimizer(self, usual: optax.GradientTransformation) -> optax.GradientTransformation:
+        """The optimizer to be used, from that of the training options."""
+        return self.network.optimizer(usual)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +67,7 @@ class Task:
     """Data, objective and stopping rule of a run.
 
     Args:
-        sums: the metrics of a batch: maps ``(params, batch, carry, key)`` to :data:`Sums`, the carry for the next
-            batch, and the collections of variables that change in training, by name. The key for dropout is None in
-            evaluation. Rows whose ``weights`` are 0 are padding and must not contribute.
+        objective: what is computed from a batch.
         batch: returns the training batch of a step. It must depend on the step number alone, so that a run can be
             resumed at any step.
         steps_per_epoch: training steps between two evaluations.
@@ -42,15 +80,14 @@ class Task:
         solved: whether a record ends the training because the task is solved; None if there is no such thing.
         carry: the carry of the first batch of an epoch or of an evaluation, for a given number of rows: a pytree with
             the rows along the first axis.
-        data: arrays that are kept on the devices, for ``prepare``. The runs of a population share those of the first.
-        prepare: maps ``(data, batch)`` to the batch that ``sums`` takes, row by row; compiled into the step.
-        optimizer: maps the optimizer of the training options to the one to be used.
+        data: arrays that are kept on the devices, for :meth:`Objective.prepare`. The runs of a population share those
+            of the first.
         unit: what training samples are called.
         quantity: the metric to report beside the loss.
         shorter: what to say beside the estimate of a long run: how to get a short one.
     """
 
-    sums: Callable[[Any, dict[str, jax.Array], Any, jax.Array | None], tuple[Sums, Any, dict[str, Any]]]
+    objective: Objective
     batch: Callable[[int], Batch]
     steps_per_epoch: int
     samples_per_epoch: int
@@ -61,8 +98,6 @@ class Task:
     solved: Callable[[Record], bool] | None = None
     carry: Callable[[int], Any] = lambda rows: ()
     data: Any = ()
-    prepare: Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]] = unchanged
-    optimizer: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda usual: usual
     unit: str = "samples"
     quantity: Literal["accuracy", "bits"] = "accuracy"
     shorter: str = ""

@@ -7,6 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 
@@ -50,13 +51,13 @@ class Trial:
         batches = devices.shard_batches([[each.task.batch(0)] for each in group], options.batch_size, mesh)
         settings = devices.replicate(steps.settings([each.options for each in group]), mesh)
         self._mesh, self._rest = mesh, (batches, settings, devices.replicate(task.data, mesh))
-        train_steps, _ = steps.make_steps(task, options, len(group))
-        self._step = train_steps.lower(steps.placed(self._start, mesh), *self._rest).compile()
+        program = steps.Program.of(task, options, len(group))
+        self._step = steps.train_steps.lower(program, steps.placed(self._start, mesh), *self._rest).compile()
 
     @property
     def memory(self) -> int:
         """The bytes that the step needs on a device, as the compiler states them."""
-        found = self._step.memory_analysis()
+        found: Any = self._step.memory_analysis()
         return int(found.temp_size_in_bytes + found.argument_size_in_bytes)  # results reuse the donated arguments
 
     def seconds(self, repetitions: int = 3) -> float:

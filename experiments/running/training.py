@@ -139,8 +139,7 @@ class Population:
         self._slots: list[Training] = []
         self._state: Any = None
         self._settings: Any = None
-        self._train_steps: Any = None
-        self._eval_step: Any = None
+        self._program: steps.Program | None = None
         self.errors = {
             run.number: diverged("infinite or NaN", run.diverged_at, run.member.options)
             for run in runs
@@ -174,13 +173,16 @@ class Population:
         self._slots = sorted([*active, *others][:size], key=lambda run: run.number)
         self._state = steps.placed(steps.stack([run.state for run in self._slots]), self._mesh)
         self._settings = devices.replicate(steps.settings([run.member.options for run in self._slots]), self._mesh)
-        self._train_steps, self._eval_step = steps.make_steps(self._task, self._options, size)
+        self._program = steps.Program.of(self._task, self._options, size)
 
     def dispatch(self, number: int, count: int) -> None:
         """Starts ``count`` steps with the batches from ``number`` on; waits while more than AHEAD are in flight."""
-        self._state, means = self._train_steps(self._state, self._load(number, count), self._settings, self._data)
+        self._state, means = self._step(self._state, self._load(number, count))
         self._in_flight.append((number, means))
         self.wait(AHEAD)
+
+    def _step(self, state: Any, batches: Any) -> tuple[Any, jax.Array]:
+        return steps.train_steps(self._program, state, batches, self._settings, self._data)
 
     def wait(self, in_flight: int = 0) -> None:
         """Waits until at most this many dispatches are in flight; checks and shows the losses that arrive.
@@ -217,7 +219,7 @@ class Population:
         """Ends an epoch: evaluates the runs, each of which gets a record. Returns those that are over now."""
         trained = steps.averages("train", self._state.totals, len(self._slots))
         tasks = [run.task for run in self._slots]
-        found = steps.evaluate(self._task.watched, self._eval_step, self._state.params, tasks, self._data, self._mesh)
+        found = steps.evaluate(self._task.watched, self._state.params, tasks, self._data, self._mesh)
         seconds = round(time.monotonic() - begin, 3)
         improved: list[int] = []
         over: list[Training] = []
@@ -242,7 +244,7 @@ class Population:
             group = over[begin : begin + size]
             slots = [*group, *[group[0]] * (size - len(group))]
             best = devices.replicate(steps.stack([run.best for run in slots]), self._mesh)
-            tests = steps.evaluate("test", self._eval_step, best, [run.task for run in slots], self._data, self._mesh)
+            tests = steps.evaluate("test", best, [run.task for run in slots], self._data, self._mesh)
             for run, test in zip(group, tests, strict=False):
                 yield run.number, {"history": run.history, "best": best_of(run.history, run.task), **test}
 
@@ -275,7 +277,7 @@ class Population:
             at_once,
             wait=self.wait,
             report=functools.partial(self._bar.write, file=sys.stderr),
-            bare_steps=lambda state: self._train_steps(state, batches, self._settings, self._data)[0],
+            bare_steps=lambda state: self._step(state, batches)[0],
             trace=self._runs[0].member.workdir / wd.PROFILE,
         )
         self._state = kept

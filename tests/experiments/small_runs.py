@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import types
 
 import jax
 import numpy as np
@@ -15,9 +14,6 @@ from experiments.running import workdir as wd
 
 TINY = ["--data", "digits", "--features", "4", "--tensor-shape", "2", "--batch-size", "10", "--epochs", "3"]
 TEXT = np.frombuffer(b"the cat sat on the mat, and the dog on the log. " * 12, np.uint8)
-
-NO_MODEL = types.SimpleNamespace(optimizer=None)
-"""In place of a network, for tests of data alone."""
 
 
 class Killed(BaseException):

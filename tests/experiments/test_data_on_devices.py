@@ -12,7 +12,7 @@ from experiments.running import devices, symbols
 from experiments.running import workdir as wd
 from experiments.running.options import EpochOptions
 from experiments.running.symbols import TEST, TRAIN, SampleOptions, numbered
-from tests.experiments.small_runs import NO_MODEL, assert_same_run, killed_at, metrics, striped
+from tests.experiments.small_runs import assert_same_run, killed_at, metrics, striped
 
 
 def made(generated, batch):
@@ -92,7 +92,7 @@ def test_float64_does_not_change_them(x64):
 
 
 def labeled(**options):
-    return symbols.labeling(NO_MODEL, memorization.make(6, 65), SampleOptions(data_on="device", **options))
+    return symbols.labeling(None, memorization.make(6, 65), SampleOptions(data_on="device", **options))
 
 
 def test_a_sample_depends_on_seed_split_and_number_alone():
@@ -100,7 +100,7 @@ def test_a_sample_depends_on_seed_split_and_number_alone():
     generated, small, large = memorization.make(6, 65), labeled(batch_size=6), labeled(batch_size=8)
     inputs = np.concatenate([made(generated, large.batch(step))[0] for step in range(3)])
     mesh = devices.data_mesh(4)
-    prepare = jax.jit(small.prepare)
+    prepare = jax.jit(small.objective.prepare)
     for step in range(4):
         found = prepare((), devices.shard_batches(small.batch(step), 6, mesh))
         assert len(found["inputs"].sharding.device_set) == 4
@@ -117,7 +117,7 @@ def test_more_samples_than_can_be_numbered_are_refused():
     with pytest.raises(ValueError, match=r"samples must be at most 2147483648 with --data-on device.* got 2147483647"):
         labeled(samples=2**31 - 1)
     assert labeled(samples=2**31 - 1, batch_size=1, check_every=1).epochs == 2**31 - 1
-    assert symbols.labeling(NO_MODEL, memorization.make(6, 65), SampleOptions(samples=2**31)).epochs > 0
+    assert symbols.labeling(None, memorization.make(6, 65), SampleOptions(samples=2**31)).epochs > 0
 
 
 MODEL = ["--model", "slstm", "--features", "3", "--num-layers", "1"]
@@ -147,9 +147,9 @@ def test_a_run_resumes_and_can_be_looked_into(tmp_path, monkeypatch, capsys):
 def test_images_on_the_device_are_those_of_the_host():
     """In the order of the seed and the epoch; each batch is padded to whole devices."""
     data = Dataset("digits", striped(45, 0), striped(20, 1), striped(30, 2), 3, 16)
-    task = mnist.classification(NO_MODEL, None, data, EpochOptions(batch_size=10, seed=3))
+    task = mnist.classification(None, None, data, EpochOptions(batch_size=10, seed=3))
     mesh = devices.data_mesh(4)
-    placed, prepare = devices.replicate(task.data, mesh), jax.jit(task.prepare)
+    placed, prepare = devices.replicate(task.data, mesh), jax.jit(task.objective.prepare)
     assert placed["images"].dtype == np.uint8
 
     def check(batch, expected, size):

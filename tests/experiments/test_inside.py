@@ -15,7 +15,7 @@ from experiments.running import symbols
 from experiments.running import workdir as wd
 from experiments.running.checkpoints import Checkpoints
 from experiments.running.models import ModelOptions
-from tests.experiments.small_runs import NO_MODEL, TEXT, replace_digits, replace_texts, striped
+from tests.experiments.small_runs import TEXT, replace_digits, replace_texts, striped
 from tlstm_jax import stacked
 
 N, P = 2, 4
@@ -85,7 +85,7 @@ def test_a_tlstm(memorized, capsys):
     printed = capsys.readouterr().out
     assert "memorization n=2, 2D tLSTM+CN L=4 P=4 M=8: solved after" in printed
     assert "the receptive field is the one that eq. 9 predicts for L = 4" in printed
-    batch = symbols.labeling(NO_MODEL, memorization.make(N, 5), symbols.SampleOptions()).evaluated["test"][0]
+    batch = symbols.labeling(None, memorization.make(N, 5), symbols.SampleOptions()).evaluated["test"][0]
     np.testing.assert_array_equal(data["inputs"], batch["inputs"][7])
     np.testing.assert_array_equal(data["targets"], batch["targets"][7])
     assert (data["answers"] == data["targets"]).mean() > 0.7

@@ -69,7 +69,7 @@ def test_the_state_is_carried_exactly_from_one_batch_to_the_next(corpus, model):
     task = language.language_modeling(labeler, model.delay, corpus, options)
     carry, total, count = task.carry(3), 0.0, 0.0
     for step in range(task.steps_per_epoch):
-        sums, carry, _ = jax.jit(task.sums)(params, {**task.batch(step), "weights": np.ones(3)}, carry, None)
+        sums, carry, _ = jax.jit(task.objective.sums)(params, {**task.batch(step), "weights": np.ones(3)}, carry, None)
         total, count = total + sums["loss"][0], count + sums["loss"][1]
     symbols = np.searchsorted(corpus.vocabulary, corpus.train)
     length = -(-(len(symbols) - 1) // 3)
@@ -208,8 +208,7 @@ def test_bits_per_character_do_not_depend_on_the_batch_size(corpus):
         experiment = language.build(language.parse(arguments), corpus)
         mesh = devices.data_mesh(1)
         params = experiment.params
-        _, eval_step = steps.make_steps(experiment.task, EpochOptions(), 1)
-        found += steps.evaluate("test", eval_step, steps.stack([params]), [experiment.task], (), mesh)
+        found += steps.evaluate("test", steps.stack([params]), [experiment.task], (), mesh)
         assert experiment.config["evaluation_streams"] == 1
     assert found[0]["test_bits"] == pytest.approx(found[1]["test_bits"], rel=1e-5)
     assert [language.evaluation_streams(n) for n in (1, 1999, 5_000, 5_000_000)] == [1, 1, 5, 100]

@@ -185,10 +185,10 @@ def test_a_resumed_program_is_as_large_as_it_was(tmp_path, monkeypatch, step, di
         for run in all_runs[1:] if diverged_at else []:
             run.mark_diverged(diverged_at)
 
-    def make_steps(task, options, size):
-        raise Killed(size)
+    def placed(state, mesh):
+        raise Killed(len(state.step))
 
-    monkeypatch.setattr(steps, "make_steps", make_steps)
+    monkeypatch.setattr(steps, "placed", placed)
     with pytest.raises(Killed, match="3"):
         runs.train(planned(tmp_path))
 

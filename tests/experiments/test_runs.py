@@ -43,6 +43,28 @@ def test_same_seed_same_numbers_and_another_seed_others(whole, tmp_path):
     assert metrics(other) != metrics(whole)
 
 
+def test_equal_programs_are_compiled_once(tiny, tmp_path, monkeypatch):
+    """A run traces nothing if one with as many rows and as large a model has run before in the process."""
+    traced, sums = [], mnist.Classification.sums
+
+    def counting(self, *arguments):
+        traced.append(self)
+        return sums(self, *arguments)
+
+    monkeypatch.setattr(mnist.Classification, "sums", counting)
+    arguments = [*TINY, "--epochs", "1", "--schedule", "constant"]
+    for number, (changed, again) in enumerate(
+        [
+            (["--weight-decay", "0.25"], True),  # another program than those of other tests
+            (["--weight-decay", "0.25", "--seed", "1", "--learning-rate", "0.01"], False),
+            (["--weight-decay", "0.125"], True),
+        ]
+    ):
+        traced.clear()
+        assert mnist.main([*arguments, *changed, "--workdir", str(tmp_path / str(number))]) == 0
+        assert bool(traced) == again
+
+
 def test_early_stopping_and_the_best_parameters():
     task = Task(None, None, 5, 45, 10, 2, {}, by_accuracy("validation"))
     history = []

@@ -43,12 +43,23 @@ def test_the_dry_run_shows_the_commands_and_does_nothing(tmp_path, capsys, monke
 
 
 def test_a_failing_run_is_reported_and_the_others_go_on(tmp_path, capsys, monkeypatch):
-    failing = "import sys; print('of no interest'); sys.exit('error: length must be at least 1')"
+    told, last_words = tmp_path / "told", processes.last_words
+
+    def telling(log):
+        told.touch()
+        return last_words(log)
+
+    failing = (  # it fails once the sweep has told about it
+        f"import pathlib, sys, time; print('of no interest'); told = pathlib.Path({str(told)!r})\n"
+        "while not told.exists(): time.sleep(0.05)\n"
+        "sys.exit('error: length must be at least 1')"
+    )
     boxed = "import sys; print('╭─ Unrecognized ─╮\\n│ no --x │\\n│ For full helptext, run │\\n╰──╯'); sys.exit(2)"
     nothing = "pass"
     scripts = [failing, leaving(tmp_path, 0), leaving(tmp_path, SAVED, finished=False, seed=2), boxed, nothing]
     arguments = of_scripts(monkeypatch, tmp_path / "runs", *scripts)
     monkeypatch.setattr(processes, "TELL", 0)
+    monkeypatch.setattr(processes, "last_words", telling)
     assert sweep.main([*arguments, "--jobs", "2"]) == 1
     shown = capsys.readouterr().out
     assert "2d L=4 seed 2: started, run 3 of 5; " in shown

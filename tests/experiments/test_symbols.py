@@ -10,7 +10,7 @@ import pytest
 from experiments import addition, memorization
 from experiments.running import symbols
 from experiments.running import workdir as wd
-from tests.experiments.small_runs import NO_MODEL, assert_same_run, killed_at
+from tests.experiments.small_runs import assert_same_run, killed_at
 
 EASY = [
     "--length",
@@ -70,29 +70,27 @@ def test_accuracy_counts_the_answers_symbols_and_nothing_else():
     guesses = np.array([[3, 0, 1, 1], [1, 1, 3, 2], [0, 0, 1, 1]])  # 1 of 2 correct, 1 of 1, and a padding row
 
     class Labeler:
-        optimizer = None
-
         def apply(self, variables, inputs, rows):
             return None, 9.0 * (guesses[..., None] == np.arange(4))
 
     generated = symbols.GeneratedTask("test", 4, lambda rng, rows: (targets[:rows], targets[:rows]), None, {})
     task = symbols.labeling(Labeler(), generated, symbols.SampleOptions())
     batch = {"inputs": targets, "targets": targets, "weights": jnp.array([1.0, 1.0, 0.0])}
-    sums, _, _ = task.sums({}, batch, (), None)
+    sums, _, _ = task.objective.sums({}, batch, (), None)
     assert [(float(total), float(count)) for name, (total, count) in sums.items() if name != "loss"] == [(2, 3), (1, 2)]
     assert float(sums["loss"][1]) == 8
 
 
 def test_batches_are_fresh_and_known_by_their_number():
     generated = memorization.make(6, 65)
-    task = symbols.labeling(NO_MODEL, generated, symbols.SampleOptions(batch_size=15, check_every=45))
+    task = symbols.labeling(None, generated, symbols.SampleOptions(batch_size=15, check_every=45))
     assert (task.steps_per_epoch, task.samples_per_epoch) == (3, 45)
     rows = [
         row.tobytes() for batch in (*map(task.batch, range(20)), *task.evaluated["test"]) for row in batch["inputs"]
     ]
     assert len(set(rows)) == len(rows) == 20 * 15 + 100
     np.testing.assert_equal(task.batch(7), task.batch(7))
-    other = symbols.labeling(NO_MODEL, generated, symbols.SampleOptions(seed=1))
+    other = symbols.labeling(None, generated, symbols.SampleOptions(seed=1))
     assert (other.batch(7)["inputs"] != task.batch(7)["inputs"]).any()
 
 

@@ -1,6 +1,7 @@
 """Every rival in the training loop of every task that it can do: wiring, budgets, options, resuming."""
 
 import dataclasses
+import functools
 import hashlib
 
 import jax
@@ -69,11 +70,12 @@ def test_every_task(name):
         state = steps.stack(steps.starting_states([task], [experiment.params], options, 2))
         batch = {key: z[None, :2] for key, z in task.batch(0).items()}
         batch["weights"] = np.ones((1, 2), np.float32)
-        train_step, eval_step = steps.make_steps(task, options, 1)
+        train_step = functools.partial(steps.train_steps, steps.Program.of(task, options, 1))
         batches = jax.tree.map(lambda z: z[:, None], batch)
         after, means = jax.eval_shape(train_step, state, batches, steps.settings([options]), task.data)
         assert means.shape == (1, 1, len(state.totals))
         assert jax.tree.map(lambda z: (z.shape, z.dtype), after) == jax.tree.map(lambda z: (z.shape, z.dtype), state)
+        eval_step = functools.partial(steps.eval_step, task.objective, 1)
         totals, carry = jax.eval_shape(eval_step, state.params, batch, state.carry, task.data)
         assert totals.keys() == state.totals.keys()
         assert jax.tree.structure(carry) == jax.tree.structure(state.carry)
