@@ -83,7 +83,7 @@ class Program:
 
             scale = optax.stateless(scaled)
         decay = optax.add_decayed_weights(self.weight_decay, kernels_only)
-        return self.objective.optimizer(optax.chain(clip, optax.chain(optax.scale_by_adam(), decay, scale)))
+        return self.objective.network.optimizer(optax.chain(clip, optax.chain(optax.scale_by_adam(), decay, scale)))
 
 
 def kernels_only(params: Any) -> Any:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
-import optax
 
 from experiments.running.devices import Batch
 from experiments.running.networks import Network
@@ -56,10 +55,6 @@ class Objective(abc.ABC):
         Returns:
             The sums, the carry for the next batch, and the collections of variables that change in training, by name.
         """
-
-    def optimizer(self, usual: optax.GradientTransformation) -> optax.GradientTransformation:
-        """The optimizer to be used, from that of the training options."""
-        return self.network.optimizer(usual)
 
 
 @dataclasses.dataclass(frozen=True)
