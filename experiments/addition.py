@@ -97,7 +97,7 @@ def time_scale(digits: int) -> int:
     return 2 * digits + 3
 
 
-@functools.cache  # an equal task, since equal programs are compiled once
+@functools.cache  # one object for the same sizes: with --data-on device it is part of what a step is compiled from
 def make(digits: int) -> symbols.GeneratedTask:
     """The task. An integer does not begin with 0; a sum of only n digits is followed by one more blank.
 

@@ -87,7 +87,7 @@ def build(options: Options) -> Experiment:
     return symbols.build(task, model, options.train)
 
 
-@functools.cache  # an equal task, since equal programs are compiled once
+@functools.cache  # one object for the same sizes: with --data-on device it is part of what a step is compiled from
 def make(length: int, num_symbols: int) -> symbols.GeneratedTask:
     """The task.
 

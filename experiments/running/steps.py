@@ -44,14 +44,14 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What the steps of a population are compiled from, apart from shapes. A process compiles equal programs once.
+    """What the training step of a population is compiled from, apart from shapes; equal programs are compiled once.
 
     Args:
         objective: what is computed from a batch.
         clip_norm: see :class:`~experiments.running.options.TrainOptions`, as for the next two.
         schedule: of the learning rate.
         weight_decay: of the kernels.
-        num_steps: the steps of a schedule that is not constant.
+        num_steps: the steps of the schedule; None if it is constant.
         count: the number of runs.
     """
 
@@ -206,14 +206,19 @@ def placed(state: State, mesh: Mesh) -> State:
     return devices.replicate(state._replace(carry=()), mesh)._replace(carry=devices.shard(state.carry, mesh, axis=1))
 
 
-def evaluate(name: str, params: Any, tasks: Sequence[Task], data: Any, mesh: Mesh) -> list[dict[str, float]]:
-    """The metrics of an evaluation split, for each run, whose stacked parameters are on the devices."""
+def evaluate(
+    name: str, objective: Objective, params: Any, tasks: Sequence[Task], data: Any, mesh: Mesh
+) -> list[dict[str, float]]:
+    """The metrics of an evaluation split, for each run, whose stacked parameters are on the devices.
+
+    The objectives of the tasks may differ from this one in how parameters are initialized.
+    """
     rows = devices.padded_size(len(next(iter(tasks[0].evaluated[name][0].values()))), mesh)
     carry = devices.shard(stack([task.carry(rows) for task in tasks]), mesh, axis=1)
     sums = []
     for batches in zip(*(task.evaluated[name] for task in tasks), strict=True):
         batch = devices.shard_batches(batches, rows, mesh)
-        found, carry = eval_step(tasks[0].objective, len(tasks), params, batch, carry, data)
+        found, carry = eval_step(objective, len(tasks), params, batch, carry, data)
         sums.append(found)
     return averages(name, jax.tree.map(lambda *parts: sum(parts), *sums), len(tasks))
 

@@ -22,8 +22,9 @@ Record = dict[str, Any]
 class Objective(abc.ABC):
     """What the training and evaluation steps compute from a batch.
 
-    Runs whose objectives are equal share compiled programs. So a subclass is a frozen dataclass with hashable fields,
-    and what it computes depends on nothing but these fields and the arguments.
+    A process compiles the evaluation steps of equal objectives once, and the training steps if the optimizers are equal
+    too. So a subclass is a frozen dataclass with hashable fields, and what it computes depends on nothing but these
+    fields and the arguments.
 
     Args:
         network: the network.

@@ -218,8 +218,8 @@ class Population:
     def evaluate(self, record: Record, begin: float) -> list[Training]:
         """Ends an epoch: evaluates the runs, each of which gets a record. Returns those that are over now."""
         trained = steps.averages("train", self._state.totals, len(self._slots))
-        tasks = [run.task for run in self._slots]
-        found = steps.evaluate(self._task.watched, self._state.params, tasks, self._data, self._mesh)
+        watched, tasks = self._task.watched, [run.task for run in self._slots]
+        found = steps.evaluate(watched, self._task.objective, self._state.params, tasks, self._data, self._mesh)
         seconds = round(time.monotonic() - begin, 3)
         improved: list[int] = []
         over: list[Training] = []
@@ -244,7 +244,8 @@ class Population:
             group = over[begin : begin + size]
             slots = [*group, *[group[0]] * (size - len(group))]
             best = devices.replicate(steps.stack([run.best for run in slots]), self._mesh)
-            tests = steps.evaluate("test", best, [run.task for run in slots], self._data, self._mesh)
+            tasks = [run.task for run in slots]
+            tests = steps.evaluate("test", self._task.objective, best, tasks, self._data, self._mesh)
             for run, test in zip(group, tests, strict=False):
                 yield run.number, {"history": run.history, "best": best_of(run.history, run.task), **test}
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 
 from experiments.common.errors import CommandError, Interrupted, UsageError
-from experiments.running import runs, together
+from experiments.running import runs, steps, together
 from experiments.running import workdir as wd
 from experiments.running.members import Member
 from experiments.sweeping.grid import Ended, Options, Run
@@ -72,12 +73,17 @@ def member(run: Run, options: Options) -> Member:
 
 
 def parts(members: Sequence[Member]) -> Iterator[tuple[list[Member], together.Trial | None]]:
-    """The populations, as large as the memory allows, each with a compiled step if it is to be trained."""
+    """The populations, as large as the memory allows, each with a compiled step if it is to be trained.
+
+    What is compiled for runs of one shape is released before those of the next.
+    """
     for group in together.populations(members):
         if all((each.workdir / wd.SUMMARY).exists() for each in group):
             yield group, None
         else:
             yield from together.divided(group, together.memory_limit())
+            for step in (steps.train_steps, steps.eval_step):
+                cast(Any, step).clear_cache()
 
 
 def tell(population: Sequence[Member], trial: together.Trial | None, by_workdir: dict[Path, Run]) -> None:

@@ -19,7 +19,7 @@ def no_figures():
 
 @pytest.fixture(autouse=True)
 def stored_programs():
-    """Stores compiled programs however small they are: the runs of these tests compile the same few again and again."""
+    """Stores compiled programs however small they are: workers and the processes of tests need the same few."""
     option = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, option)
     jax.config.update(option, 0.1)

@@ -208,7 +208,7 @@ def test_bits_per_character_do_not_depend_on_the_batch_size(corpus):
         experiment = language.build(language.parse(arguments), corpus)
         mesh = devices.data_mesh(1)
         params = experiment.params
-        found += steps.evaluate("test", steps.stack([params]), [experiment.task], (), mesh)
+        found += steps.evaluate("test", experiment.task.objective, steps.stack([params]), [experiment.task], (), mesh)
         assert experiment.config["evaluation_streams"] == 1
     assert found[0]["test_bits"] == pytest.approx(found[1]["test_bits"], rel=1e-5)
     assert [language.evaluation_streams(n) for n in (1, 1999, 5_000, 5_000_000)] == [1, 1, 5, 100]

@@ -65,6 +65,25 @@ def test_each_run_ends_with_files_of_its_own(together):
     assert len({json.dumps(metrics(together / str(number))) for number in range(3)}) == 3
 
 
+def test_runs_that_start_differently_are_evaluated_by_one_program(tmp_path, monkeypatch):
+    """Also if they end one after the other."""
+    traced, sums, results = set(), symbols.Labeling.sums, training.Population.results
+
+    def recording(self, *arguments):
+        traced.add(self)
+        return sums(self, *arguments)
+
+    monkeypatch.setattr(symbols.Labeling, "sums", recording)
+    monkeypatch.setattr(
+        training.Population, "results", lambda self, over: (each for run in over for each in results(self, [run]))
+    )
+    steps.eval_step.clear_cache()
+    members = planned(tmp_path, samples=30)
+    assert len({each.task.objective for each in members}) == 2
+    runs.train(members)
+    assert traced == {members[0].task.objective}
+
+
 def test_members_equal_their_lone_runs(tmp_path):
     """After 20 steps in float64."""
     train = dataclasses.replace(SMALL.train, samples=100, check_every=50)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import memorization, mnist
-from experiments.running import devices, profiling, training
+from experiments.running import devices, profiling, steps, training
 from experiments.running import workdir as wd
 from experiments.running.metrics import Estimate, Metrics, duration
 from experiments.running.options import TrainOptions
@@ -44,7 +44,7 @@ def test_same_seed_same_numbers_and_another_seed_others(whole, tmp_path):
 
 
 def test_equal_programs_are_compiled_once(tiny, tmp_path, monkeypatch):
-    """A run traces nothing if one with as many rows and as large a model has run before in the process."""
+    """A run traces nothing if one that differs in its seed and learning rate alone has run before in the process."""
     traced, sums = [], mnist.Classification.sums
 
     def counting(self, *arguments):
@@ -52,17 +52,31 @@ def test_equal_programs_are_compiled_once(tiny, tmp_path, monkeypatch):
         return sums(self, *arguments)
 
     monkeypatch.setattr(mnist.Classification, "sums", counting)
-    arguments = [*TINY, "--epochs", "1", "--schedule", "constant"]
-    for number, (changed, again) in enumerate(
+    for function in (steps.SUMS, steps.train_steps, steps.eval_step):
+        function.clear_cache()  # also of what other tests have left
+    for number, (options, again) in enumerate(
         [
-            (["--weight-decay", "0.25"], True),  # another program than those of other tests
+            (["--weight-decay", "0.25"], True),
             (["--weight-decay", "0.25", "--seed", "1", "--learning-rate", "0.01"], False),
             (["--weight-decay", "0.125"], True),
         ]
     ):
         traced.clear()
-        assert mnist.main([*arguments, *changed, "--workdir", str(tmp_path / str(number))]) == 0
+        workdir = ["--workdir", str(tmp_path / str(number))]
+        assert mnist.main([*TINY, "--epochs", "1", "--schedule", "constant", *options, *workdir]) == 0
         assert bool(traced) == again
+
+
+@pytest.mark.parametrize("data_on", ["host", "device"])
+def test_equal_tasks_have_equal_objectives(data_on):
+    def objective(length, data_on):
+        arguments = ["--length", str(length), "--features", "3", "--data-on", data_on]
+        return memorization.build(memorization.parse(arguments)).task.objective
+
+    first = objective(2, data_on)
+    assert first == objective(2, data_on)
+    assert hash(first) == hash(objective(2, data_on))
+    assert first != objective(2, "device" if data_on == "host" else "host")
 
 
 def test_early_stopping_and_the_best_parameters():
