@@ -35,7 +35,7 @@ from experiments.common.files import FileError, writing
 from experiments.reporting import lines, summary
 from experiments.reproducing import archive, rows
 from experiments.reproducing.rows import Population
-from experiments.running import runs, together
+from experiments.running import runs, steps, together
 from experiments.running.members import Member
 from experiments.running.networks import count_parameters
 
@@ -257,6 +257,7 @@ class Session:
             print(f"{population.name}: FAILED: {error}", file=sys.stderr, flush=True)
         finally:
             self.keep()  # what was stopped or has failed
+            steps.release()  # the next population has another shape
 
     def _train_halves(self, population: Population) -> None:
         """Trains the two halves of a population one after the other, each with a state of its own."""

@@ -28,8 +28,7 @@ if CACHE not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1"
     atexit.register(shutil.rmtree, os.environ[CACHE], ignore_errors=True)
 
-# Tracing makes many objects that live on, through which the garbage collector would go again and again; it took
-# 7 to 10% of the time.
+# Tracing makes many objects that live on, through which the garbage collector would go again and again.
 gc.set_threshold(100_000, 20, 100)
 
 import jax  # noqa: E402 (the flags are read when jax is imported)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -181,6 +181,12 @@ def eval_step(objective: Objective, count: int, params: Any, batch: Any, carry: 
         return found, carry
 
     return over_runs(evaluated, count)(params, batch, carry)
+
+
+def release() -> None:
+    """Frees the compiled steps, which otherwise live as long as the process: for programs that train many shapes."""
+    for function in (SUMS, train_steps, eval_step):
+        cast(Any, function).clear_cache()
 
 
 def settings(runs: Sequence[TrainOptions]) -> Settings:

@@ -103,7 +103,7 @@ def build(generated: GeneratedTask, model: ModelOptions, train: SampleOptions) -
         params=initialized(labeler, train.seed, jnp.zeros((1, length), jnp.int32)),
         model=model,
         network=labeler,
-        config=dict(generated.config),
+        config=dict(generated.config),  # a copy, since runs share the task
         headline=headline,
     )
 

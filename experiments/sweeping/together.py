@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import jax
 
@@ -82,8 +81,7 @@ def parts(members: Sequence[Member]) -> Iterator[tuple[list[Member], together.Tr
             yield group, None
         else:
             yield from together.divided(group, together.memory_limit())
-            for step in (steps.train_steps, steps.eval_step):
-                cast(Any, step).clear_cache()
+            steps.release()
 
 
 def tell(population: Sequence[Member], trial: together.Trial | None, by_workdir: dict[Path, Run]) -> None:

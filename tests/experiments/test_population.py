@@ -77,7 +77,7 @@ def test_runs_that_start_differently_are_evaluated_by_one_program(tmp_path, monk
     monkeypatch.setattr(
         training.Population, "results", lambda self, over: (each for run in over for each in results(self, [run]))
     )
-    steps.eval_step.clear_cache()
+    steps.release()  # what other tests have left
     members = planned(tmp_path, samples=30)
     assert len({each.task.objective for each in members}) == 2
     runs.train(members)

@@ -52,19 +52,20 @@ def test_equal_programs_are_compiled_once(tiny, tmp_path, monkeypatch):
         return sums(self, *arguments)
 
     monkeypatch.setattr(mnist.Classification, "sums", counting)
-    for function in (steps.SUMS, steps.train_steps, steps.eval_step):
-        function.clear_cache()  # also of what other tests have left
-    for number, (options, again) in enumerate(
-        [
-            (["--weight-decay", "0.25"], True),
-            (["--weight-decay", "0.25", "--seed", "1", "--learning-rate", "0.01"], False),
-            (["--weight-decay", "0.125"], True),
-        ]
-    ):
+    steps.release()  # what other tests have left
+    decay = ["--weight-decay", "0.25"]
+
+    def traces(name, *options):
         traced.clear()
-        workdir = ["--workdir", str(tmp_path / str(number))]
+        workdir = ["--workdir", str(tmp_path / name)]
         assert mnist.main([*TINY, "--epochs", "1", "--schedule", "constant", *options, *workdir]) == 0
-        assert bool(traced) == again
+        return bool(traced)
+
+    assert traces("first", *decay)
+    assert not traces("equal", *decay, "--seed", "1", "--learning-rate", "0.01")
+    assert traces("other", "--weight-decay", "0.125")
+    steps.release()
+    assert traces("released", *decay)
 
 
 @pytest.mark.parametrize("data_on", ["host", "device"])
