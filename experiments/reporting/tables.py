@@ -108,18 +108,17 @@ def not_run(settings: dict[str, str], lines: Sequence[Line]) -> str:
 def learnt(lines: Sequence[Line]) -> Rows:
     """The best tLSTM with channel normalization of each setting, beside the best plain LSTM of that size.
 
-    A plain LSTM is one LSTM layer, or several that share their parameters or do not. The settings of a task in which
-    neither solved it share a row.
+    A tLSTM without a plain LSTM of its size is left out. A plain LSTM is one LSTM layer, or several that share their
+    parameters or do not. The settings of a task in which neither solved it share a row.
     """
     rows = [["task", "tLSTM+CN", "best plain LSTM, recurrent parameters equal within 10%"]]
     unsolved: dict[str, list[list[str]]] = {}
     for setting, members in summary.by_setting(lines).items():
-        ours = best_of(members, ("2D tLSTM+CN", "3D tLSTM+CN"))
-        if ours is None:
-            continue
-        plain = [line for line in members if line.model in PLAIN and are_equal(line, ours.first)]
-        theirs = best_of(plain, PLAIN)
-        if theirs is None:
+        plain = [line for line in members if line.model in PLAIN and line.finished]
+        own = [line for line in members if line.model in OURS]
+        ours = best_of([line for line in own if any(are_equal(other, line) for other in plain)], OURS)
+        theirs = ours and best_of([line for line in plain if are_equal(line, ours.first)], PLAIN)
+        if ours is None or theirs is None:
             continue
         both = [*ours.lines, *theirs.lines]
         name = setting if ours.info.until_solved else f"{setting} ({ours.info.measure_title})"
@@ -132,6 +131,8 @@ def learnt(lines: Sequence[Line]) -> Rows:
     return [*rows, *joined]
 
 
+OURS = ("2D tLSTM+CN", "3D tLSTM+CN")
+"""The names of tLSTMs with channel normalization."""
 PLAIN = ("sLSTM", "sLSTM (unshared)", "lstm")
 """The names of stacks of LSTM layers, and of one layer."""
 

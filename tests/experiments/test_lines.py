@@ -256,6 +256,16 @@ def test_the_plain_lstm_beside_ours_is_the_best_of_as_many_parameters():
     ]
 
 
+def test_a_tlstm_without_a_plain_lstm_of_its_size_does_not_hide_one_with_it():
+    alone = line("digits", end=0.95, features=200)
+    cut = line("digits", "sLSTM", end=0.9, features=246, finished=False)
+    members = [alone, cut, line("digits", end=0.8), line("digits", "sLSTM", end=0.85, features=123)]
+    assert tables.learnt(summary.in_order(members))[1:] == [
+        ["digits (accuracy)", "2D L=4 M=100 (12K): 80.0%, 1 seed", "L=4 M=123 (12K): 85.0%, 1 seed"]
+    ]
+    assert tables.learnt([alone])[1:] == []
+
+
 def test_lines_that_are_added_at_the_same_time_are_all_kept(tmp_path):
     """Each thread takes the lock by itself, as each process does."""
     path = tmp_path / "lines.jsonl"
