@@ -205,7 +205,7 @@ def side_by_side(axes: Any, groups: Sequence[Group], paper: Mapping[str, tuple[s
     for setting, lines in summary.by_setting(line for group in groups for line in group.lines).items():
         for model, members in summary.grouped(lines, lambda line: line.model).items():
             best = min(summary.by_configuration(members), key=lambda group: group.rank)
-            name = f"{setting}: {model} L={best.first.depth}"
+            name = ", ".join([f"{setting}: {model} L={best.first.depth}", *effort(best.first)])
             rows.append((name, style_of(model)["color"], best.values, summary.outcome(best)))
         if setting in paper:
             model, value = paper[setting]
@@ -216,6 +216,15 @@ def side_by_side(axes: Any, groups: Sequence[Group], paper: Mapping[str, tuple[s
     axes.set(yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.5, -0.5))
     measure_axis(axes, info, "x")
     return [End(max(values), place, text, color) for place, (_, color, values, text) in enumerate(rows)]
+
+
+def effort(line: Line) -> list[str]:
+    """A run's parameters and, if its result is not a number of samples, its training samples, both in thousands.
+
+    The best runs of two models may differ in both.
+    """
+    sized = [f"{line.parameters / 1000:.0f}K parameters"] if line.parameters else []
+    return sized if line.info.until_solved else [*sized, f"{line.samples / 1000:.0f}K {line.info.unit}"]
 
 
 def measure_axis(axes: Any, info: TaskInfo, which: str) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from experiments import report
 from experiments.common.figures import spread_out
@@ -288,6 +289,21 @@ def test_series_have_several_depths_and_differ_in_their_labels():
     ]
     cut = [line(depth=d, end=0.5, finished=False) for d in (1, 2)]
     assert result_figures.depth_panels(cut, {}) == []
+
+
+def test_models_side_by_side_say_what_they_cost():
+    """The larger one that saw more samples is not shown as if they were equal."""
+
+    def labels(*members):
+        axes = Figure().subplots()
+        result_figures.side_by_side(axes, summary.by_configuration(members), {})
+        return {label.get_text() for label in axes.get_yticklabels()}
+
+    assert labels(line("digits", parameters=51_149, samples=500_000), line("digits", "sLSTM")) == {
+        "digits: 2D tLSTM+CN L=4, 51K parameters, 500K samples",
+        "digits: sLSTM L=4, 12K parameters, 1K samples",
+    }
+    assert labels(line("addition n=4")) == {"addition n=4: 2D tLSTM+CN L=4, 12K parameters"}
 
 
 def test_labels_do_not_overlap_and_move_as_little_as_possible():

@@ -10,7 +10,7 @@ from experiments import reproduce
 from experiments.common.errors import CommandError, Interrupted
 from experiments.reporting import lines, paper
 from experiments.reproducing import archive, rows
-from experiments.running import training
+from experiments.running import steps, training
 
 SMALL = rows.populations(rows.Data(), smoke=True)
 FAST = [each for each in SMALL if each.options[0].model.model == "slstm" or each.options[0].model.preset == "slstm"]
@@ -93,9 +93,12 @@ def smoke(out, *arguments):
     ],
     ids=lambda each: f"{each.row}-{each.task}",
 )
-def test_a_population_of_every_row(tmp_path, only, no_runtime, population):
+def test_a_population_of_every_row(tmp_path, only, no_runtime, monkeypatch, population):
     only([population])
+    released = []
+    monkeypatch.setattr(steps, "release", lambda: released.append(True))
     assert smoke(tmp_path, "--rows", str(population.row)) == 0
+    assert released, "compiled programs are kept"
     found = lines.read(tmp_path / reproduce.RESULTS)
     assert len(found) == 2
     assert all(line.finished and line.task == population.task for line in found)

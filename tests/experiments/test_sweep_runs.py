@@ -10,7 +10,7 @@ import pytest
 
 from experiments import sweep
 from experiments.reporting import lines
-from experiments.running import together, training
+from experiments.running import steps, together, training
 from experiments.running.progress import asked_to_stop
 from experiments.sweeping import processes
 from tests.experiments.sweeps import SAVED, TINY, leaving, lines_of, of_scripts, write_run
@@ -227,12 +227,15 @@ def test_together_one_run_diverges_and_the_other_ends(tmp_path, capsys, monkeypa
 
     monkeypatch.setattr(training, "check_finite", diverging)
     monkeypatch.setattr(together, "Trial", Slow)
+    released = []
+    monkeypatch.setattr(steps, "release", lambda: released.append(True))
     path = tmp_path / "lines.jsonl"
     arguments = [*TOGETHER, "--folder", str(tmp_path / "runs"), "--results", str(path), "--", *SLSTM]
     for told in (1, 0):  # there is nothing to say of a single run that is left
         assert sweep.main(arguments) == 1
         printed = capsys.readouterr().out
         assert printed.count("on this CPU one process a run is faster") == told
+        assert released, "compiled programs are kept"
         assert re.search("slstm L=1 seed 1: FAILED: the loss became .* at step 2: try a --learning-rate", printed)
         assert "1 runs finished, 0 cut short, 1 failed" in printed
         (line,) = lines.read(path)
