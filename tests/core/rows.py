@@ -11,9 +11,7 @@ R, M, T = 2, 3, 6
 CFG = tl.TLSTMConfig(features=M, tensor_shape=(3,))  # depth 3
 SQUARE = tl.TLSTMConfig(features=M, tensor_shape=(2, 2))  # depth 2
 RNN = tl.TLSTMConfig(features=M, tensor_shape=(3,), kernel_size=2, cell="rnn", norm=None)
-each_model = pytest.mark.parametrize(
-    "cfg", [CFG, pytest.param(SQUARE, marks=pytest.mark.slow), RNN], ids=["vector", "square", "rnn"]
-)
+each_model = pytest.mark.parametrize("cfg", [CFG, SQUARE, RNN], ids=["vector", "square", "rnn"])
 BATCH = (2, 2)
 LENGTHS = np.array([[6, 0], [4, 1]])
 RESET = np.array(

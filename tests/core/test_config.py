@@ -83,7 +83,7 @@ def test_the_conveyor_carries_memory_from_the_inputs_corner_to_the_outputs(tenso
 
 
 @pytest.mark.parametrize("inputs", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("tensor_shape", [(8,), pytest.param((4, 4), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tensor_shape", [(8,), (4, 4)])
 def test_initial_gradients_do_not_explode(tensor_shape, inputs):
     """With zero biases memory cells start at exactly zero, where the norm's derivative is 1 / sqrt(epsilon)."""
     cfg = tl.TLSTMConfig(features=16, tensor_shape=tensor_shape, forget_bias=4.0)

@@ -248,7 +248,6 @@ def test_scan_over_stacked_layers():
     nearly(ys, expected)
 
 
-@pytest.mark.slow
 def test_a_larger_model_learns():
     class Model(nnx.Module):
         def __init__(self, rngs):

@@ -60,7 +60,6 @@ def test_unroll_is_chosen_by_platform(implementation, elsewhere):
     assert program(chosen, "cuda") == program(several, "cuda")
 
 
-@pytest.mark.slow
 def test_remat_saves_memory():
     cfg = tl.TLSTMConfig(features=16, tensor_shape=(4,))
     params, xs, _ = random_arguments(cfg, R, (8, 128))

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 # Separability
 
 
-@pytest.mark.parametrize("name", some(SEPARABLE, "3d+CN", "trnn"))
+@pytest.mark.parametrize("name", some(SEPARABLE, "2d-M", "3d+CN", "3d mixed", "trnn"))
 def test_separable(name):
     """The derivative d y_t / d x_s is exactly 0 for s > t and not for s <= t."""
     cfg, params, xs, _ = setup(name, batch_shape=())
@@ -26,7 +26,7 @@ def test_separable(name):
         assert (seen[t, s] > 0) == (s <= t), (t, s)
 
 
-@pytest.mark.parametrize("name", ["2d", pytest.param("3d mixed", marks=pytest.mark.slow), "depth 1"])
+@pytest.mark.parametrize("name", ["2d", "3d mixed", "depth 1"])
 def test_an_input_reaches_its_output_in_exactly_depth_timesteps(name):
     cfg, params, xs, _ = setup(name, batch_shape=())
     jacobian = jax.jit(jax.jacobian(lambda xs: tl.unroll(params, xs, cfg, aligned=False)[1]))(xs)
@@ -35,7 +35,7 @@ def test_an_input_reaches_its_output_in_exactly_depth_timesteps(name):
         assert (seen[t, s] > 0) == (s <= t - (cfg.depth - 1)), (t, s)
 
 
-@pytest.mark.parametrize("name", some(SEPARABLE, "2d-F", "3d+CN"))
+@pytest.mark.parametrize("name", some(SEPARABLE, "2d-F", "2d-M", "3d+CN", "trnn"))
 def test_what_follows_cannot_change_an_output(name):
     cfg, params, xs, _ = setup(name)
     _, whole = tl.unroll(params, xs, cfg)
@@ -80,7 +80,7 @@ def test_unroll_is_step_by_step(name, batch_shape, time_major, steps):
 
 
 @pytest.mark.parametrize("cut", [0, 2, T])
-@pytest.mark.parametrize("name", some(MODELS, "2d", "3d+LN"))
+@pytest.mark.parametrize("name", some(MODELS, "2d", "3d+LN", "trnn"))
 def test_chunks_chain(name, cut):
     """The state carries over exactly: unaligned outputs always, aligned ones where the model is separable."""
     cfg, params, xs, state = setup(name)
@@ -93,7 +93,7 @@ def test_chunks_chain(name, cut):
 
 
 @pytest.mark.parametrize("aligned", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", some(MODELS, "2d-F", "trnn"))
+@pytest.mark.parametrize("name", some(MODELS, "2d-F", "3d+LN", "trnn"))
 def test_lengths_are_each_row_alone(name, aligned):
     cfg, params, xs, state = setup(name, batch_shape=(2, 3))
     lengths = np.array([[0, 2, T], [T, 0, 2]])
@@ -107,7 +107,7 @@ def test_lengths_are_each_row_alone(name, aligned):
         close(jax.tree.map(lambda z, at=at: z[at], final), alone)
 
 
-@pytest.mark.parametrize("name", some(("3d+CN", "3d+LN", "trnn"), "3d+CN"))
+@pytest.mark.parametrize("name", ["3d+CN", "3d+LN", "trnn"])
 def test_gradients_do_not_see_padding(name):
     cfg, params, xs, _ = setup(name)
     lengths = np.array([2, 5])
@@ -124,7 +124,7 @@ def test_gradients_do_not_see_padding(name):
     assert not np.any(actual[1][0, 2:])
 
 
-@pytest.mark.parametrize("name", some(SEPARABLE, "2d-F"))
+@pytest.mark.parametrize("name", some(SEPARABLE, "2d-F", "3d mixed", "trnn", "depth 1"))
 def test_reset_is_a_fresh_sequence(name):
     cfg, params, xs, state = setup(name)
     at = [[3, 6], [0]]  # resets of each row

@@ -157,7 +157,7 @@ def test_lengths_resets_and_reversal(cfg, use_reset, reverse, keep_order):
 
 @pytest.mark.parametrize(
     "options",
-    [{"aligned": False}, {"remat": 2}, pytest.param({"remat": True, "unroll": 3}, marks=pytest.mark.slow)],
+    [{"aligned": False}, {"remat": 2}, {"remat": True, "unroll": 3}],
 )
 def test_options_that_change_nothing(cfg, options):
     params, xs = make(cfg), normal(20, (2, T, R))

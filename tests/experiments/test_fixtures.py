@@ -27,10 +27,7 @@ def stopped(tmp_path, task):
     return workdir, [*arguments, "--steps-per-dispatch", "1", "--workdir", str(workdir)]
 
 
-@pytest.mark.parametrize(
-    "task",
-    [task if task in ("memorization", "mnist") else pytest.param(task, marks=pytest.mark.slow) for task in make.RUNS],
-)
+@pytest.mark.parametrize("task", make.RUNS)
 def test_a_run_of_an_earlier_version_resumes(stopped, task, capsys):
     """By the command that started it, without the time scale, and today's command of the task knows the run, too."""
     workdir, arguments = stopped

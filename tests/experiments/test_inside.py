@@ -247,7 +247,6 @@ def test_symbols_move_through_the_memory_as_through_a_shift_register(memorized):
     assert last[-1, N + P - 1] > last[-1].max() - 0.05
 
 
-@pytest.mark.slow
 def test_the_picture_of_the_idea_shows_one_step_a_timestep(tmp_path, capsys):
     felt = idea.influence(tl.TLSTMConfig(features=4, tensor_shape=(3, 3)), 4)
     for t, board in enumerate(felt):

@@ -24,7 +24,7 @@ def test_it_learns(tiny, tmp_path):
     "model",
     [
         ["--model", "trnn", "--tensor-shape", "2", "--norm", "none"],
-        pytest.param(["--model", "slstm", "--num-layers", "2", "--no-shared"], marks=pytest.mark.slow),
+        ["--model", "slstm", "--num-layers", "2", "--no-shared"],
     ],
 )
 def test_other_models(tiny, tmp_path, model, capsys):
