@@ -85,7 +85,7 @@ def _check_result(actual: Result, wanted: Result, pack: Callable[[Any], Any] | N
 
 
 def _check_parameters(network: Network, size: Size, actual: int | None, biases: int) -> None:
-    """As many as stated, and a stack as deep as the tLSTM and nearest to it in number."""
+    """Checks the number of parameters: as stated, and for a stack, as near to the tLSTM's as its width allows."""
     target = count(parameters("tlstm", size))
     if network == "tlstm":
         stated = target

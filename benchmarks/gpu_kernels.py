@@ -42,7 +42,7 @@ from experiments.common.files import write_json
 
 JAX = {"jax": "0.11.2", "jaxlib": "0.11.2"}
 PLUGINS = {"cuda": {"jax-cuda13-plugin": "0.11.2", "jax-cuda13-pjrt": "0.11.2"}, "tpu": {"libtpu": "0.0.48.1"}}
-"""Exact versions, so that counts can be compared. Of the plugins without what they require: CUDA is not needed."""
+"""Exact versions, so that counts can be compared. Plugins are installed without dependencies: CUDA is not needed."""
 TARGETS = {"cuda": str(Path(__file__).with_name("h100.txtpb")), "tpu": "v5e:2x2"}
 ENVIRONMENT = {
     "cuda": {

@@ -81,7 +81,7 @@ def temp_bytes(compiled: Any) -> int | None:
 
 
 def count(params: Any) -> int:
-    """How many numbers a tree holds."""
+    """The number of elements in a tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 

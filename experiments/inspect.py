@@ -57,11 +57,11 @@ class Options:
     timestep: int | None = None
     """The output whose gradients to take, from 0. Default: as many outputs as take about a minute."""
     data_dir: Path | None = None
-    """mnist: as for the run."""
+    """As for the run, if its task has this option."""
     data_file: Path | None = None
-    """language: as for the run."""
+    """As for the run, if its task has this option."""
     prepared_dir: Path | None = None
-    """mnist, language: as for the run."""
+    """As for the run, if its task has this option."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -202,11 +202,12 @@ def language_modeling(labeler: SymbolLabeler, delay: int, corpus: texts.Corpus, 
     rows, steps = options.train.batch_size, options.steps
     inputs, targets = streams(symbols(corpus, "train"), rows, steps, delay, "train")
 
+    steps_per_epoch = inputs.shape[1] // steps
+
     def batch(step: int) -> Batch:
         begin = step % steps_per_epoch * steps
         return {"inputs": inputs[:, begin : begin + steps], "targets": targets[:, begin : begin + steps]}
 
-    steps_per_epoch = inputs.shape[1] // steps
     return Task(
         objective=Prediction(labeler),
         batch=batch,

@@ -194,7 +194,7 @@ class Session:
         return found
 
     def _small_text(self, population: Population) -> dict[str, Any]:
-        if not (self._options.smoke and population.task == "language"):
+        if not (self._options.smoke and population.needs == "data_file"):
             return {}
         path = self.scratch / "text"
         if not path.exists():

@@ -53,6 +53,21 @@ class TaskModule(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Smoke:
+    """The size of a task with which ``reproduce --smoke`` takes seconds.
+
+    Args:
+        task: options of the task.
+        training: options of its training.
+        needs: the option with the data that the task needs at this size, or "".
+    """
+
+    task: Mapping[str, Any]
+    training: Mapping[str, Any]
+    needs: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskInfo:
     """A task, as the commands see it.
 
@@ -69,6 +84,8 @@ class TaskInfo:
         classes: maps a run's configuration to the number of classes, or of symbols, that its head tells apart.
         until_solved: whether the number of training samples until the task is solved is a result too.
         data_options: the command-line options that say where the task's data is.
+        smoke: the size of seconds.
+        paper_forget_bias: the paper's initial forget bias.
     """
 
     name: str
@@ -81,8 +98,14 @@ class TaskInfo:
     setting_options: tuple[str, ...]
     inputs: int
     classes: Callable[[Config], int]
+    smoke: Smoke
     until_solved: bool = False
     data_options: tuple[str, ...] = ()
+    paper_forget_bias: float = 1.0
+
+    def in_features(self, config: Config) -> int:
+        """The number of input features of a run: one if the inputs are numbers, else one per symbol."""
+        return 1 if self.inputs == 1 else self.classes(config)
 
     @property
     def higher_is_better(self) -> bool:
@@ -125,6 +148,7 @@ MEMORIZATION = TaskInfo(
     setting_options=("length",),
     inputs=65,
     classes=lambda config: int(config["num_symbols"]),
+    smoke=Smoke({"length": 2, "num_symbols": 4}, {"samples": 60, "check_every": 30}),
     until_solved=True,
 )
 """With its default model, 10 symbols and --time-scale 0: solved after 33,500 samples (three seeds), in two and a half
@@ -140,6 +164,7 @@ ADDITION = TaskInfo(
     setting_options=("digits",),
     inputs=11,
     classes=lambda config: 11,
+    smoke=Smoke({"digits": 1}, {"samples": 60, "check_every": 30}),
     until_solved=True,
 )
 """With its default model, 2 digits and --time-scale 0: solved after 79,500 to 105,000 samples (three seeds), in 3 to 5
@@ -155,6 +180,8 @@ MNIST = TaskInfo(
     setting_options=("data",),  # the permutation itself is not in the setting's name
     inputs=1,
     classes=lambda config: 10,
+    smoke=Smoke({"data": "digits", "data_dir": None}, {"epochs": 1, "batch_size": 500}),
+    paper_forget_bias=4.0,
     data_options=("data_dir", "prepared_dir"),
 )
 LANGUAGE = TaskInfo(
@@ -168,6 +195,7 @@ LANGUAGE = TaskInfo(
     setting_options=("data",),
     inputs=205,
     classes=lambda config: alphabet_size(config["vocabulary"]),
+    smoke=Smoke({"steps": 10}, {"epochs": 1, "batch_size": 20}, needs="data_file"),
     data_options=("data_file", "prepared_dir"),
 )
 MOST_STREAMS = 100

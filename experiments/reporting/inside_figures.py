@@ -21,7 +21,7 @@ READABLE = 130
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """An example as it is drawn.
+    """An example to plot.
 
     Args:
         end: the number of timesteps with input; only blanks follow.

@@ -97,7 +97,7 @@ def core_parameters(line: Line) -> int:
     if (
         special or model.rival_options
     ):  # the head may be wider, or not the rest; this takes long, as it builds the layer
-        return model.core_size(1 if line.task == "mnist" else classes)
+        return model.core_size(line.info.in_features(line.options))
     return (line.parameters or 0) - (line.features + 1) * classes
 
 

@@ -21,7 +21,7 @@ MANIFEST = "state.json"
 PART_BYTES = 15 * 2**20
 """The largest part."""
 MOST_BYTES = 55 * 2**20
-"""The largest archive: what is left of 60 MB for the results."""
+"""The largest archive: with the results it stays below 60 MB."""
 KEPT = (wd.CONFIG, wd.METRICS, wd.SUMMARY, wd.DIVERGED)
 
 

@@ -1,4 +1,4 @@
-"""What is to be trained for the paper's tables and figures, in order of worth.
+"""The populations to train for the paper's tables and figures, by priority.
 
 The settings are the paper's: model, batch, data, test. A population is trained with the learning rates 0.001, which is
 the paper's, and 0.002, or those of a rival's own recipe, and with three seeds. ``samples`` and ``epochs`` are ours,
@@ -19,8 +19,6 @@ from experiments.running.models import ModelOptions, Preset
 
 SEEDS = (0, 1, 2)
 RATES = (0.001, 0.002)
-PAPER_START = {"images": 4.0, "else": 1.0}
-"""The paper's initial forget bias."""
 ON_DEVICE = {"data_on": "device"}
 FIGURES = tuple(preset for preset in get_args(Preset) if preset != "2d+CN")
 """The models in the paper's figures."""
@@ -28,7 +26,7 @@ FIGURES = tuple(preset for preset in get_args(Preset) if preset != "2d+CN")
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where the data is that is not made.
+    """Paths of the datasets that are read from files.
 
     Args:
         images: the folder with the idx files of MNIST.
@@ -241,7 +239,7 @@ def initial(task: str, preset: str, start: str) -> dict[str, Any]:
         return {}
     return {
         "time_scale": 0.0,
-        "forget_bias": PAPER_START["images" if task == "mnist" else "else"],
+        "forget_bias": tasks.find(task).paper_forget_bias,
         "conveyor_bias": 0.0,
     }
 
@@ -254,19 +252,18 @@ def core_size(task: str, **model: Any) -> str:
 
 def small(population: Population) -> Population:
     """The same models with few channels, little depth, short sequences and two runs."""
-    shrunk = []
+    smoke, shrunk = tasks.find(population.task).smoke, []
     for options in population.options[::5]:
-        train = dataclasses.replace(options.train, **SMALL_TRAINING[population.task])
+        train = dataclasses.replace(options.train, **smoke.training)
         model = options.model
         size = {"params": None, "features": 4, "depth": model.depth and min(model.depth, 2)}
         if "num_layers" in getattr(model.rival, "__dataclass_fields__", ()):
             size["num_layers"] = min(model.layers, 2)
         model = dataclasses.replace(model, **size)
-        given = {**SMALL_TASK[population.task], "model": model, "train": train}
+        given = {**smoke.task, "model": model, "train": train}
         shrunk.append(dataclasses.replace(options, **given))
     name = small_name(population.name)
-    needs = SMALL_NEEDS.get(population.task, "")
-    return dataclasses.replace(population, name=name, options=tuple(shrunk), needs=needs)
+    return dataclasses.replace(population, name=name, options=tuple(shrunk), needs=smoke.needs)
 
 
 def halves(population: Population) -> list[Population]:
@@ -284,21 +281,6 @@ def small_name(name: str) -> str:
     return f"small: {name}"
 
 
-SMALL_TASK: dict[str, dict[str, Any]] = {
-    "memorization": {"length": 2, "num_symbols": 4},
-    "addition": {"digits": 1},
-    "mnist": {"data": "digits", "data_dir": None},
-    "language": {"steps": 10},
-}
-SMALL_TRAINING: dict[str, dict[str, Any]] = {
-    "memorization": {"samples": 60, "check_every": 30},
-    "addition": {"samples": 60, "check_every": 30},
-    "mnist": {"epochs": 1, "batch_size": 500},
-    "language": {"epochs": 1, "batch_size": 20},
-}
-SMALL_NEEDS = {"language": "data_file"}
-
-
 def chosen(found: Sequence[Population], rows: Sequence[int]) -> list[Population]:
-    """Those of the rows with these numbers, in the rows' order."""
+    """The populations of the given row numbers, in the order of the rows."""
     return [each for number in rows for each in found if each.row == number]

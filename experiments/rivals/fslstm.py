@@ -203,5 +203,5 @@ class FSLSTM(CellLayer):
 
     @nn.nowrap
     def scan_options(self) -> dict[str, Any]:
-        """What is dropped or left as it was is drawn in each timestep anew."""
+        """Dropout and zoneout masks are resampled at every timestep."""
         return {"split_rngs": {"params": False, "dropout": True}}

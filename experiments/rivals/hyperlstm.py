@@ -216,5 +216,5 @@ class HyperLSTM(CellStack):
 
     @nn.nowrap
     def scan_options(self) -> dict[str, Any]:
-        """What is dropped is drawn at each timestep anew."""
+        """Dropout masks are resampled at every timestep."""
         return {"split_rngs": {"params": False, "dropout": True}}

@@ -1,4 +1,4 @@
-"""The Neural GPU: convolutional gated recurrent units that transform the whole sequence as often as it is long.
+"""The Neural GPU: convolutional gated recurrent units, applied n times to a sequence of n timesteps.
 
 The state s is (w, n, m) for a sequence of n timesteps. Its first row is the embedded input x We, the others are 0.
 n times, L layers of CGRU with convolutions of 3x3 that keep the size transform it, and the first row is read:

@@ -56,15 +56,15 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 
 
 
 @contextlib.contextmanager
-def asked_to_stop(*, heed: bool = True) -> Iterator[list[int]]:
+def asked_to_stop(*, save_first: bool = True) -> Iterator[list[int]]:
     """Yields a list to which the signals :data:`STOPPING` are appended; a second signal has its usual effect.
 
-    Without ``heed`` the first one has, too: one of several processes cannot save a checkpoint alone. A signal after
+    Without ``save_first``, no signal is caught: one of several processes cannot save a checkpoint alone. A signal after
     the last step has no effect, since the run is about to finish. A signal that is ignored remains so: SIGHUP below
     nohup, and SIGINT in a job that a script starts in the background.
     """
     received: list[int] = []
-    if not heed:
+    if not save_first:
         yield received
         return
 

@@ -1,4 +1,4 @@
-"""Which runs are trained in one program: those whose models have one shape, as many as the memory holds."""
+"""Which runs are trained in one program: those whose models have one shape, as many as fit in memory."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def fit(members: Sequence[Member], ended: Callable[[int, dict[str, Any]], None])
 
     The runs differ in nothing but their initial parameters, their batches and their learning rates: shapes, schedule
     and stopping rule are those of the first. Each has its own history, best parameters, early stop and checkpoints. A
-    run that is over sees no more samples; the program ends with the last one.
+    finished run is no longer trained; the program ends with the last one.
 
     Args:
         members: the runs. Each resumes from the latest checkpoint in its workdir, if any.
@@ -69,7 +69,7 @@ def fit(members: Sequence[Member], ended: Callable[[int, dict[str, Any]], None])
     with (
         contextlib.ExitStack() as held,
         progress.progress_bar(disable=not devices.is_first()) as bar,
-        progress.asked_to_stop(heed=not options.distributed) as stop,
+        progress.asked_to_stop(save_first=not options.distributed) as stop,
     ):
         runs = [held.enter_context(Training(n, *each)) for n, each in enumerate(zip(members, starts, strict=True))]
         done = resume(runs, functools.partial(bar.write, file=sys.stderr))
@@ -147,7 +147,7 @@ class Population:
         }
         """What the runs that diverged are to report."""
         self.estimate: Estimate | None = None
-        """Told as steps end; its line is shown."""
+        """Updated after each step; estimates the time that remains and prints it."""
 
     @property
     def active(self) -> list[Training]:
@@ -290,7 +290,7 @@ class Population:
 
 
 def program_size(total: int, active: int) -> int:
-    """The number of runs in a program: the total halved, rounded up, as often as the active ones fit."""
+    """The number of runs in a program: the total, halved (rounded up) while the active runs still fit."""
     size = total
     while size > 1 and math.ceil(size / 2) >= active:
         size = math.ceil(size / 2)

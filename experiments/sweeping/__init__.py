@@ -1,1 +1,1 @@
-"""A grid of runs: which they are, and how they are run: each in a process of its own, or together in one program."""
+"""Grids of runs, executed as one process per run or together in one program."""

@@ -19,13 +19,14 @@ from experiments.common.commandline import tyro
 from experiments.common.errors import UsageError
 from experiments.reporting import lines
 from experiments.rivals import RIVALS
-from experiments.running.models import ModelOptions, Preset
+from experiments.running.models import ModelOptions, Preset, parse_count
 
 OURS = ("preset", "model", "depth", "seed", "workdir", "overwrite")
 """Options that the sweep sets for its runs; the task's options cannot contain them."""
 NAMED = ("tlstm", "slstm", *RIVALS)
 """The models that --models knows."""
 NAMES = "{" + ",".join(tasks.TASKS) + "}"
+DEPTHS = ", ".join(f"{' '.join(map(str, info.depths))} for {name}" for name, info in tasks.TASKS.items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +43,9 @@ class Options:
     models: tuple[str, ...] = ()
     """Models by the names of --model, each at its own default depth, instead of presets. all: the task's default tLSTM,
     the sLSTM, and every model that they are compared with."""
-    depths: tuple[int, ...] = ()
-    """L. Default: the depths of the paper's figures, 1 2 3 4 for language, 1 3 5 for mnist, else 1 4 7 10."""
+    depths: Annotated[
+        tuple[int, ...], tyro.conf.arg(help=f"L. Default: the depths of the paper's figures, {DEPTHS}.")
+    ] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of each model at each depth. The whole grid is run with the first seed, then with the next."""
     learning_rates: tuple[float, ...] = ()
@@ -51,7 +53,7 @@ class Options:
     time_scales: tuple[float, ...] = ()
     """Time scales of each model at each depth. Default: that of the task's options."""
     together: bool = False
-    """Train the runs whose models have one shape in one program, as many as the memory holds."""
+    """Train the runs whose models have one shape in one program, as many as fit in memory."""
     jobs: int = 1
     """Processes at a time, each with one run."""
     seconds_per_run: float | None = None
@@ -60,9 +62,11 @@ class Options:
     """The file of result lines. Default: results/TASK.jsonl."""
     folder: Path = Path("runs") / "sweep"
     """Folder for the workdirs."""
+    params: str | None = None
+    """Core parameters (all but those of the head) of every model, such as 120K. Default: as --equal-params says."""
     equal_params: bool = True
-    """Give every model as many core parameters (all but those of the head) as the task's default model, unless the
-    task's options say --features or --params. Without it, every model has the task's M."""
+    """Give every model as many core parameters as the task's default model, unless the task's options say --features or
+    --params. Without it, every model has the task's M."""
     dry_run: bool = False
     """Print the commands and run nothing."""
     collect: tuple[Path, ...] = ()
@@ -82,6 +86,13 @@ class Options:
         for name in ("learning_rates", "time_scales"):
             if wrong := [x for x in getattr(self, name) if not (x >= 0 and math.isfinite(x))]:
                 raise UsageError(f"{name} must be numbers of at least 0, got {wrong[0]}.")
+        if self.params is not None:
+            try:
+                parse_count(self.params)
+            except ValueError as error:
+                raise UsageError(error) from error
+            if not self.equal_params:
+                raise UsageError("params gives all models equally many parameters: leave out --no-equal-params")
         if self.together and (self.jobs > 1 or self.seconds_per_run is not None):
             raise UsageError("together is one process for all runs: leave out --jobs and --seconds-per-run")
         if self.jobs < 1:
@@ -195,6 +206,10 @@ def models(options: Options) -> list[Model]:
 def budget(options: Options, rest: Sequence[str]) -> int | None:
     """The number of core parameters that all models of the grid get; None if the options do not ask for one."""
     given = commandline.given_options(rest)
+    if options.params is not None:
+        if both := sorted(given & {"features", "params"}):
+            raise UsageError(f"--{both[0]} cannot follow --: --params sets the size of every model")
+        return parse_count(options.params)
     if not options.equal_params or given & {"features", "params"}:
         return None
     return default_model(options, rest).core_size(options.info.inputs)

@@ -75,7 +75,7 @@ def setup(name, steps=3, batch=B, **overrides):
 
 
 def results(cfg, params, xs, state, implementation, **options):
-    """Outputs, state, and gradients with respect to everything, of a loss that everything has a part in."""
+    """Outputs, state, and gradients with respect to everything, of a loss over all outputs and the final state."""
 
     def loss(params, xs, state):
         state, ys = tl.unroll(params, xs, cfg, initial_state=state, implementation=implementation, **options)

@@ -56,6 +56,7 @@ def test_models_have_equally_many_parameters_unless_the_task_is_told_how_many(ca
         [100] * 4,
         [f"addition-{preset}-L4-seed0-digits-3-2442f726" for preset in presets],
     ]
+    assert features(params="5K")[0] == pytest.approx([5000] * 4, rel=0.1)
     default = addition.PAPER
     assert features("--paper")[0] == pytest.approx([default.model.core_size(11)] * 4, rel=0.03)
     options = ["addition", "--presets", *presets, "--depths", "4", "--dry-run"]
@@ -109,6 +110,9 @@ def test_a_workdir_is_named_for_everything_that_the_run_is_told():
         (["mnist", "--jobs", "0"], "jobs must be at least 1, got 0"),
         (["mnist", "--seconds-per-run", "0"], "seconds_per_run must be a positive number, got 0"),
         (["mnist", "--", "--seed=3"], "--seed cannot follow --"),
+        (["mnist", "--params", "12X"], "params must be a positive number like 10M, 250K or 4000, got '12X'"),
+        (["mnist", "--params", "9K", "--no-equal-params"], "params gives all models equally many parameters"),
+        (["mnist", "--params", "9K", "--", "--features", "3"], "--features cannot follow --: --params sets the size"),
         (["mnist", "--", "--overwrite"], "--overwrite cannot follow --"),
     ],
 )

@@ -81,9 +81,9 @@ def fused_span(
 
 
 def several(num_steps: int) -> int:
-    """The one of :data:`UNROLLS` for which the fewest timesteps are compiled, and of those the largest.
+    """The value in :data:`UNROLLS` that compiles the fewest timesteps; of several, the largest.
 
-    Compiled are those of an iteration and those that the iterations leave over.
+    The timesteps of the loop's body are compiled, and those of the remainder.
     """
     if export.is_symbolic_dim(num_steps):
         return 1
