@@ -1,4 +1,4 @@
-"""Write docs/results.md and its figures from the result lines in results/*.jsonl and the paper's numbers.
+"""Write docs/results.md, its figures and docs/runs.md from the result lines in results/*.jsonl and the paper's numbers.
 
 Runs in results/defaults*.jsonl, which tell what options make a task learn, have a table of their own. Those in
 results/growth*.jsonl are left out: notebooks/grow_without_parameters.ipynb shows them.
@@ -27,12 +27,12 @@ DEPTH_KEYS = {"command", "environment", "options", "rows"}
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Write docs/results.md and its figures from the result lines and the paper's numbers."""
+    """Write docs/results.md, its figures and docs/runs.md from the result lines and the paper's numbers."""
 
     results: Path = Path("results")
     """Folder of the result lines, *.jsonl."""
     out: Path = Path("docs") / "results.md"
-    """The page to write."""
+    """The page to write. The list of every run, runs.md, is written beside it."""
     figures: Path | None = None
     """Folder of the figures. Default: the folder figures beside the page."""
     runtimes: Path = Path("benchmarks") / "results"
@@ -51,20 +51,29 @@ def run(options: Options) -> int:
     found = page.Results.read(options.results)
     runtimes = read_runtimes(options.runtimes)
     figures = options.figures or options.out.parent / "figures"
-    text = page.text(found, runtimes, Path(os.path.relpath(figures, options.out.parent)).as_posix())
+    texts = {
+        options.out: page.text(found, runtimes, Path(os.path.relpath(figures, options.out.parent)).as_posix()),
+        options.out.with_name(page.RUNS): page.runs_text(found),
+    }
     if options.check:
-        try:
-            same = options.out.read_text() == text
-        except (OSError, UnicodeDecodeError):
-            same = False
-        if not same:
-            print(f"{options.out} is out of date: run python -m experiments.report", file=sys.stderr)
-        return int(not same)
+        stale = [path for path, text in texts.items() if not holds(path, text)]
+        for path in stale:
+            print(f"{path} is out of date: run python -m experiments.report", file=sys.stderr)
+        return int(bool(stale))
     drawn = write_figures(figures, found, runtimes)
-    with writing(options.out) as path:
-        path.write_text(text)
+    for target, text in texts.items():
+        with writing(target) as path:
+            path.write_text(text)
     print(f"{options.out} and {drawn} figures in {figures}, from {found.count} runs in {options.results}")
     return 0
+
+
+def holds(path: Path, text: str) -> bool:
+    """Whether a file holds this text."""
+    try:
+        return path.read_text() == text
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def write_figures(folder: Path, found: page.Results, runtimes: Sequence[Mapping[str, Any]]) -> int:

@@ -76,7 +76,8 @@ def overview(lines: Sequence[Line]) -> tuple[str, Rows]:
     rows = [["table", "task", "model", "paper", "status", "ours"]]
     for cell in found:
         own = [line for line in settings.get(cell.column.setting, []) if not rivals.is_rival(line)]
-        other = summary.best(summary.by_configuration(own))
+        alike = [line for line in own if ("tLSTM" in line.model) == ("tLSTM" in cell.model)]
+        other = summary.best(summary.by_configuration(alike or own))
         instead = f"(instead: {described(other, named=True)})" if other else ""
         model = f"{cell.model} L={cell.depth}"
         ours = described(cell.ours) or instead

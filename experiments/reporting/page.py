@@ -1,4 +1,4 @@
-"""The text of docs/results.md, and which figures it has."""
+"""The text of docs/results.md with its figures, and of docs/runs.md, which lists every run."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ SECTIONS = (
     Section("Addition and memorization", table=2, figure=4),
     Section("Sequential image classification", table=3, figure=5),
 )
+RUNS = "runs.md"
+"""The name of the page with every run."""
 RUNTIME, RIVALS = "runtime.png", "rivals.png"
 CAPTIONS = {
     3: "Bits per character on the test data against the depth L",
@@ -46,7 +48,8 @@ READING = (
     "A number is the mean over seeds, followed by the smallest and the largest value. *Solved* means that more than "
     "99% of the symbols of the answers in the test are right; the result is then the number of training samples that "
     "this took, fewer being better. B is the batch size, lr the learning rate, L the depth and M the number of "
-    "channels. Runs that were cut short are not results: they are [listed separately](#runs-that-were-cut-short)."
+    "channels. Runs that were cut short are not results: they are [listed separately](#runs-that-were-cut-short). "
+    f"[Every run]({RUNS}) has a row of its own on another page."
 )
 PUBLISHED = (
     "In the paper's tables *published* are the numbers that it quotes from other work, each obtained with its own "
@@ -63,8 +66,8 @@ CONTESTS = (
     "[The rivals](rivals.md) describes the models."
 )
 FIGURES = (
-    "Points are means over seeds and bars their range; each model is drawn in the same color everywhere. Runs "
-    "that were cut short are left out."
+    "Points are means over seeds and bars their range; each model is drawn in the same color everywhere. A model that "
+    "was run at one depth has the options that were best for it. Runs that were cut short are left out."
 )
 
 
@@ -136,7 +139,7 @@ def best_of_paper(section: Section) -> dict[str, tuple[str, float]]:
 
 
 def text(found: Results, runtimes: Sequence[Mapping[str, Any]], folder: str) -> str:
-    """The whole page.
+    """The page with the results.
 
     Args:
         found: the runs.
@@ -174,9 +177,20 @@ def text(found: Results, runtimes: Sequence[Mapping[str, Any]], folder: str) -> 
     settings = {column.setting: column.task for table in paper.TABLES.values() for column in table.columns}
     parts += ["## Not run", "Of the models and depths in the paper's figures 3 to 5, these were not run:"]
     parts += [tables.not_run(settings, found.compared)]
-    parts += ["## Every run", *(every_run_text(found.compared) or ["None."])]
+    return "\n\n".join(parts) + "\n"
+
+
+def runs_text(found: Results) -> str:
+    """The page that lists every run."""
+    parts = [
+        "<!-- Written by python -m experiments.report; do not edit. -->",
+        "# Every run",
+        "Each run in `results/*.jsonl` has a row here. Below a table are the options that its runs have in common. "
+        "[Results](results.md) compares them and explains the notation.",
+        *(every_run_text(found.compared) or ["None."]),
+    ]
     if found.options:
-        parts += ["## Every run that compares options", *every_run_text(found.options)]
+        parts += ["## Runs that compare options", *every_run_text(found.options)]
     return "\n\n".join(parts) + "\n"
 
 

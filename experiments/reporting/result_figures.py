@@ -63,10 +63,11 @@ def depth_panels(lines: Sequence[Line], paper: Mapping[str, tuple[str, float]]) 
         if not found:
             single += groups
             continue
-        panels: list[Panel] = [functools.partial(against_depth, found=found, others=alone(groups, found))]
+        others = alone(groups, found)
+        panels: list[Panel] = [functools.partial(against_depth, found=found, others=others)]
         if groups[0].info.until_solved:
-            panels.insert(0, functools.partial(learning, found=found))
-        rows.append(Row(titled(setting, found, members), panels))
+            panels.insert(0, functools.partial(learning, found=found, others=others))
+        rows.append(Row(titled(setting, found, others, members), panels))
     if single:
         rows.append(
             Row("Tasks that were run at one depth", [functools.partial(side_by_side, groups=single, paper=paper)])
@@ -99,9 +100,10 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
         figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
 
 
-def titled(setting: str, found: Series, members: Sequence[Line]) -> str:
-    """The setting, and the options that are the same in all series but not in all runs of the setting."""
-    drawn = [line for depths in found.values() for group in depths.values() for line in group.lines]
+def titled(setting: str, found: Series, others: Sequence[Group], members: Sequence[Line]) -> str:
+    """The setting, and the options that are the same in all runs that are drawn but not in all runs of the setting."""
+    groups = [*(group for depths in found.values() for group in depths.values()), *others]
+    drawn = [line for group in groups for line in group.lines]
     same = summary.common_options(drawn)
     had_by_all = set.intersection(*({*summary.shown_options(line)} for line in drawn))
     fixed = [name for name in summary.varied_options(members) if same.get(name) and name in had_by_all]
@@ -170,18 +172,22 @@ def range_bars(axes: Any, x: Sequence[float], groups: Sequence[Group], style: di
     return means
 
 
-def learning(axes: Any, found: Series) -> list[End]:
-    """Accuracy during training, a curve for each seed, one label for all seeds of a model at a depth."""
+def learning(axes: Any, found: Series, others: Sequence[Group]) -> list[End]:
+    """Accuracy during training, a curve for each seed, one label for all seeds of a model at a depth.
+
+    Of the models in no series the best is drawn.
+    """
     ends = []
-    for depths in best_series(found).values():
-        for depth, group in depths.items():
-            color = style_of(group.first.model)["color"]
-            for line in group.lines:
-                x = [record["samples"] for record in line.history]
-                y = [record[line.watched] for record in line.history]
-                axes.plot(x, y, color=color, linewidth=0.9)
-            last = max(group.lines, key=lambda line: line.samples)
-            ends.append(End(last.samples, last.history[-1][last.watched], f"{group.first.model} L={depth}", color))
+    best = sorted(others, key=lambda group: group.rank)[:1]
+    for group in [*(group for depths in best_series(found).values() for group in depths.values()), *best]:
+        color = style_of(group.first.model)["color"]
+        for line in group.lines:
+            x = [record["samples"] for record in line.history]
+            y = [record[line.watched] for record in line.history]
+            axes.plot(x, y, color=color, linewidth=0.9)
+        last = max(group.lines, key=lambda line: line.samples)
+        label = f"{group.first.model} L={group.first.depth}"
+        ends.append(End(last.samples, last.history[-1][last.watched], label, color))
     axes.set(title="during training", xlabel="training samples")
     axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
     measure_axis(axes, info_of(found), "y")

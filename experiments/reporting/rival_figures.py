@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,18 +51,27 @@ def against_samples(axes: Any, contest: Contest, colors: Mapping[str, str]) -> l
         first = entry in ours
         color = style_of(entry.name)["color"] if first else colors[entry.name]
         samples, values = curve(entry.group)
-        label, width, order = f"{entry.name} L={entry.group.first.depth}", 2.2 if first else 1.4, 4 if first else 3
+        label, width, order = named(entry), 2.2 if first else 1.4, 4 if first else 3
         axes.plot(samples, values, color=color, linewidth=width, zorder=order, label=label)
         axes.plot(samples[-1], values[-1], "o", color=color, markersize=4, zorder=order)
     if rest:
         axes.plot([], [], color=GRAY, label=f"{len(rest)} other models")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)  # solved runs all end at the top
     seeds = sorted({len(entry.group.lines) for entry in contest.entries})
-    means = f"means over {'-'.join(map(str, seeds))} seeds" if seeds[-1] > 1 else "one seed"
+    means = "one seed"
+    if seeds[-1] > 1:
+        means = f"means over {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds"
     axes.set(xlabel=f"training samples ({means})", xlim=(0, None))
     axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
     measure_axis(axes, contest.info, "y")
     return []
+
+
+def named(entry: Entry) -> str:
+    """The model and its result: the mean of the samples after which it was solved, or of the accuracy."""
+    group, samples = entry.group, mean(entry.group.scores)
+    result = f"{samples:,.0f} samples" if math.isfinite(samples) else group.info.format(mean(group.values))
+    return f"{entry.name} L={group.first.depth}: {result}"
 
 
 def ranked(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry], list[Entry]]:

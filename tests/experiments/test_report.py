@@ -33,7 +33,8 @@ def drawn(tmp_path, capsys):
         out = tmp_path / "docs" / "results.md"
         where = ["--results", str(tmp_path / "results"), "--out", str(out), "--runtimes", str(tmp_path / "times")]
         status = report.main([*where, *arguments])
-        return status, out.read_text() if out.exists() else "", capsys.readouterr()
+        pages = [path.read_text() for path in (out, out.with_name("runs.md")) if path.exists()]
+        return status, "".join(pages), capsys.readouterr()
 
     return run
 
@@ -143,7 +144,7 @@ def test_nothing_has_been_run(make, tmp_path):
     assert len(rows(text, "Grid LSTM")) == 1
     assert "0 reproduced, 0 bettered, 0 not reached, 9 not run" in text
     assert "- mnist permuted: every model at L=1, 3, 5\n" in text
-    assert text.endswith("## Every run\n\nNone.\n")
+    assert text.endswith("explains the notation.\n\nNone.\n")
     assert "![" not in text
     assert not (tmp_path / "docs" / "figures").exists()
 
@@ -202,7 +203,7 @@ def test_a_run_cut_short_is_no_result(make):
 
 def test_every_run_is_listed(make):
     _, text, _ = make(memorization=[line(forget_bias=1.0), line(forget_bias=4.0, seed=1, finished=False)])
-    assert rows(text[text.index("## Every run") :], "2D tLSTM+CN L=4 P=4 M=100") == [
+    assert rows(text[text.index("# Every run") :], "2D tLSTM+CN L=4 P=4 M=100") == [
         [
             *("2D tLSTM+CN L=4 P=4 M=100", "0", "forget_bias=1", "2", "1,000"),
             *("ended with 0.5", "60", "12,345", "abacus", "0.1", "2026-01-02"),
@@ -230,7 +231,7 @@ def test_runs_that_compare_options_have_a_table_of_their_own(make):
         ["4", "50.0%", "not within 1,000", "1 of 2"],
         ["10", "99.5%", "1,000", "2"],
     ]
-    assert len(rows(text[text.index("## Every run that compares options") :], "2D tLSTM+CN L=4 P=4 M=100")) == 4
+    assert len(rows(text[text.index("## Runs that compare options") :], "2D tLSTM+CN L=4 P=4 M=100")) == 4
 
 
 def test_a_run_in_two_files_counts_once(make):
@@ -243,7 +244,8 @@ def test_a_run_in_two_files_counts_once(make):
 def test_check_compares_and_writes_nothing(make, tmp_path):
     status, _, printed = make("--check", memorization=[line()])
     assert status == 1
-    assert re.fullmatch(r".*results.md is out of date: run python -m experiments.report\n", printed.err)
+    stale = "".join(rf".*{name}.md is out of date: run python -m experiments.report\n" for name in ("results", "runs"))
+    assert re.fullmatch(stale, printed.err)
     files = [path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
     assert files == ["memorization.jsonl"]
     assert make()[0] == 0

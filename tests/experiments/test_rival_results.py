@@ -195,7 +195,8 @@ def test_a_rival_has_one_color_in_all_panels():
     for row in rival_figures.contest_panels(rivals.contests(runs)):
         axes = Figure().subplots()
         row.panels[0](axes)
-        found.append({each.get_label(): each.get_color() for each in axes.lines if "L=" in each.get_label()})
+        labelled = [each for each in axes.lines if "L=" in each.get_label()]
+        found.append({each.get_label().split(":")[0]: each.get_color() for each in labelled})
     assert len(found) == 2
     assert found[0] == found[1]
     assert len(set(found[0].values())) == len(models)
