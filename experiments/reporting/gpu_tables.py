@@ -87,7 +87,7 @@ def gpu_cell_kernel(folder: Path) -> Rows:
                 continue  # the first file has the later version
             steps = timed["auto"]["num_steps"] + timed["auto"]["depth"] - 1
             xla, ours, floor = (timed[name]["median_ms"] for name in ("auto", "mosaic", "floor"))
-            times = [f"{1e3 * time / steps:.1f}" for time in (xla, ours, floor)]
+            times = [f"{1e3 * time / steps:#.4g}" for time in (xla, ours, floor)]
             rows.append([size_of(timed["auto"]), *times[:2], f"{ours / xla:.2f}", times[2]])
     return rows
 

@@ -41,12 +41,19 @@ def compared(number: Number, ours: Group | None) -> str:
     """The status of a number of the paper, given our runs."""
     if ours is None:
         return "not run"
-    sign = -1 if ours.info.higher_is_better and not ours.info.until_solved else 1
-    if max(ours.scores) < sign * number.score - number.precision / 2:
+    until_solved = ours.info.until_solved and number.score > 1
+    scores = ours.scores if until_solved else ours.directed
+    sign = -1 if ours.info.higher_is_better and not until_solved else 1
+    if max(scores) < sign * number.score - number.precision / 2:
         return "bettered"
-    if min(ours.scores) > sign * number.score + number.precision / 2:
+    if min(scores) > sign * number.score + number.precision / 2:
         return "not reached"
     return "reproduced"
+
+
+def judged(number: Number, ours: Group | None, text: str) -> str:
+    """A cell of ours beside a number of the paper: the status, and what we have."""
+    return compared(number, ours) if ours is None else f"**{compared(number, ours)}**: {text}"
 
 
 def cells(lines: Iterable[Line]) -> list[Cell]:
@@ -100,11 +107,15 @@ def paper_table(table: Table, lines: Sequence[Line]) -> Rows:
     names = [f"{column.setting}, {whose}" for column in table.columns for whose in ("published", "ours")]
     rows = [["model", "published model", *names]]
     for name, quoted in table.quoted.items():
-        ours = [rivals.beside(quoted, members) for members in columns]
-        pairs = zip(quoted.texts, ours, strict=True)
-        rows.append([name, quoted.size, *(cell for pair in pairs for cell in pair)])
+        cells = []
+        for number, members in zip(quoted.numbers, columns, strict=True):
+            found = rivals.beside(quoted, members)
+            cells += [number.text, judged(number, found, rivals.described(quoted, found))]
+        rows.append([name, quoted.size, *cells])
     for (model, depth), numbers in table.own.items():
-        ours = [rivals.measured(best_of(members, model, depth)) for members in columns]
-        pairs = zip((number.text for number in numbers), ours, strict=True)
-        rows.append([f"{model} L={depth}", "", *(cell for pair in pairs for cell in pair)])
+        cells = []
+        for number, members in zip(numbers, columns, strict=True):
+            best = best_of(members, model, depth)
+            cells += [number.text, judged(number, best, rivals.measured(best))]
+        rows.append([f"{model} L={depth}", "", *cells])
     return rows

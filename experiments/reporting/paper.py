@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 
 class Number(NamedTuple):
-    """A number of the paper's own models.
+    """A number in a table of the paper.
 
     Args:
         text: the number as printed.
         score: what our runs are compared with: bits per character, an accuracy in 0..1, or the number of training
-            samples until the task was solved.
+            samples until the task was solved, which is above 1.
         precision: the unit of the last printed digit of ``score``.
     """
 
@@ -30,13 +30,13 @@ class Quoted(NamedTuple):
     """A row that the paper quotes from other work.
 
     Args:
-        texts: the number in each column, as printed.
+        numbers: the number in each column.
         model: the model's name in :data:`experiments.rivals.RIVALS`.
         options: the model's options that make it the published one.
         size: what is known of the published model's size and protocol.
     """
 
-    texts: tuple[str, ...]
+    numbers: tuple[Number, ...]
     model: str
     options: tuple[str, ...] = ()
     size: str = ""
@@ -80,17 +80,22 @@ def accuracy(percent: float) -> Number:
     return Number(f"{percent}%", percent / 100, 0.001)
 
 
+def images(mnist: float, permuted: float) -> tuple[Number, Number]:
+    """The accuracies in percent on sequential MNIST and on permuted MNIST."""
+    return accuracy(mnist), accuracy(permuted)
+
+
 TABLES = {
     1: Table(
         title="bits per character on the test data of Wikipedia (Hutter prize)",
         columns=(Column("enwik8", "language"),),
         quoted={
-            "MI-LSTM": Quoted(("1.44 (17M parameters)",), "milstm"),
-            "mLSTM": Quoted(("1.42 (20M parameters)",), "mlstm", size="M=1900"),
-            "HyperLSTM+LN": Quoted(("1.34 (26.5M parameters)",), "hyperlstm", size="M=2048"),
-            "HM-LSTM+LN": Quoted(("1.32 (35M parameters)",), "hmlstm", size="3 layers of M=1024"),
-            "Large RHN": Quoted(("1.27 (46M parameters)",), "rhn", size="D=10, M=1500"),
-            "Large FS-LSTM-4": Quoted(("1.245 (47M parameters)",), "fslstm", size="M=1200, slow 1500"),
+            "MI-LSTM": Quoted((bits(1.44, "17M"),), "milstm"),
+            "mLSTM": Quoted((bits(1.42, "20M"),), "mlstm", size="M=1900"),
+            "HyperLSTM+LN": Quoted((bits(1.34, "26.5M"),), "hyperlstm", size="M=2048"),
+            "HM-LSTM+LN": Quoted((bits(1.32, "35M"),), "hmlstm", size="3 layers of M=1024"),
+            "Large RHN": Quoted((bits(1.27, "46M"),), "rhn", size="D=10, M=1500"),
+            "Large FS-LSTM-4": Quoted((bits(1.245, "47M"),), "fslstm", size="M=1200, slow 1500"),
         },
         own={("3D tLSTM+CN", 6): (bits(1.264, "50.1M"),)},
     ),
@@ -99,10 +104,12 @@ TABLES = {
         columns=(Column("addition n=15", "addition"), Column("memorization n=20", "memorization")),
         quoted={
             "Stacked LSTM": Quoted(
-                ("51% after 5M", ">50% after 900K"), "lstm", size="M=400, 100; 1 and 29 layers UNVERIFIED"
+                (Number("51% after 5M", 0.51, 0.01), Number(">50% after 900K", 0.5, 0.01)),
+                "lstm",
+                size="M=400, 100; 1 and 29 layers UNVERIFIED",
             ),
             "Grid LSTM": Quoted(
-                (">99% after 550K", ">99% after 150K"), "grid", size="M=400, 100, tied; 18 and 43 layers UNVERIFIED"
+                (solved(550), solved(150)), "grid", size="M=400, 100, tied; 18 and 43 layers UNVERIFIED"
             ),
         },
         own={
@@ -114,25 +121,31 @@ TABLES = {
         title="test accuracy on sequential MNIST and permuted MNIST",
         columns=(Column("mnist", "mnist"), Column("mnist permuted", "mnist")),
         quoted={
-            "iRNN": Quoted(("97.0%", "82.0%"), "irnn", size="M=100 UNVERIFIED"),
-            "LSTM": Quoted(("98.2%", "88.0%"), "lstm", ("output_peephole=true",), "M=128, 84.5K parameters"),
-            "uRNN": Quoted(("95.1%", "91.4%"), "urnn", size="M=512, 16.4K parameters"),
+            "iRNN": Quoted(images(97.0, 82.0), "irnn", size="M=100 UNVERIFIED"),
+            "LSTM": Quoted(images(98.2, 88.0), "lstm", ("output_peephole=true",), "M=128, 84.5K parameters"),
+            "uRNN": Quoted(images(95.1, 91.4), "urnn", size="M=512, 16.4K parameters"),
             "Full-capacity uRNN": Quoted(
-                ("96.9%", "94.1%"), "full-urnn", size="M=512, 270K parameters; another source has 97.5% UNVERIFIED"
+                images(96.9, 94.1),
+                "full-urnn",
+                size="M=512, 270K parameters; another source has 97.5% UNVERIFIED",
             ),
-            "sTANH": Quoted(("98.1%", "94.0%"), "stanh", size="s=21, 11 and about 95 units UNVERIFIED"),
+            "sTANH": Quoted(images(98.1, 94.0), "stanh", size="s=21, 11 and about 95 units UNVERIFIED"),
             "BN-LSTM": Quoted(
-                ("99.0%", "95.4%"), "bnlstm", size="M=100; its permuted pixels were drawn with replacement"
+                images(99.0, 95.4),
+                "bnlstm",
+                size="M=100; its permuted pixels were drawn with replacement",
             ),
-            "Dilated GRU": Quoted(("99.2%", "94.6%"), "dilated-gru", size="9 levels of M=50, 129K core parameters"),
-            "Dilated CNN": Quoted(("98.3%", "96.7%"), "dilated-cnn", size="10 levels of M=50, 46K UNVERIFIED"),
+            "Dilated GRU": Quoted(images(99.2, 94.6), "dilated-gru", size="9 levels of M=50, 129K core parameters"),
+            "Dilated CNN": Quoted(images(98.3, 96.7), "dilated-cnn", size="10 levels of M=50, 46K UNVERIFIED"),
             "TCN, not in the paper": Quoted(
-                ("99.0%", "97.2%"), "tcn", size="8 levels of M=25, 66.9K parameters; unseeded order of the pixels"
+                images(99.0, 97.2),
+                "tcn",
+                size="8 levels of M=25, 66.9K parameters; unseeded order of the pixels",
             ),
         },
         own={
-            ("3D tLSTM+CN", 3): (accuracy(99.2), accuracy(94.9)),
-            ("3D tLSTM+CN", 5): (accuracy(99.0), accuracy(95.7)),
+            ("3D tLSTM+CN", 3): images(99.2, 94.9),
+            ("3D tLSTM+CN", 5): images(99.0, 95.7),
         },
     ),
 }

@@ -229,14 +229,15 @@ def len_epochs(group: Group) -> str:
     return f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
-def beside(quoted: Quoted, lines: Sequence[Line]) -> str:
-    """Our result of a model that the paper quotes, among the runs of one setting.
-
-    Runs with the published model's options have precedence. The text says which options another run had.
-    """
+def beside(quoted: Quoted, lines: Sequence[Line]) -> Group | None:
+    """Our runs of a model that the paper quotes, of one setting; those with the published options have precedence."""
     same = [line for line in lines if line.options.get("model") == quoted.model]
     published = [line for line in same if {*quoted.options} <= {*line.options.get("rival_options", ())}]
-    group = tuned(summary.by_configuration(published or same))
+    return tuned(summary.by_configuration(published or same))
+
+
+def described(quoted: Quoted, group: Group | None) -> str:
+    """Our result beside a model that the paper quotes, with the model's options if they differ from the published."""
     named = group is not None and tuple(group.first.options.get("rival_options", ())) != quoted.options
     return measured(group, group.first.model if group is not None and named else "")
 
@@ -245,7 +246,7 @@ def table(contest: Contest) -> Rows:
     """The models of a contest, the best first."""
     info = contest.info
     until = ["samples until solved"] if info.until_solved else []
-    header = ["model", "L", "M", "core parameters", "lr", "configurations", f"test {info.measure_title}"]
+    header = ["model", "L", "M", "core parameters", "all", "lr", "configurations", f"test {info.measure_title}"]
     rows = [[*header, *until, "seeds", "time of a step"]]
     for entry in contest.entries:
         group, first = entry.group, entry.group.first
@@ -255,6 +256,7 @@ def table(contest: Contest) -> Rows:
                 str(first.depth),
                 str(first.features),
                 f"{entry.core:,}",
+                f"{first.parameters:,}",
                 f"{first.options['learning_rate']:g}",
                 str(entry.tried),
                 summary.spread(group.values, info.format),

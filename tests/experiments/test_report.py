@@ -124,7 +124,7 @@ def test_ours_stand_beside_the_papers(make):
         ">99% after 298K",
         "not run",
         ">99% after 115K",
-        f"solved after 1,500 (1,000 to 2,000) samples, 2 seeds, {sized}",
+        f"**bettered**: solved after 1,500 (1,000 to 2,000) samples, 2 seeds, {sized}",
     ]
 
 

@@ -44,6 +44,7 @@ def test_the_learning_rate_is_chosen_with_the_first_seed():
         "L": "10",
         "M": "100",
         "core parameters": "120,000",
+        "all": "126,565",
         "lr": "0.002",
         "configurations": "3",
         "test accuracy": "50.0% (20.0% to 80.0%)",
@@ -124,16 +125,22 @@ def test_ours_stand_beside_what_the_paper_quotes():
     ]
     assert cells(3, "BN-LSTM", lines) == [
         "99.0%",
-        "98.1%, 1 seed, 12,345 parameters, 7 epochs, 20 ms (abacus) a step",
+        "**not reached**: 98.1%, 1 seed, 12,345 parameters, 7 epochs, 20 ms (abacus) a step",
         "95.4%",
         "not run",
     ]
     plain, published = cells(3, "LSTM", lines)[1::2]
-    assert plain == "lstm: 97.0%, 1 seed, 12,345 parameters, 2 epochs"
-    assert published == "93.0%, 1 seed, 12,345 parameters, 2 epochs"
+    assert plain == "**not reached**: lstm: 97.0%, 1 seed, 12,345 parameters, 2 epochs"
+    assert published == "**bettered**: 93.0%, 1 seed, 12,345 parameters, 2 epochs"
     addition, memorization = cells(2, "Grid LSTM", lines)[1::2]
     assert addition == "not run"
-    assert memorization == "solved after 1,500 samples, 1 seed, 12,345 parameters"
+    assert memorization == "**bettered**: solved after 1,500 samples, 1 seed, 12,345 parameters"
+    unsolved = [
+        line("memorization n=20", "lstm", end=end, samples=1500, seed=seed) for seed, end in enumerate((0.4, 0.6))
+    ]
+    stacked = cells(2, "Stacked LSTM", unsolved)[3]  # an accuracy, of a task that can be solved
+    assert stacked.startswith("**reproduced**: not solved within 1,500 samples: 50.0% (40.0% to 60.0%)")
+    assert cells(2, "Stacked LSTM", unsolved[:1])[3].startswith("**not reached**")
     for table in paper.TABLES.values():
         assert {quoted.model for quoted in table.quoted.values()} <= {*RIVALS}
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import math
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ from experiments.running.networks import SymbolLabeler, count_parameters
 from experiments.running.options import EpochOptions
 from experiments.running.pretrained import best_so_far
 from experiments.running.symbols import SampleOptions
+from tests.experiments.rivals import widths
 from tests.experiments.rivals.common import ALL, randomized
 from tests.experiments.small_runs import TEXT, TINY, assert_same_run, killed_at, striped
 
@@ -97,6 +99,32 @@ def test_the_core_is_what_a_budget_counts(options, features):
     default = tasks.MEMORIZATION.model
     model = dataclasses.replace(default, **{"params": budget, **options}).resolved(default, inputs=65)
     assert model.features == features
+
+
+@pytest.mark.parametrize(
+    ("budget", "features"), [*zip(widths.BUDGETS, (123, 214, 210, 850, 1105, 2489), strict=True)], ids=str
+)
+def test_equal_widths_of_the_slstm(budget, features):
+    """Whose layers share their parameters, so that it has one width for all depths (spec, section 1.2)."""
+    (params, inputs), default = budget, tasks.MEMORIZATION.model
+    for layers in (1, 6):
+        model = dataclasses.replace(default, model="slstm", num_layers=layers, params=str(params))
+        assert model.resolved(default, inputs=inputs).features == features
+
+
+def test_the_counts_of_the_tlstm():
+    """Its kernels are the first budgets (spec, section 1.2); its core, and all of table 1's model (section 0.1)."""
+    default, shapes = tasks.MEMORIZATION.model, {(121_303, 1): (4,), (368_509, 1): (4, 4), (5_794_009, 12): (4, 4)}
+    for (budget, inputs), shape in shapes.items():
+        model = dataclasses.replace(default, features=400 if inputs == 12 else 100, tensor_shape=shape)
+        kernel, bias = (model.config.param_shapes(inputs)["hidden"][name] for name in ("kernel", "bias"))
+        assert math.prod(kernel) + math.prod(bias) == budget
+    assert dataclasses.replace(default, features=100, tensor_shape=(4,)).core_size(65) == 128_703
+    large = dataclasses.replace(tasks.LANGUAGE.model, features=1172, tensor_shape=(6, 6))
+    labeler = SymbolLabeler(large.layer(), 205)
+    assert large.name == "3D tLSTM+CN"
+    initial = jax.eval_shape(labeler.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), np.int32))
+    assert count_parameters(initial["params"]) == 50_114_934  # with the head
 
 
 def test_options():
