@@ -6,6 +6,10 @@ timestep of one example, that is the time of a pass divided by T B. The 2D tLSTM
 milliseconds from an arriving input to the output of that timestep, one example, called as users call it;
 "jitted step" is the same inside a function that was compiled.
 
+The last table has ratios of these times, which the .json file has too, and beside them what the GPU kernel is to
+reach: for each tLSTM, one timestep at the greatest depth / one at the smallest (of the T + L - 1 that run), and each
+stack's time / the tLSTM's at the greatest depth.
+
 Next to the .json file there will be a .csv file with the same numbers and, with matplotlib, a .png file.
 
 Examples:
@@ -27,7 +31,7 @@ from typing import Any
 
 import jax
 
-from benchmarks import commandline
+from benchmarks import commandline, ratios
 from benchmarks.contenders import BASE, CONTENDERS
 from benchmarks.measure import Limits, Timing, interleave
 from benchmarks.networks import Network, parameters
@@ -68,10 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for precision in (PRECISIONS[name] for name in options.precision):
             for each in options.passes:
                 rows = stream(sizes, precision, limits) if each == STEP else passes(sizes, precision, each, limits)
+                report.head["ratios"] = found = ratios.find([*report.rows, *rows], tuple(TLSTMS))
                 report.add(rows)
                 timed = [row for row in report.rows if not outcome(row)]
                 write_csv(path.with_suffix(".csv"), timed)
                 show(rows, f"L={depth}, {each}, {precision.name}")
+    if found:
+        print(f"\n{ratios.table(found)}")
     print(f"\n{path}\n{path.with_suffix('.csv')}")
     if timed and importlib.util.find_spec("matplotlib"):
         from benchmarks.figures import depth_figure

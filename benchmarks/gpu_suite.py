@@ -2,9 +2,11 @@
 
 A part is one of the other commands, in a process of its own: XLA reads its flags once, and a part that
 fails or takes too long costs only itself. Parts run in the order of the table, the most important
-first, until the budget is spent: the first is a check against the readable implementation, and those
-of the tables in README.md and docs/performance.md follow. (Every program is compared with it before it
-is timed, in the other parts too.) Most of their time is that of compiling.
+first, until the budget is spent: the cell kernel's checks, its depth and its largest size in the first 180
+seconds, then what else the last three lines need, then the tables of README.md and docs/performance.md.
+(Every program is compared with the readable implementation before it is timed.) Most of the time is that
+of compiling. The last three lines say which kernel and how many timesteps in an iteration None should
+choose on this device, and which XLA_FLAGS are faster, or why that was not measured.
 
 The folder of the results holds few files, since some machines give back only few: suite.json, how each
 part went and under "results" what its command would have written on its own; suite.log, the tables as
@@ -26,11 +28,11 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import commandline
+from benchmarks import commandline, gpu_verdict
 from benchmarks.record import ROOT, number
 from experiments.common.commandline import command_line, exit_status, user_path
 from experiments.common.files import write_json
@@ -93,26 +95,29 @@ FLAGS: dict[str, tuple[str, tuple[int, ...]]] = {
 """XLA_FLAGS by name, and the oldest jax that has a use for them."""
 STACKS = "stack-shared wavefront-shared cudnn"
 TRAINING = "--passes training --seconds 0.8"
+TF32 = f"--precision default {TRAINING}"
+KERNEL = f"--parts times {TF32}"
 PARTS = {
     part.name: part
     for part in (
-        Part("check", "speed", "--sizes tiny tiny-3d --contenders auto reference --passes training --seconds 0.1", 40),
-        Part(
-            "kernel",
-            "cell_kernel",
-            "--sizes a d memorization-10 --precision default --passes training --unroll 8 --seconds 0.8",
-            180,
+        # No time is taken here, so that there is nothing to tune, and compiling takes less of the time.
+        Part("kernel-check", "cell_kernel", "--parts checks", 75, "--xla_gpu_autotune_level=0"),
+        # L = 10 first: two of the three ratios are of it alone.
+        Part("kernel-depth", "depth", f"--depths 10 1 --models 2d-mosaic wavefront-shared cudnn {TF32}", 60),
+        Part("kernel-10x10", "cell_kernel", f"--sizes memorization-10 --unroll 8 {KERNEL}", 45),
+        # At this size XLA's kernels come with 3 timesteps in an iteration, and "mosaic" with 8.
+        Part("unroll", "cell_kernel", f"--sizes a --unroll 1 3 8 {KERNEL}", 60),
+        Part("kernel-3x3", "cell_kernel", f"--sizes d --unroll 8 {KERNEL}", 50),
+        *(
+            Part(f"flags-{name}", "speed", f"--sizes a --contenders auto mosaic {TF32}", 35, flags, oldest)
+            for name, (flags, oldest) in FLAGS.items()
         ),
+        Part("check", "speed", "--sizes tiny tiny-3d --contenders auto reference --passes training --seconds 0.1", 40),
         Part("depth", "depth", f"--depths 1 10 --models 2d 2d-mosaic {STACKS} {TRAINING}", 110),
         Part("speed", "speed", f"--sizes a --contenders auto reference floor conv {STACKS} {TRAINING}", 45),
         Part("profile", "kernel_times", "--sizes a --contenders auto mosaic --precision default --calls 5", 60),
-        Part("unroll", "speed", f"--sizes a --contenders auto unroll-1 unroll-8 {TRAINING}", 60),
         Part("depth-3d", "depth", f"--depths 1 10 --models 3d {TRAINING}", 60),
         Part("populations", "populations", "--sizes a --members 1 6 48", 60),
-        *(
-            Part(f"flags-{name}", "speed", f"--sizes a --contenders auto {TRAINING}", 35, flags, oldest)
-            for name, (flags, oldest) in FLAGS.items()
-        ),
         Part("profile-3d", "kernel_times", "--sizes mnist-3 memorization-10 --precision default --calls 3", 90),
         Part("forward", "depth", f"--depths 1 10 --models 2d {STACKS} --passes forward --seconds 0.8", 60),
         Part("fused", "speed", f"--sizes a b --contenders auto fused-gates fused-states {TRAINING}", 90),
@@ -165,11 +170,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             reason = f"needs jax {'.'.join(map(str, part.oldest))}"
             skipped = {"name": name, "status": "skipped", "seconds": 0.0, "error": reason, "results": None}
             summary["parts"].append(skipped)
-            continue
-        summary["parts"].append(run(part, options.out, options.smoke, left))
-        write_json(options.out / "suite.json", summary, indent=1)
+        else:
+            summary["parts"].append(run(part, options.out, options.smoke, left))
+        lines = gpu_verdict.verdict(summary["parts"], environment["platform"], environment["device_kind"])
+        write_json(options.out / "suite.json", {**summary, "verdict": lines}, indent=1)
     show(summary["parts"])
-    print(options.out / "suite.json")
+    print(f"{options.out / 'suite.json'}\n")
+    print("\n".join(lines), flush=True)
     return 1 if any(part["status"] == "failed" for part in summary["parts"]) else 0
 
 
@@ -179,7 +186,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="folder of the results (required)")
     parser.add_names("--parts", PARTS, list(PARTS), "what to run")
     seconds = commandline.positive_float
-    parser.add_argument("--budget", type=seconds, default=450.0, metavar="SECONDS", help="for all parts (default: 450)")
+    parser.add_argument("--budget", type=seconds, default=500.0, metavar="SECONDS", help="for all parts (default: 500)")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, on any device, to see that it works")
     options = parser.parse_args(arguments)
     try:
@@ -208,7 +215,8 @@ def run(part: Part, folder: Path, smoke: bool, left: float) -> dict[str, Any]:
     flags = f"{os.environ.get('XLA_FLAGS', '')} {part.flags}".strip()
     record = {"name": part.name, "command": shlex.join(["python", *command[1:]]), "xla_flags": flags}
     if left < LEAST_SECONDS:
-        return {**record, "status": "skipped", "seconds": 0.0, "results": None}
+        reason = f"{max(0.0, left):.0f} s were left"
+        return {**record, "status": "skipped", "seconds": 0.0, "error": reason, "results": None}
     clear(folder)
     start = time.monotonic()
     status, printed = execute(command, flags, folder / "suite.log", min(part.seconds, left))
@@ -247,38 +255,6 @@ def show(parts: Sequence[dict[str, Any]]) -> None:
     rows = [(part["name"], part["status"], number(part["seconds"], 2)) for part in parts]
     print()
     print(aligned([("part", "status", "seconds"), *rows], numbers=True), flush=True)
-    for line in verdict(parts):
-        print(line, flush=True)
-
-
-def verdict(parts: Sequence[dict[str, Any]]) -> list[str]:
-    """What should be chosen on this device, by the medians of the parts that have them, one line for each choice."""
-    found = {part["name"]: rows_of(part) for part in parts}
-    lines = []
-    for name, choice in (("kernel", "kernel"), ("unroll", "unroll"), ("fused", "implementation")):
-        sizes = dict.fromkeys(row["size"] for row in found.get(name, []))
-        for size in sizes:
-            rows = [row for row in found[name] if row["size"] == size and row["contender"] != "floor"]
-            times = {row["contender"]: row["median_ms"] for row in rows}
-            if len(times) > 1:
-                lines.append(f"{choice} at size {size}: {ranked(times)}")
-    flags = {
-        name.removeprefix("flags-"): row["median_ms"]
-        for name, rows in found.items()
-        for row in rows
-        if name.startswith("flags-") and row["contender"] == "auto"
-    }
-    return [*lines, f"XLA_FLAGS at size a: {ranked(flags)}"] if len(flags) > 1 else lines
-
-
-def rows_of(part: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a part's results that have a time."""
-    return [row for row in (part["results"] or {"rows": []})["rows"] if "median_ms" in row]
-
-
-def ranked(times: Mapping[str, float]) -> str:
-    """Names and milliseconds, the fastest first."""
-    return ", ".join(f"{name} {number(ms)} ms" for name, ms in sorted(times.items(), key=lambda item: item[1]))
 
 
 if __name__ == "__main__":

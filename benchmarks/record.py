@@ -68,7 +68,7 @@ class Report:
 
     def __init__(self, path: Path, command: str, options: Mapping[str, Any]) -> None:
         self.path = path
-        self.head = {"command": command, "environment": environment(), "options": dict(options)}
+        self.head: dict[str, Any] = {"command": command, "environment": environment(), "options": dict(options)}
         self.rows: list[Mapping[str, Any]] = []
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:

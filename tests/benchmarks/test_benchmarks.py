@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from benchmarks import cell_kernel, depth, gpu_suite, kernel_times, memory, populations, rivals, speed
+from benchmarks import depth, gpu_suite, kernel_times, memory, populations, rivals, speed
 from benchmarks.contenders import CONTENDERS
 from benchmarks.networks import parameters
 from benchmarks.programs import count
@@ -121,58 +121,6 @@ def test_memory(tmp_path, capsys):
     assert "T=1000\n" in capsys.readouterr().out
 
 
-def test_gpu_suite_refuses_a_machine_without_one(tmp_path, capsys):
-    assert gpu_suite.main(["--out", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert error == "error: this is a cpu and no GPU: --smoke tries the suite here\n"
-
-
-@pytest.mark.slow
-def test_gpu_suite(tmp_path, monkeypatch):
-    """A part that works, one that fails, one that takes too long, and one for which no time is left."""
-    parts = (
-        gpu_suite.PARTS["flags-pdl"],
-        gpu_suite.Part("fails", "speed", "--no-such-option", 60),
-        gpu_suite.Part("slow", "memory", "", 0.1),
-        gpu_suite.Part("late", "memory", "", 60),
-    )
-    monkeypatch.setattr(gpu_suite, "PARTS", {part.name: part for part in parts})
-    run = gpu_suite.run
-    monkeypatch.setattr(
-        gpu_suite, "run", lambda part, folder, smoke, left: run(part, folder, smoke, (part.name != "late") * left)
-    )
-    assert gpu_suite.main(["--out", str(tmp_path), "--smoke"]) == 1
-    suite = json.loads((tmp_path / "suite.json").read_text())
-    assert suite["environment"]["platform"] == "cpu"
-    assert [part["status"] for part in suite["parts"]] == ["done", "failed", "cut off", "skipped"]
-    assert suite["parts"][1]["error"] == "error: unrecognized arguments: --no-such-option"
-    results = suite["parts"][0]["results"]
-    assert {row["contender"] for row in results["rows"]} == {"auto", "floor"}
-    assert results["environment"]["xla_flags"] == suite["parts"][0]["xla_flags"]
-    assert "--xla_gpu_enable_pdl=true" in results["environment"]["xla_flags"]
-    assert "floor at" in (tmp_path / "suite.log").read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["suite.json", "suite.log"]
-
-
-def test_the_verdict_of_the_suite():
-    """Each choice by the parts that were timed, the fastest first; whatever has no time is left out."""
-
-    def part(name, **times):
-        rows = [{"size": "a", "contender": contender, "median_ms": ms} for contender, ms in times.items()]
-        return {"name": name, "status": "done", "results": {"rows": rows}}
-
-    parts = [part("unroll", auto=1.5, **{"unroll-1": 2.5}), part("flags-none", auto=1.5), part("flags-pdl", auto=1.25)]
-    cut_off = {"name": "fused", "status": "cut off", "results": None}
-    failed = part("fused", auto=1.0)
-    failed["results"]["rows"].append({"size": "a", "contender": "fused-gates", "error": "no"})
-    for other in (cut_off, failed):
-        assert gpu_suite.verdict([*parts, other]) == [
-            "unroll at size a: auto 1.50 ms, unroll-1 2.50 ms",
-            "XLA_FLAGS at size a: pdl 1.25 ms, none 1.50 ms",
-        ]
-    assert gpu_suite.verdict([cut_off, part("flags-none", auto=1.5)]) == []
-
-
 @pytest.mark.slow
 def test_profile_and_populations(tmp_path, capsys):
     out = tmp_path / "kernels.json"
@@ -188,16 +136,6 @@ def test_profile_and_populations(tmp_path, capsys):
     for row in read(out)["rows"]:
         assert row["ms_per_member"] == pytest.approx(row["median_ms"] / row["members"])
     assert "ms each" in capsys.readouterr().out
-
-
-def test_options_of_the_suite():
-    """Every part's options, with and without --smoke, are some that its command knows."""
-    modules = (speed, depth, memory, kernel_times, populations, cell_kernel)
-    parsers = {module.MODULE.rpartition(".")[2]: module.parse for module in modules}
-    for part in gpu_suite.PARTS.values():
-        for smoke in (False, True):
-            arguments = part.command(Path("part.json"), smoke)[3:]
-            assert parsers[part.module](arguments).out == Path("part.json")
 
 
 @pytest.mark.parametrize(

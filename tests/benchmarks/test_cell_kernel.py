@@ -1,5 +1,7 @@
 """The command for the GPU's cell kernel: what it concludes, and what it reads from the assembler."""
 
+import json
+
 import jax
 import pytest
 
@@ -47,19 +49,53 @@ def timed(contender, ratio, size="a"):
     }
 
 
-def test_the_conclusion(monkeypatch):
-    class Gpu:
-        platform, device_kind = "gpu", "H100"
+RIGHT = {"check": "2d", "distance": 1e-7}
 
-    faster = [timed("xla-1", 1.2), timed("xla-8", 1.0), timed("mosaic-1", 1.1), timed("mosaic-8", 0.5)]
-    assert "not been timed on a GPU" in cell_kernel.verdict(faster)
-    monkeypatch.setattr(jax, "devices", lambda: [Gpu])
-    assert cell_kernel.verdict(faster).startswith("None should choose mosaic on H100: mosaic takes 0.50 to 0.50")
-    slower = [*faster, timed("mosaic-8", 1.3, "d")]
-    assert cell_kernel.verdict(slower).startswith("None should choose xla on H100: mosaic takes 0.50 to 1.30")
-    assert "(most at d highest training)" in cell_kernel.verdict(slower)
-    wrong = [*faster, {"check": "3d", "error": "off"}]
-    assert cell_kernel.verdict(wrong) == "None should choose xla: failed here: 3d"
+
+def test_the_conclusion():
+    faster = [RIGHT, timed("xla-1", 1.2), timed("xla-8", 1.0), timed("mosaic-1", 1.1), timed("mosaic-8", 0.5)]
+    assert cell_kernel.verdict(faster, "cpu") == (None, "the kernel has not been timed on a GPU here")
+    assert cell_kernel.verdict([RIGHT], "gpu") == (None, "the kernel has not been timed on a GPU here")
+    choice, reason = cell_kernel.verdict(faster, "gpu")
+    assert (choice, reason[:36]) == ("mosaic", "it takes 0.50 to 0.50 of xla's time ")
+    choice, reason = cell_kernel.verdict([*faster, timed("mosaic-8", 1.3, "d")], "gpu")
+    assert choice == "xla"
+    assert reason == "mosaic takes 0.50 to 1.30 of xla's time (most at d highest training)"
+    choice, reason = cell_kernel.verdict(faster[1:], "gpu")
+    assert choice is None
+    assert reason.endswith("but was not checked")
+    wrong = [*faster, {"check": "3d", "error": "off"}, {**timed("mosaic-8", None, "d"), "error": "no memory"}]
+    assert cell_kernel.verdict(wrong, "gpu") == ("xla", "failed here: check 3d, mosaic-8 at d")
+    others = [*faster, {**timed("floor", None), "error": "no memory"}]
+    assert cell_kernel.verdict(others, "gpu").choice == "mosaic"
+    refused = [{"check": "2d", "unavailable": "too old"}, {**timed("mosaic-8", None), "unavailable": "too old"}]
+    assert cell_kernel.verdict(refused, "gpu") == ("xla", "the kernel cannot run here: too old")
+
+
+def test_checks_and_times_can_run_alone(tmp_path, capsys, monkeypatch):
+    """Each check is in the file as soon as it is done, since a command may be stopped during the next."""
+    out, written = tmp_path / "file.json", []
+
+    def check(name):
+        written.append(json.loads(out.read_text())["rows"] if out.exists() else [])
+        return {"check": name, "distance": 1e-7}
+
+    monkeypatch.setattr(cell_kernel, "check", check)
+    monkeypatch.setattr(cell_kernel, "race", lambda entries, limits: [timed(name, None) for name in entries])
+    arguments = ["--models", "2d", "3d", "--sizes", "tiny", "--precision", "highest", "--passes", "training"]
+
+    def rows(*parts):
+        assert cell_kernel.main([*arguments, "--parts", *parts, "--out", str(out)]) == 0
+        return [row.get("check") or row["contender"] for row in json.loads(out.read_text())["rows"]]
+
+    assert rows("checks") == ["2d", "3d"]
+    assert [len(each) for each in written] == [0, 1]
+    times = ["xla-1", "mosaic-1", "xla-8", "mosaic-8", "floor"]
+    monkeypatch.setattr(cell_kernel, "outcome", lambda row: row.get("error") or "not timed")
+    assert rows("times") == times
+    assert rows("times", "checks") == ["2d", "3d", *times]
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "None should choose xla on cpu: the kernel has not been timed on a GPU here"
 
 
 def test_options(tmp_path, capsys):
