@@ -14,7 +14,7 @@ import pytest
 
 import tlstm_jax as tl
 from benchmarks import pallas
-from tests.core.variants import normal, random_arguments, refused
+from tests.core.variants import normal, random_arguments, refused, results
 from tlstm_jax.fused import coverage
 
 B, R = 2, 3
@@ -72,19 +72,6 @@ def setup(name, steps=3, batch=B, **overrides):
     cfg = tl.TLSTMConfig(**{"features": 5, **MODELS[name], **overrides})
     params, xs, state = random_arguments(cfg, R, (batch, steps))
     return cfg, params, xs, None if cfg.learn_carry else state
-
-
-def results(cfg, params, xs, state, implementation, **options):
-    """Outputs, state, and gradients with respect to everything, of a loss over all outputs and the final state."""
-
-    def loss(params, xs, state):
-        state, ys = tl.unroll(params, xs, cfg, initial_state=state, implementation=implementation, **options)
-        parts = [ys, *jax.tree.leaves(state)]
-        terms = (jnp.vdot(part.astype(jnp.float32), normal(i, part.shape)) for i, part in enumerate(parts))
-        return sum(terms), (ys, state)
-
-    run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
-    return jax.block_until_ready(run(params, xs, state))
 
 
 def error(actual, expected):

@@ -11,7 +11,7 @@ import pytest
 from jax.test_util import check_grads
 
 import tlstm_jax as tl
-from tests.core.variants import normal, random_arguments
+from tests.core.variants import normal, random_arguments, results
 from tlstm_jax import cell, convolution, normalization, parameters
 from tlstm_jax.fused import memory
 from tlstm_jax.fused.hidden import HiddenConvolution
@@ -66,18 +66,6 @@ def slow(*values):
 def setup(name, dtype="float64", steps=T):
     cfg = tl.TLSTMConfig(features=4, param_dtype=jnp.dtype(dtype), **MODELS[name])
     return cfg, *random_arguments(cfg, R, (B, steps))
-
-
-def results(cfg, params, xs, state, implementation, **options):
-    """Outputs, state, and gradients with respect to everything, of a loss over all outputs and the final state."""
-
-    def loss(params, xs, state):
-        state, ys = tl.unroll(params, xs, cfg, initial_state=state, implementation=implementation, **options)
-        parts = [ys, *jax.tree.leaves(state)]
-        weights = [normal(i, part.shape, dtype=params["hidden"]["bias"].dtype) for i, part in enumerate(parts)]
-        return sum(jnp.vdot(part, weight) for part, weight in zip(parts, weights, strict=True)), (ys, state)
-
-    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(params, xs, state)
 
 
 def close(actual, expected, tolerance=1e-10):

@@ -82,6 +82,20 @@ def lively(params, seed=0, scale=0.7):
     return treedef.unflatten([normal(seed + i, leaf.shape, scale, leaf.dtype) for i, leaf in enumerate(leaves)])
 
 
+def results(cfg, params, xs, state, implementation, **options):
+    """Outputs, state, and gradients with respect to everything, of a loss over all outputs and the final state."""
+
+    def loss(params, xs, state):
+        state, ys = tl.unroll(params, xs, cfg, initial_state=state, implementation=implementation, **options)
+        dtype = params["hidden"]["bias"].dtype
+        parts = [part.astype(dtype) for part in (ys, *jax.tree.leaves(state))]
+        terms = (jnp.vdot(part, normal(i, part.shape, dtype=dtype)) for i, part in enumerate(parts))
+        return sum(terms), (ys, state)
+
+    run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+    return jax.block_until_ready(run(params, xs, state))
+
+
 def signature(tree):
     """The shape and the dtype of every leaf."""
     return jax.tree.map(lambda leaf: (leaf.shape, jnp.dtype(leaf.dtype).name), tree)
