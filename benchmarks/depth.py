@@ -41,6 +41,7 @@ from benchmarks.record import number
 from benchmarks.stream import step_calls
 from benchmarks.tasks import PASSES, PRECISIONS, Precision, Size, Task
 from experiments.common.commandline import exit_status
+from experiments.common.files import writing
 from experiments.common.tables import aligned
 
 MODULE = "benchmarks.depth"
@@ -178,7 +179,7 @@ def _step_row(model: str, kind: str, size: Size, precision: Precision, timing: T
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The rows that have a time."""
-    with path.open("w", newline="") as file:
+    with writing(path) as new, new.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)

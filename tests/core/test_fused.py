@@ -11,7 +11,7 @@ import pytest
 from jax.test_util import check_grads
 
 import tlstm_jax as tl
-from tests.core.variants import normal, random_arguments, results
+from tests.core.variants import random_arguments, results
 from tlstm_jax import cell, convolution, normalization, parameters
 from tlstm_jax.fused import memory
 from tlstm_jax.fused.hidden import HiddenConvolution
