@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments import readme
+from experiments.common.files import FileError
 from experiments.reporting import gpu_tables, measurements
 
 ROOT = Path(__file__).parent.parent
@@ -120,3 +121,24 @@ def test_every_file_of_timings_says_where_it_comes_from(tmp_path):
         ["`a.json`", "16 CPU cores", "highest, default", "0.11.2", "3.12.3", "unknown"],
         ["`b.json`", "NVIDIA H200", "highest, default", "0.11.2", "3.12.3", "0123456 (dirty)"],
     ]
+
+
+def test_the_table_of_the_time_scale(tmp_path):
+    def row(transport, seed, samples, accuracy=0.995):
+        point = {"task": "memorization n=6", "time_scale": 10.0, "gates": 2.0, "transport": transport, "seed": seed}
+        return {**point, "solved": accuracy > 0.99, "samples": samples, "test_accuracy": accuracy}
+
+    rows = [row(0.4, 0, 3000), row(0.4, 1, 5000), row(0.85, 0, 3000), row(0.85, 1, 9000, 0.5)]
+    rows += [row(1.7, 0, 9000, 0.25), row(1.7, 1, 9000, 0.5)]
+    (tmp_path / "time-scale-one.json").write_text(json.dumps({"rows": rows}))
+    assert measurements.time_scale(tmp_path) == [
+        ["task, model, T", *(f"gates 2 T, transport {transport} T" for transport in (0.4, 0.85, 1.7))],
+        [
+            "memorization n=6, T=10",
+            "4,000 (3,000 to 5,000)",
+            "3,000 (3,000 to 3,000), 1 of 2 seeds",
+            "not solved: 25.0% to 50.0%",
+        ],
+    ]
+    with pytest.raises(FileError, match=r"has no time-scale-\*.json"):
+        measurements.time_scale(tmp_path / "other")

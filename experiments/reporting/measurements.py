@@ -1,4 +1,4 @@
-"""Markdown tables of the measurements in benchmarks/results/: speed, memory, depth and kernel counts."""
+"""Markdown tables of the measurements in benchmarks/results/: speed, memory, depth, kernel counts, time scale."""
 
 from __future__ import annotations
 
@@ -126,6 +126,32 @@ def kernels(folder: Path) -> Rows:
     return rows
 
 
+def time_scale(folder: Path) -> Rows:
+    """Training samples until solved with other factors of the time scale: a column for each pair of them."""
+    measured = [read(path)["rows"] for path in sorted(folder.glob("time-scale-*.json"))]
+    if not measured:
+        raise FileError(f"{folder} has no time-scale-*.json: run python -m benchmarks.time_scale")
+    pairs = list(dict.fromkeys((row["gates"], row["transport"]) for rows in measured for row in rows))
+    table = [["task, model, T", *(f"gates {gates:g} T, transport {transport:g} T" for gates, transport in pairs)]]
+    for rows in measured:
+        cells: dict[tuple[float, float], list[dict[str, Any]]] = {}
+        for row in rows:
+            cells.setdefault((row["gates"], row["transport"]), []).append(row)
+        name = f"{rows[0]['task']}, T={rows[0]['time_scale']:g}"
+        table.append([name, *(_solved(cells.get(pair, [])) for pair in pairs)])
+    return table
+
+
+def _solved(rows: list[dict[str, Any]]) -> str:
+    """The samples of the seeds that were solved, and how many were if not all; the accuracies if none was."""
+    solved = [row["samples"] for row in rows if row["solved"]]
+    if solved:
+        few = "" if len(solved) == len(rows) else f", {len(solved)} of {len(rows)} seeds"
+        return f"{sum(solved) / len(solved):,.0f} ({min(solved):,} to {max(solved):,}){few}"
+    accuracies = [row["test_accuracy"] for row in rows]
+    return f"not solved: {min(accuracies):.1%} to {max(accuracies):.1%}" if rows else ""
+
+
 def read(path: Path) -> Any:
     """The contents of a file of measurements.
 
@@ -144,5 +170,6 @@ TABLES: dict[str, Callable[[Path], Rows]] = {
     "kernels": kernels,
     "depth": depth,
     "memory": memory,
+    "time-scale": time_scale,
 }
 """Each table by its name in the pages; the argument is the folder of measurements."""

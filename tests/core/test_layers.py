@@ -374,12 +374,6 @@ def test_tabulate_a_larger_model():
     assert "head" in table
 
 
-@pytest.mark.xfail(raises=TypeError, reason="nnx.tabulate of Flax 0.12.8 cannot print NamedTuples")
-def test_tabulate_a_cell():
-    cell = tl.nnx.TLSTMCell(R, CFG, rngs=nnx.Rngs(0))
-    assert "Total Parameters" in nnx.tabulate(cell, tl.init_state(CFG, (2,)), normal(0, (2, R)))
-
-
 def test_features_in_first_place():
     """As for Flax's cells, and for the nnx layers."""
     assert tl.linen.TLSTM(4, tensor_shape=(3,)).cfg == tl.TLSTMConfig(4, (3,))

@@ -124,7 +124,7 @@ def test_a_time_scale_replaces_the_biases():
         assert "=," not in common
         assert ("time_scale" in common) == ("forget_bias" not in common)
     drawn = {"2D tLSTM+CN": {4: group(members[0])}}
-    assert result_figures.titled("n=20", drawn, members) == "n=20, forget_bias=4, conveyor_bias=0"
+    assert result_figures.titled("n=20", drawn, [], members) == "n=20, forget_bias=4, conveyor_bias=0"
 
 
 def test_runs_of_two_configurations_have_no_mean():
@@ -208,7 +208,7 @@ def test_our_models_are_called_as_in_the_papers_tables():
         }
         for column in table.columns:
             assert lines.tasks.find(column.task).name == column.task == line(column.setting).task
-        quoted = [row.texts for row in table.quoted.values()]
+        quoted = [row.numbers for row in table.quoted.values()]
         assert all(len(row) == len(table.columns) for row in [*quoted, *table.own.values()])
         assert {model for model, _ in table.own} <= {*summary.model_names()}
         text = markdown(overview.paper_table(table, []))

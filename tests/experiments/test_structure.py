@@ -119,6 +119,7 @@ def test_benchmarks_and_the_library_know_of_experiments_only_what_is_shared():
         name: {folder(x) for x in others if x.startswith("experiments")} - {None} for name, others in arrows.items()
     }
     assert found.pop("benchmarks.rivals") == {"rivals", "running"}  # imported only when rivals are asked for
+    assert found.pop("benchmarks.time_scale") == {"common", "running", "tasks"}  # it trains, as the experiments do
     assert set().union(*found.values()) == {"common"}
 
 
