@@ -67,8 +67,9 @@ CONTESTS = (
     "on what else ran on the machine. [The rivals](rivals.md) describes the models."
 )
 FIGURES = (
-    "Points are means over seeds and bars their range; each model is drawn in the same color everywhere. A model that "
-    "was run at one depth has the options that were best for it. Runs that were cut short are left out."
+    "Points are means over seeds and bars their range; each model is drawn in the same color everywhere. A line "
+    "has the options that were run at the most depths, the best of them if there are several, and a model that was run "
+    "at one depth has those that were best for it. Runs that were cut short are left out."
 )
 
 

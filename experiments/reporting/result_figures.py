@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 Series = dict[str, dict[int, Group]]
-"""Groups of runs by label and depth; a label is a model with the options that tell it from others."""
+"""Groups of runs of one configuration by model and depth."""
 
 WIDTH, HEIGHT = 11.0, 3.2
 """Inches: the width of a figure, and the height of a panel."""
@@ -44,8 +44,6 @@ STYLES: dict[str, dict[str, Any]] = {
     "cuDNN LSTM (unshared)": {"color": "tab:red"},
 }
 """The models that most figures compare; others get a color by their place in the paper."""
-LINESTYLES = ("-", "--", ":", "-.")
-"""Tell a model's configurations apart."""
 
 
 def depth_panels(lines: Sequence[Line], paper: Mapping[str, tuple[str, float]]) -> list[Row]:
@@ -112,17 +110,16 @@ def titled(setting: str, found: Series, others: Sequence[Group], members: Sequen
 
 
 def series(groups: Sequence[Group]) -> Series:
-    """The configurations that were run at several depths; those of one model differ in the options of their labels."""
+    """For each model the configuration that was run at the most depths; of several the best at the greatest depth."""
     found: Series = {}
     for model, members in summary.grouped((line for each in groups for line in each.lines), lambda x: x.model).items():
         variants: dict[str, dict[int, Group]] = {}
         for group in summary.by_configuration(members):
             variants.setdefault(summary.label(group.first, members), {})[group.first.depth] = group
-        several = [dict(sorted(depths.items())) for depths in variants.values() if len(depths) > 1]
-        drawn = [line for depths in several for group in depths.values() for line in group.lines]
-        for depths in several:
-            label = summary.label(next(iter(depths.values())).first, drawn)
-            found[f"{model}, {label}" if label else model] = depths
+        most = max(len(depths) for depths in variants.values())
+        if most > 1:
+            longest = (depths for depths in variants.values() if len(depths) == most)
+            found[model] = dict(sorted(min(longest, key=lambda depths: depths[max(depths)].rank).items()))
     return found
 
 
@@ -145,13 +142,10 @@ def style_of(model: str) -> dict[str, Any]:
 def against_depth(axes: Any, found: Series, others: Sequence[Group]) -> list[End]:
     """The measure on the test data against L: means over seeds, with bars over their range."""
     ends: list[End] = []
-    drawn: dict[str, int] = {}
-    for name, depths in [*found.items(), *((group.first.model, {group.first.depth: group}) for group in others)]:
-        model = next(iter(depths.values())).first.model
-        count = drawn[model] = drawn.get(model, -1) + 1
-        style = {**style_of(model), "linestyle": LINESTYLES[count % len(LINESTYLES)]}
+    for model, depths in [*found.items(), *((group.first.model, {group.first.depth: group}) for group in others)]:
+        style = style_of(model)
         means = range_bars(axes, list(depths), list(depths.values()), style)
-        ends.append(End(max(depths), means[-1], name, style["color"]))
+        ends.append(End(max(depths), means[-1], model, style["color"]))
     every = {depth for depths in found.values() for depth in depths} | {group.first.depth for group in others}
     axes.set(title="after training", xlabel="depth L", xticks=sorted(every))
     measure_axis(axes, info_of(found), "y")
@@ -179,7 +173,7 @@ def learning(axes: Any, found: Series, others: Sequence[Group]) -> list[End]:
     """
     ends = []
     best = sorted(others, key=lambda group: group.rank)[:1]
-    for group in [*(group for depths in best_series(found).values() for group in depths.values()), *best]:
+    for group in [*(group for depths in found.values() for group in depths.values()), *best]:
         color = style_of(group.first.model)["color"]
         for line in group.lines:
             x = [record["samples"] for record in line.history]
@@ -192,16 +186,6 @@ def learning(axes: Any, found: Series, others: Sequence[Group]) -> list[End]:
     axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
     measure_axis(axes, info_of(found), "y")
     return ends
-
-
-def best_series(found: Series) -> Series:
-    """The series with the most depths of each model."""
-    chosen: dict[str, str] = {}
-    for name, depths in found.items():
-        model = next(iter(depths.values())).first.model
-        if model not in chosen or len(depths) > len(found[chosen[model]]):
-            chosen[model] = name
-    return {name: found[name] for name in chosen.values()}
 
 
 def side_by_side(axes: Any, groups: Sequence[Group], paper: Mapping[str, tuple[str, float]]) -> list[End]:

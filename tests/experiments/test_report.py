@@ -274,16 +274,15 @@ def test_the_same_lines_give_the_same_bytes(drawn, tmp_path):
     assert files() == first
 
 
-def test_series_have_several_depths_and_differ_in_their_labels():
-    members = [line(depth=d, end=d / 10, lr=lr) for d in (1, 2) for lr in (0.1, 0.2)]
+def test_a_series_has_the_most_depths_and_is_the_best_of_these():
+    members = [line(depth=d, end=d * lr, lr=lr) for d in (1, 2) for lr in (0.1, 0.2)]
     members += [line(depth=3, lr=0.3), line(model="sLSTM", depth=1), line(model="sLSTM", depth=4), line("digits")]
     groups = summary.by_configuration(members[:-1])
     found = result_figures.series(groups)
-    assert {name: [*depths] for name, depths in found.items()} == {
-        "2D tLSTM+CN, lr=0.1": [1, 2],
-        "2D tLSTM+CN, lr=0.2": [1, 2],
-        "sLSTM": [1, 4],
-    }
+    assert {name: [*depths] for name, depths in found.items()} == {"2D tLSTM+CN": [1, 2], "sLSTM": [1, 4]}
+    assert {group.first.options["lr"] for group in found["2D tLSTM+CN"].values()} == {0.2}
+    longer = [line(depth=d, end=0.1, lr=0.4) for d in (1, 2, 3)]
+    assert [*result_figures.series(summary.by_configuration([*members[:-1], *longer]))["2D tLSTM+CN"]] == [1, 2, 3]
     drawn = result_figures.depth_panels(members, {})
     assert [(row.title, len(row.panels)) for row in drawn] == [
         ("memorization n=20", 2),
