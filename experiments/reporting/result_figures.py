@@ -31,6 +31,8 @@ class Row(NamedTuple):
 Series = dict[str, dict[int, Group]]
 """Groups of runs of one configuration by model and depth."""
 
+LONG = 5
+"""A run with at least so many evaluations has its learning curve drawn."""
 WIDTH, HEIGHT = 11.0, 3.2
 """Inches: the width of a figure, and the height of a panel."""
 GRID: dict[Any, Any] = {"axes.grid": True, "grid.alpha": 0.3}
@@ -70,7 +72,17 @@ def depth_panels(lines: Sequence[Line], paper: Mapping[str, tuple[str, float]]) 
         rows.append(
             Row("Tasks that were run at one depth", [functools.partial(side_by_side, groups=single, paper=paper)])
         )
+        long = [group for group in bests(single) if len(group.first.history) >= LONG]
+        if long and not long[0].info.until_solved:
+            rows.append(Row("The longest of these runs", [functools.partial(over_epochs, groups=long)]))
     return rows
+
+
+def bests(groups: Sequence[Group]) -> list[Group]:
+    """The best configuration of each model in each setting."""
+    lines = [line for group in groups for line in group.lines]
+    models = summary.grouped(lines, lambda line: (line.setting, line.model)).values()
+    return [min(summary.by_configuration(members), key=lambda group: group.rank) for members in models]
 
 
 def runtime_panels(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -215,6 +227,24 @@ def effort(line: Line) -> list[str]:
     """
     sized = [f"{line.parameters / 1000:.0f}K parameters"] if line.parameters else []
     return sized if line.info.until_solved else [*sized, f"{line.samples / 1000:.0f}K {line.info.unit}"]
+
+
+def over_epochs(axes: Any, groups: Sequence[Group]) -> list[End]:
+    """The measure on the validation data after each epoch, and the result on the test data in the label."""
+    ends, info = [], groups[0].info
+    for group in groups:
+        color = style_of(group.first.model)["color"]
+        for line in group.lines:
+            x = [record["samples"] for record in line.history]
+            axes.plot(x, [record[line.watched] for record in line.history], "o-", color=color, markersize=3)
+        last = group.first.history[-1]
+        label = f"{group.first.setting}: {group.first.model} L={group.first.depth}, test {summary.outcome(group)}"
+        ends.append(End(last["samples"], last[group.first.watched], label, color))
+    axes.set(xlabel=f"training {info.unit}")
+    axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
+    measure_axis(axes, info, "y")
+    axes.set(ylabel=f"validation {info.measure_title}")
+    return ends
 
 
 def measure_axis(axes: Any, info: TaskInfo, which: str) -> None:

@@ -1,5 +1,6 @@
 """`python -m experiments.report`: from result lines to the page, its tables and its figures."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -290,6 +291,18 @@ def test_a_series_has_the_most_depths_and_is_the_best_of_these():
     ]
     cut = [line(depth=d, end=0.5, finished=False) for d in (1, 2)]
     assert result_figures.depth_panels(cut, {}) == []
+
+
+def test_a_long_run_has_a_learning_curve():
+    long = line("mnist", end=0.97)
+    history = [{"epoch": n, "samples": 100 * n, "validation_accuracy": n / 10} for n in range(1, 7)]
+    rows = result_figures.depth_panels([dataclasses.replace(long, history=history), line("mnist permuted")], {})
+    assert [row.title for row in rows] == ["Tasks that were run at one depth", "The longest of these runs"]
+    axes = Figure().subplots()
+    (end,) = rows[1].panels[0](axes)
+    assert end[:3] == (600, 0.6, "mnist: 2D tLSTM+CN L=4, test 97.0%, 1 seed")
+    (curve,) = axes.lines
+    assert curve.get_ydata().tolist() == [n / 10 for n in range(1, 7)]
 
 
 def test_models_side_by_side_say_what_they_cost():
