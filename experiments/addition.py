@@ -89,15 +89,15 @@ def build(options: Options) -> Experiment:
 
 
 def time_scale(digits: int) -> int:
-    """For how many timesteps memory has to last if the outputs have no delay.
+    """The number of timesteps that memory has to last if the outputs have no delay.
 
-    The longest way is that from a digit of the first integer to the digit of the sum in the same place, 2n + 2
-    timesteps later; with both ends these are 2n + 3.
+    The longest distance is from a digit of the first integer to the digit of the sum in the same place, 2n + 2
+    timesteps later; counting both ends, it is 2n + 3.
     """
     return 2 * digits + 3
 
 
-@functools.cache  # one object for the same sizes: with --data-on device it is part of what a step is compiled from
+@functools.cache  # one object for the same sizes: with --data-on device it is a static argument of the compiled step
 def make(digits: int) -> symbols.GeneratedTask:
     """The task. An integer does not begin with 0; a sum of only n digits is followed by one more blank.
 
@@ -142,8 +142,8 @@ def symbols_of(numbers: NDArray[np.int64], digits: int) -> NDArray[np.int32]:
 def digits_of_sum(first: jax.Array, second: jax.Array) -> jax.Array:
     """The n + 1 digits of the sum of two integers of n digits, each ``(n,)`` int32, most significant first.
 
-    A place carries into the next if, from it to the right, the first place whose two digits do not add up to 9 has at
-    least 10; so all carries are found at once, as by a carry-lookahead adder, without a loop over the places.
+    A place carries into the next if the first place, from it to the right, whose two digits do not add up to 9 has a
+    sum of at least 10. So all carries are found at once, as in a carry-lookahead adder, without a loop over the places.
     """
     sums = first + second
     place = jnp.arange(len(sums), dtype=jnp.int32)[::-1] + 1  # from the right

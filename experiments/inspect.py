@@ -40,7 +40,7 @@ from tlstm_jax import stacked
 WORK = 2e11
 """Multiplications to spend on the gradients of an example; limits the number of outputs that are differentiated."""
 FEWEST = 3
-"""The number of outputs to differentiate at least, whatever the work."""
+"""The least number of outputs to differentiate, whatever the work."""
 DATA_OPTIONS = ("data_dir", "data_file", "prepared_dir")
 
 
@@ -53,7 +53,7 @@ class Options:
     out: Path | None = None
     """Folder for the figures and the data. Default: the folder inspect in the workdir."""
     example: int = 0
-    """Index of the test example, from 0; of a text, of the part of a hundred characters."""
+    """Index of the test example, from 0; for a text, the index of a part of a hundred characters."""
     timestep: int | None = None
     """The output whose gradients to take, from 0. Default: as many outputs as take about a minute."""
     data_dir: Path | None = None
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: Options) -> int:
-    """Computes, draws and summarizes."""
+    """Records the model's memory and gradients, draws them, and prints a summary."""
     config = wd.read_config(options.workdir)
     model = ModelOptions.recorded(config)
     if model.rival is not None:
@@ -188,7 +188,7 @@ def stack_memory(params: Any, xs: jax.Array, cfg: stacked.StackedLSTMConfig) -> 
 
 
 def affordable(model: ModelOptions, params: Any, steps: int) -> int:
-    """How many outputs to differentiate: each takes M rows of a Jacobian, and each row a backward pass over time."""
+    """The number of outputs to differentiate: each takes M rows of a Jacobian, each row a backward pass over time."""
     locations = model.layers if model.model == "slstm" else math.prod(model.tensor_shape)
     sets = 1 if model.model != "slstm" or model.shared else model.layers
     kernels = sum(leaf.size for leaf in jax.tree.leaves(params["layer"]) if leaf.ndim > 1) // sets

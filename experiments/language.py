@@ -38,9 +38,9 @@ RECIPES = {
     "stdlib": EpochOptions(batch_size=100, epochs=3, learning_rate=2e-3),
     "enwik8": EpochOptions(batch_size=100, epochs=50),
 }
-"""The default training options of each corpus: the paper's for enwik8; for stdlib ones that take a few minutes."""
+"""The default training options of each corpus: the paper's for enwik8; for stdlib, options that take minutes."""
 TIME_SCALE = 200
-"""For how many characters memory lasts before training."""
+"""The number of characters that memory lasts before training."""
 EVALUATED = ("validation", "test")
 SHORTEST_STREAM = 1000
 """The least number of characters of a stream in evaluation, if there is more than one stream."""
@@ -149,7 +149,7 @@ def build(options: Options, corpus: texts.Corpus | None = None) -> Experiment:
     }
 
     def evaluating(experiment: Experiment, streams: int, name: str = corpus.name) -> Experiment:
-        """The experiment that evaluates in so many streams, with this name of the corpus."""
+        """The experiment with evaluation in this number of streams, and with this name of the corpus."""
         found: dict[str, Any] = {**config, "data": name}
         if streams != options.train.batch_size:
             found[EVALUATION_STREAMS] = streams
@@ -161,7 +161,7 @@ def build(options: Options, corpus: texts.Corpus | None = None) -> Experiment:
         )
 
     def as_recorded(experiment: Experiment, there: Mapping[str, Any]) -> Experiment:
-        """Earlier versions evaluated in as many streams as a batch has, and called any text "enwik8 prefix"."""
+        """Earlier versions evaluated in as many streams as the batch size, and called any text "enwik8 prefix"."""
         if there.get("sha256") != corpus.sha256:
             return experiment
         return evaluating(experiment, there.get(EVALUATION_STREAMS, there["batch_size"]), there["data"])

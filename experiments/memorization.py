@@ -87,7 +87,7 @@ def build(options: Options) -> Experiment:
     return symbols.build(task, model, options.train)
 
 
-@functools.cache  # one object for the same sizes: with --data-on device it is part of what a step is compiled from
+@functools.cache  # one object for the same sizes: with --data-on device it is a static argument of the compiled step
 def make(length: int, num_symbols: int) -> symbols.GeneratedTask:
     """The task.
 

@@ -39,8 +39,8 @@ RECIPES = {
     ),
 }
 """The default training options of each dataset: for mnist the paper's batch size, learning rate and schedule; for
-digits those that gave the best validation accuracy over ten seeds, all of which learn. (With a weight decay of 0.75
-some seeds learn late or not at all, the more of them the higher the learning rate.)"""
+digits the options with the best validation accuracy over ten seeds, all of which learn. (With a weight decay of 0.75
+some seeds learn late or not at all, and more seeds at higher learning rates.)"""
 
 
 @dataclasses.dataclass(frozen=True)

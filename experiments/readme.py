@@ -72,7 +72,7 @@ def read(page: Path) -> str:
     """The text of a page.
 
     Raises:
-        FileError: it cannot be read.
+        FileError: the page cannot be read.
     """
     try:
         return page.read_text()
@@ -81,7 +81,7 @@ def read(page: Path) -> str:
 
 
 def filled(page: Path, text: str, options: Options) -> str:
-    """The text with every table written anew.
+    """The text with every table replaced by a new one.
 
     Raises:
         CommandError: the text asks for a table that does not exist, or a measurement is missing.

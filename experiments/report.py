@@ -1,6 +1,6 @@
 """Write docs/results.md, its figures and docs/runs.md from the result lines in results/*.jsonl and the paper's numbers.
 
-Runs in results/defaults*.jsonl, which tell what options make a task learn, have a table of their own. Those in
+Runs in results/defaults*.jsonl, which compare the options that make a task learn, have a separate table. Runs in
 results/growth*.jsonl are left out: notebooks/grow_without_parameters.ipynb shows them.
 
 Examples:

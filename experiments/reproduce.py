@@ -1,7 +1,7 @@
-"""Fills the paper's tables: trains populations in order of worth, for as long as there is a machine.
+"""Fills the paper's tables: trains populations by priority, until all are complete or a budget of time is spent.
 
-The same command continues where it stopped, on another machine too: all that it needs is in --out, which holds few
-files. Results that are there, or in --results, are not run again.
+The same command continues where it stopped, also on another machine: its complete state is in --out, in few files.
+Runs with results there, or in --results, are not repeated.
 
 Examples:
     python -m experiments.reproduce --plan
@@ -45,15 +45,15 @@ DEPTH = {
     False: "--depths 1 10 4 7 --passes training",
     True: "--depths 1 2 --models 2d --features 8 --batch-size 2 --num-steps 5 --repetitions 2 --passes training",
 }
-"""The options of ``benchmarks.depth``, also for --smoke."""
+"""The options of ``benchmarks.depth``, without and with --smoke."""
 RESERVE = 20.0
-"""Seconds of the budget that are kept to save in."""
+"""Seconds of the budget that are reserved for saving."""
 LEAST = 60.0
-"""A population is not begun with less time than this left."""
+"""A population is started only if at least this many seconds are left."""
 KEEP = 60.0
 """Seconds between two copies of the state into --out."""
 EXHAUSTED = "RESOURCE_EXHAUSTED"
-"""What XLA says when the memory is too small."""
+"""The text in XLA's error when the memory is too small."""
 COPIES = 4
 """Arrays of the parameters' size in a run's state: the parameters, two moments, and the best parameters."""
 
@@ -160,13 +160,13 @@ class Session:
 
     @property
     def left(self) -> float:
-        """The seconds that are left to train in."""
+        """The seconds that are left for training."""
         return self._end - time.monotonic()
 
     def restore(self) -> None:
-        """Writes the state that an earlier call left, which is kept until its populations are complete.
+        """Restores the state of an earlier call, which is kept until its populations are complete.
 
-        They may not be among the rows of this call, and a population that fails here may be resumed elsewhere.
+        These may not be among the rows of this call, and a population that fails here may be resumed elsewhere.
         """
         archive.restore(self._options.out, self.scratch)
         self._unfinished = [path for path in self.scratch.iterdir() if path.is_dir()]
@@ -176,7 +176,7 @@ class Session:
         return self.scratch / re.sub(r"[^A-Za-z0-9.+]+", "-", population.name)
 
     def members(self, population: Population) -> list[Member]:
-        """The runs of a population without a result; those that belong to a state that is resumed are all of them.
+        """The runs of a population that have no result yet, or all of its runs if its state is resumed.
 
         Raises:
             CommandError: the data cannot be loaded.
@@ -207,7 +207,7 @@ class Session:
         return "" if given else f"--{population.needs.replace('_', '-')}"
 
     def planned(self, population: Population) -> str:
-        """What training a population would take, in one line."""
+        """A line with the number of runs of a population, and the time and the state that training it would take."""
         if option := self.lacks(population):
             return f"{population.name}: left out, it needs {option}"
         try:
@@ -250,17 +250,17 @@ class Session:
             self._train_halves(population)
         except Interrupted:
             if self.left > 0:
-                raise  # not the budget, but the user
+                raise  # by the user, not by the budget
             self.stopped = True
         except CommandError as error:
             self.failed = True
             print(f"{population.name}: FAILED: {error}", file=sys.stderr, flush=True)
         finally:
-            self.keep()  # what was stopped or has failed
+            self.keep()  # also if it was stopped or has failed
             steps.release()  # the next population has another shape
 
     def _train_halves(self, population: Population) -> None:
-        """Trains the two halves of a population one after the other, each with a state of its own."""
+        """Trains the two halves of a population one after the other, each with its own state."""
         halves = rows.halves(population)
         for half in halves:
             if not self.stopped and half.name not in self.finished:
@@ -274,7 +274,7 @@ class Session:
         self.keep()
 
     def _train(self, members: Sequence[Member]) -> None:
-        """Trains runs together; their result lines are added as they end."""
+        """Trains runs together, and adds the result line of each when it ends."""
 
         def ended(number: int) -> None:
             line = lines.collect(members[number].workdir)
@@ -287,7 +287,7 @@ class Session:
             print(f"{members[number].experiment.title}, seed {members[number].options.seed}: {message}", flush=True)
 
     def measure_runtime(self) -> None:
-        """Measures the runtime against L for the figures of row 4, in a process of its own."""
+        """Measures the runtime against L for the figures of row 4, in a separate process."""
         name = rows.small_name(RUNTIME) if self._options.smoke else RUNTIME
         if name in self.finished:
             return
@@ -309,7 +309,7 @@ class Session:
         self.keep()
 
     def keep(self) -> None:
-        """Copies the state of what is unfinished into --out."""
+        """Copies the state of the unfinished populations into --out."""
         try:
             archive.save(self._options.out, self.finished, self.scratch, [p for p in self._unfinished if p.exists()])
         except archive.ArchiveError as error:
@@ -322,7 +322,7 @@ class Session:
             yield
             return
 
-        def handler(signum: int, frame: Any) -> None:  # where the training loop has not set its own
+        def handler(signum: int, frame: Any) -> None:  # while the training loop has not set its own
             raise Interrupted("stopped while no training loop was running", signum)
 
         previous = signal.signal(signal.SIGTERM, handler)
@@ -336,7 +336,7 @@ class Session:
 
     @contextlib.contextmanager
     def _kept(self) -> Iterator[None]:
-        """Copies the state from time to time, in case that the machine is taken away before the budget is spent."""
+        """Copies the state from time to time, in case the machine is taken away before the budget is spent."""
         done = threading.Event()
 
         def copy() -> None:
@@ -355,10 +355,10 @@ class Session:
 
 
 def most_seconds(members: Sequence[Member]) -> float:
-    """The seconds that runs take together if none is over early, by a timed step.
+    """The seconds that runs take together if none ends early, estimated from a timed step.
 
     Raises:
-        CommandError: the step does not fit the memory.
+        CommandError: the step does not fit in memory.
     """
     try:
         return together.Trial(members).seconds(repetitions=1) * members[0].task.num_steps
@@ -369,7 +369,7 @@ def most_seconds(members: Sequence[Member]) -> float:
 
 
 def state_bytes(members: Sequence[Member]) -> int:
-    """About how many bytes the state of runs has."""
+    """The approximate number of bytes of the state of runs."""
     return sum(4 * COPIES * count_parameters(member.experiment.params) for member in members)
 
 

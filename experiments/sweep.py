@@ -1,6 +1,6 @@
-"""A grid of runs over models, depths and seeds of one task, each in a workdir of its own.
+"""A grid of runs over models, depths and seeds of one task, each in its own workdir.
 
-Each is a process, or --together one program trains those whose models have one shape.
+Each run is a process; with --together, one program trains all runs whose models have the same shape.
 
 The result of every run becomes a line of results/TASK.jsonl, which `python -m experiments.report` reads. Running the
 same command again skips finished runs and resumes the others; a run that was stopped by --seconds-per-run is recorded

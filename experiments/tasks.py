@@ -30,7 +30,7 @@ Config = Mapping[str, Any]
 
 
 class TaskModule(Protocol):
-    """What a task's module defines."""
+    """The interface of a task's module."""
 
     PAPER: Any
     """The options with the paper's values."""
@@ -54,7 +54,7 @@ class TaskModule(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Smoke:
-    """The size of a task with which ``reproduce --smoke`` takes seconds.
+    """The small size of a task for ``reproduce --smoke``, which takes seconds.
 
     Args:
         task: options of the task.
@@ -75,7 +75,7 @@ class TaskInfo:
         name: the name of the module, of the command (``python -m experiments.NAME``), and in config.json.
         title: the name in headings.
         measure: the metric by which results are compared; the name of an entry in the metrics records.
-        unit: what training samples are called.
+        unit: the plural noun for training samples.
         depths: the depths L in the paper's figures.
         model: the default model options.
         setting: maps a run's configuration to the task with its size, for example "memorization n=20".
@@ -83,8 +83,8 @@ class TaskInfo:
         inputs: the number of input features with the default options; that of enwik8 for language.
         classes: maps a run's configuration to the number of classes, or of symbols, that its head tells apart.
         until_solved: whether the number of training samples until the task is solved is a result too.
-        data_options: the command-line options that say where the task's data is.
-        smoke: the size of seconds.
+        data_options: the command-line options for the paths of the task's data.
+        smoke: the small size for ``reproduce --smoke``.
         paper_forget_bias: the paper's initial forget bias.
     """
 
@@ -133,7 +133,7 @@ class TaskInfo:
 
 
 def alphabet_size(vocabulary: Sequence[int] | str) -> int:
-    """The number of symbols of a text, from the list of them or, in a result line, "200 items, sha256 ..."."""
+    """The number of symbols of a text, from the list of symbols or, in a result line, "200 items, sha256 ..."."""
     return int(vocabulary.split()[0]) if isinstance(vocabulary, str) else len(vocabulary)
 
 
@@ -205,7 +205,7 @@ TASKS = {info.name: info for info in (MEMORIZATION, ADDITION, MNIST, LANGUAGE)}
 
 
 def find(name: str) -> TaskInfo:
-    """The task with a name, which may be a former one.
+    """The task with this name or former name.
 
     Raises:
         ValueError: there is no such task.

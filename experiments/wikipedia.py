@@ -1,4 +1,4 @@
-"""The former name of `python -m experiments.language`, which here begins with `--data enwik8`."""
+"""The former name of `python -m experiments.language`, with `--data enwik8` as the default."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What `experiments` and `benchmarks` share."""
+"""Code that `experiments` and `benchmarks` share."""

@@ -1,4 +1,4 @@
-"""What command lines share: parsing into a dataclass, errors in one line, exit statuses.
+"""Command lines: parsing into a dataclass, errors in one line, exit statuses.
 
 The experiments parse with tyro, which reads the options' types and help from a dataclass. It is optional: a task's
 module can be imported, and its model built and trained from Python, without it. The benchmarks use argparse, since they
@@ -33,10 +33,10 @@ except ModuleNotFoundError:
 Options = TypeVar("Options")
 
 GONE = (errno.EPIPE, errno.EIO)
-"""The errors of writing to a pipe without a reader, and to a terminal that was closed."""
+"""The error numbers of writing to a pipe without a reader and to a closed terminal."""
 
 SHOWN_CHOICES = 12
-"""The most choices of an option that the usage lists; those of others are in its description."""
+"""The usage lists the choices of an option up to this number; an option with more lists them in its description."""
 
 
 def parse(
@@ -48,7 +48,7 @@ def parse(
         options: the dataclass. Fields that are dataclasses themselves have no prefix on the command line.
         arguments: the command line; None is ``sys.argv[1:]``.
         prog: the module, for the usage message: ``experiments.NAME``.
-        default: the values of options that are not given; None takes the dataclass's own.
+        default: the values of options that are not given; None takes the dataclass's defaults.
 
     Raises:
         UsageError: tyro is not installed, or the method ``check_given`` of the dataclass or of one that it contains,
@@ -78,8 +78,8 @@ def parse(
 def reflow_help(options: type[Any]) -> None:
     """Joins the lines of each option's description, which tyro would break where the source does.
 
-    tyro takes the description from the metadata of the dataclass's field if it is there, as it is for descriptions that
-    are put together.
+    Descriptions that are composed in code are in the metadata of the dataclass's field, from which tyro takes them.
+    These stay as they are.
     """
     hints = typing.get_type_hints(options)
     for field in dataclasses.fields(options):
@@ -95,7 +95,7 @@ def reflow_help(options: type[Any]) -> None:
 
 @functools.cache  # parsing the source of a class takes tens of milliseconds
 def descriptions(options: type[Any]) -> dict[str, str | None]:
-    """The description of each option in the source of a dataclass, without those that it inherits."""
+    """The description of each option in the source of a dataclass, without inherited options."""
     import docstring_parser  # which tyro requires
 
     return {param.arg_name: param.description for param in docstring_parser.parse_from_object(options).params}
@@ -168,7 +168,7 @@ def peek(arguments: Sequence[str], name: str) -> str | None:
 def exit_status(body: Callable[[], int], *, resumable: bool = True) -> int:
     """Runs the body of a command and returns its exit status; errors for the user become one line on stderr.
 
-    If nobody reads the output any more (a pipe to ``head``, a closed terminal), the command ends without a message and
+    If the output has no reader any more (a pipe to ``head``, a closed terminal), the command ends without a message and
     with the status that SIGPIPE would give.
 
     Args:
@@ -195,7 +195,7 @@ def exit_status(body: Callable[[], int], *, resumable: bool = True) -> int:
 
 
 def has_reader(stream: TextIO) -> bool:
-    """Whether what is written to a stream reaches somebody: False for a pipe without a reader or a closed terminal."""
+    """Whether a stream has a reader: False for a pipe whose reader has ended, or a closed terminal."""
     try:
         poll = select.poll()
         poll.register(stream.fileno(), select.POLLOUT)

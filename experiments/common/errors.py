@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class CommandError(ValueError):
-    """Ends a command: its message, one line for the user, goes to stderr, and the exit status is ``status``."""
+    """Ends a command. The message, one line for the user, goes to stderr; the exit status is ``status``."""
 
     status = 2
 

@@ -1,4 +1,4 @@
-"""What figures share: their style, and labels at the ends of lines in place of a legend."""
+"""The style of all figures, and labels at the ends of lines in place of a legend."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def label_ends(axes: Any, ends: Sequence[End], *, gap: float = 1.25) -> None:
     Call it after :func:`settle_layout`, when the limits, the scale and the size of the axes are final.
 
     Args:
-        axes: the axes on which the lines are.
-        ends: of the lines.
+        axes: the axes with the lines.
+        ends: the right ends of the lines.
         gap: the distance between two labels, in multiples of the font size.
     """
     figure = axes.get_figure()
@@ -70,7 +70,7 @@ def label_ends(axes: Any, ends: Sequence[End], *, gap: float = 1.25) -> None:
 
 
 def spread_out(values: Sequence[float], distance: float) -> list[float]:
-    """Sorted values moved as little as possible so that neighbors are at least so far apart.
+    """Sorted values moved as little as possible so that neighbors are at least ``distance`` apart.
 
     >>> spread_out([0.0, 1.0, 10.0], 3.0)
     [-1.0, 2.0, 10.0]
@@ -84,10 +84,10 @@ def spread_out(values: Sequence[float], distance: float) -> list[float]:
 
 
 def lowest(cluster: Sequence[float], distance: float) -> float:
-    """The first place of a cluster."""
+    """The lowest position of a cluster."""
     return sum(cluster) / len(cluster) - distance * (len(cluster) - 1) / 2
 
 
 def highest(cluster: Sequence[float], distance: float) -> float:
-    """The last place of a cluster."""
+    """The highest position of a cluster."""
     return sum(cluster) / len(cluster) + distance * (len(cluster) - 1) / 2

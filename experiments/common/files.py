@@ -21,7 +21,7 @@ class FileError(CommandError):
 
 
 def check_name(path: Path) -> None:
-    """Raises a FileError if a path is not UTF-8; tensorstore and array_record, which store our data, need that."""
+    """Raises a FileError if a path is not UTF-8; tensorstore and array_record, which store our data, require it."""
     try:
         str(path.absolute()).encode()
     except UnicodeEncodeError as error:
@@ -30,14 +30,14 @@ def check_name(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the same folder and, on leaving, renames that file to ``path``.
+    """Yields a temporary path in the same folder and renames that file to ``path`` on exit.
 
     The folder is created if it does not exist.
 
     Raises:
-        FileError: the file cannot be written. What was at ``path`` is still there.
+        FileError: the file cannot be written. An earlier file at ``path`` is unchanged.
     """
-    beside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{NEW}")  # one for each writer
+    beside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{NEW}")  # one name for each writer
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside

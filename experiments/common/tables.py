@@ -15,7 +15,7 @@ def aligned(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:
     """A text table with aligned columns.
 
     Args:
-        rows: equally many cells each.
+        rows: rows with equally many cells.
         numbers: align every column but the first to the right.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

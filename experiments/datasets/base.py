@@ -45,9 +45,9 @@ class Dataset:
 
     Args:
         name: the argument of :func:`experiments.datasets.load`.
-        train: for training.
-        validation: for model selection.
-        test: for the final evaluation.
+        train: the split for training.
+        validation: the split for model selection.
+        test: the split for the final evaluation.
         num_classes: number of classes.
         max_value: the largest possible pixel value: 255 for mnist, 16 for digits.
     """

@@ -22,10 +22,10 @@ COMPLETE = "dataset_info.json"  # in every complete copy
 
 
 def root(given: Path | None) -> Path:
-    """The folder of all copies: ``given``, or that of tensorflow-datasets.
+    """The folder of all copies: ``given``, or the default of tensorflow-datasets.
 
     Raises:
-        FileError: its path is not UTF-8.
+        FileError: the folder's path is not UTF-8.
     """
     folder = (given or Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")).expanduser().absolute()
     check_name(folder)
@@ -58,7 +58,7 @@ def write(what: str, folder: Path, make_builder: Callable[..., Any], manual_dir:
 
     Args:
         what: the name of the data, for messages.
-        folder: where the copy goes.
+        folder: the folder of the copy.
         make_builder: returns the builder, given ``data_dir`` and ``file_format``.
         manual_dir: the folder with the files that the builder reads, if it reads any.
 

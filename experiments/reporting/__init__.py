@@ -1,1 +1,1 @@
-"""What runs leave behind, read and drawn."""
+"""Reading the results of runs; writing tables, figures and pages about them."""

@@ -1,4 +1,4 @@
-"""Markdown tables of what was measured on a GPU, beside the same on a CPU, and of all files of timings."""
+"""Markdown tables of the measurements on a GPU, some beside those on a CPU, and of all files of timings."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def gpu_depth(folder: Path) -> Rows:
 
 
 def pass_and_depth(row: dict[str, Any]) -> tuple[str, int]:
-    """What a timing is of, as a column."""
+    """The pass and the depth of a timing, which name its column."""
     return {"training": "forward + backward"}.get(row["pass"], row["pass"]), row["depth"]
 
 

@@ -12,7 +12,7 @@ from experiments.reporting.lines import Line
 
 
 class Result(NamedTuple):
-    """How a run of a grid ended; ``depth`` is 0 if the model has its own, ``line`` is None if there is no result."""
+    """How a run of a grid ended; ``depth`` is 0 if the model has its own depth, ``line`` is None without a result."""
 
     model: str
     depth: int

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from experiments.common.figures import STYLE, write_png
 
 NEAR = 0.01
-"""Gradients above this share of the largest count as an influence."""
+"""Gradients above this fraction of the largest count as an influence."""
 READABLE = 130
-"""The number of timesteps up to which symbols are written above them."""
+"""The most timesteps for which the symbols are written above the figure."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Inside:
 
     @property
     def rows(self) -> str:
-        """What the rows of the figure are."""
+        """A name for the rows of the figure."""
         return "layers" if self.kind == "slstm" else "locations on the diagonal"
 
     @property
@@ -84,13 +84,13 @@ class Inside:
 
     @property
     def lags(self) -> NDArray[np.int64]:
-        """The lags t - s: negative for inputs after the one that the output answers."""
+        """The lags t - s: negative for inputs after the output's own timestep t."""
         steps = self.norms.shape[1]
         return np.arange(self.outputs[0] - steps + 1, self.outputs[-1] + 1)
 
     @property
     def mean_norms(self) -> NDArray[np.float32]:
-        """The mean of the gradient norms at each lag, over the outputs that have it; NaN if none does."""
+        """The mean of the gradient norms at each lag, over the outputs with an input at that lag; NaN without any."""
         at = self.outputs[:, None] - np.arange(self.norms.shape[1])
         found = [self.norms[at == lag] for lag in self.lags]
         return np.array([each.mean() if each.size else np.nan for each in found], np.float32)
@@ -224,7 +224,7 @@ def draw_reach(path: Path, inside: Inside, title: str) -> None:
 def against_lag(axes: Any, inside: Inside) -> None:
     """Draws each output's gradient norms against the lag, and their mean."""
     inputs = np.arange(inside.norms.shape[1])
-    positive = np.where(inside.norms > 0, inside.norms, np.nan)  # others have no logarithm
+    positive = np.where(inside.norms > 0, inside.norms, np.nan)  # zeros have no logarithm
     for t, norms in zip(inside.outputs, positive, strict=True):
         axes.plot(t - inputs, norms, color="0.8", linewidth=0.6)
     mean = inside.mean_norms
@@ -243,13 +243,13 @@ def against_lag(axes: Any, inside: Inside) -> None:
 
 
 def note(axes: Any, text: str, place: tuple[float, float], align: str, transform: Any) -> None:
-    """Writes a small gray text just above a place."""
+    """Writes a small gray text just above the position ``place``."""
     offset = {"textcoords": "offset points", "xytext": (0, 3)}
     axes.annotate(text, place, xycoords=transform, ha=align, color="0.4", fontsize="small", **offset)
 
 
 def field(axes: Any, inside: Inside) -> Any:
-    """Draws all norms, a row for each output at the timestep when it leaves, and the limit that eq. 9 sets.
+    """Draws all norms, with a row for each output, named by the timestep when it leaves, and the limit of eq. 9.
 
     Returns:
         The picture, for a colorbar; None if every norm is 0.

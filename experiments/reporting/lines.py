@@ -1,4 +1,4 @@
-"""Result lines: what is kept of a run under version control, one JSON object per line of a results/*.jsonl file."""
+"""Result lines: the records of runs under version control, one JSON object per line of a results/*.jsonl file."""
 
 from __future__ import annotations
 
@@ -87,25 +87,25 @@ class Line:
 
     @property
     def watched(self) -> str:
-        """The key of the measure in the history: on validation data, or on test data if the task has no other."""
+        """The key of the measure in the history: on validation data, or on test data if there is none."""
         validation = f"validation_{self.info.measure}"
         return validation if self.history and validation in self.history[0] else f"test_{self.info.measure}"
 
     @property
     def solved(self) -> bool:
-        """Whether the task is one that can be solved, and the finished run solved it."""
+        """Whether the task can be solved, and the finished run solved it."""
         return self.info.until_solved and bool(self.summary and self.summary.get("solved"))
 
     @property
     def value(self) -> float | None:
-        """The measure on the test data; for a run cut short the latest in its history, None before the first."""
+        """The measure on the test data; if the run was cut short, the latest in its history, None if empty."""
         if self.summary is not None:
             return float(self.summary[f"test_{self.info.measure}"])
         return float(self.history[-1][self.watched]) if self.history else None
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Line:
-        """The line that a JSON object holds; one in the format before 2026-11-26 is converted.
+        """Converts a JSON object to a line; the format before 2026-11-26 is converted too.
 
         Raises:
             ValueError: a field is missing or has the wrong type, or the fields contradict each other.
@@ -199,7 +199,7 @@ def description(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def converted(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A line in the format before 2026-11-26, whose task and model were stated in a title alone, in today's format.
+    """Converts a line from the format before 2026-11-26, which stated the task and the model only in a title.
 
     Raises:
         ValueError: its configuration is not a run's.
@@ -211,7 +211,7 @@ def converted(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def identity(config: Mapping[str, Any]) -> str:
-    """The id of a run: the checksum of its configuration, with the task's first name, so that renaming keeps it."""
+    """The id of a run: the checksum of its configuration, with the task's first name, so that renaming keeps the id."""
     first_names = {name: former for former, name in wd.FORMER_TASKS.items()}
     return checksum({**config, "task": first_names.get(config["task"], config["task"])})
 
@@ -222,7 +222,7 @@ def checksum(value: Any) -> str:
 
 
 def shortened(value: Any) -> Any:
-    """An option's value, or the length and checksum of one longer than :data:`MAX_CHARACTERS`."""
+    """An option's value, or its length and checksum if it is longer than :data:`MAX_CHARACTERS`."""
     return value if len(json.dumps(value)) <= MAX_CHARACTERS else f"{len(value)} items, sha256 {checksum(value)}"
 
 
@@ -317,7 +317,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def merged(lines: Iterable[Line]) -> list[Line]:
-    """One line per configuration, the last finished one or else the last; sorted by title and seed."""
+    """One line per configuration: the last finished one, or the last if none is finished; sorted by title and seed."""
     kept: dict[str, Line] = {}
     for line in lines:
         if line.finished or line.id not in kept or not kept[line.id].finished:

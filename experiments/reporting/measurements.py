@@ -39,7 +39,7 @@ def speed(folder: Path) -> Rows:
     """Time of forward + backward for each size, and its ratio to every contender timed alternately with it.
 
     In speed-cpu.json PyTorch ran in the same process, which can slow JAX. The sizes in speed-cpu-alone.json were timed
-    again without it, and their ratios to the contenders of JAX are taken from there.
+    again without PyTorch, and their ratios to the contenders of JAX are taken from that file.
     """
     rows = [["size", "ms", *SPEED_COLUMNS]]
     alone = by_size(folder / "speed-cpu-alone.json")
@@ -127,7 +127,7 @@ def kernels(folder: Path) -> Rows:
 
 
 def time_scale(folder: Path) -> Rows:
-    """Training samples until solved with other factors of the time scale: a column for each pair of them."""
+    """Training samples until solved with other factors of the time scale: a column for each pair of factors."""
     measured = [read(path)["rows"] for path in sorted(folder.glob("time-scale-*.json"))]
     if not measured:
         raise FileError(f"{folder} has no time-scale-*.json: run python -m benchmarks.time_scale")
@@ -143,7 +143,7 @@ def time_scale(folder: Path) -> Rows:
 
 
 def _solved(rows: list[dict[str, Any]]) -> str:
-    """The samples of the seeds that were solved, and how many were if not all; the accuracies if none was."""
+    """The samples of the solved seeds, and their number if not all were solved; the accuracies if none was solved."""
     solved = [row["samples"] for row in rows if row["solved"]]
     if solved:
         few = "" if len(solved) == len(rows) else f", {len(solved)} of {len(rows)} seeds"

@@ -1,4 +1,4 @@
-"""The paper's own results beside ours, with a status for each: what was reproduced, and what was not."""
+"""The paper's own results beside ours, with a status for each: reproduced or not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATUSES = {
     "not reached": "every seed of ours is worse",
     "not run": "there is no configuration of this model at this depth whose runs have all finished",
 }
-"""Each status and what it means."""
+"""Each status and its meaning."""
 
 
 class Cell(NamedTuple):
@@ -52,7 +52,7 @@ def compared(number: Number, ours: Group | None) -> str:
 
 
 def judged(number: Number, ours: Group | None, text: str) -> str:
-    """A cell of ours beside a number of the paper: the status, and what we have."""
+    """The text of our cell beside a number of the paper: the status, and ``text`` about our runs."""
     return compared(number, ours) if ours is None else f"**{compared(number, ours)}**: {text}"
 
 
@@ -101,7 +101,7 @@ def described(group: Group | None, *, named: bool = False) -> str:
 
 
 def paper_table(table: Table, lines: Sequence[Line]) -> Rows:
-    """A table of the paper with a column of ours beside each of its columns."""
+    """A table of the paper with a column of our results beside each of its columns."""
     settings = summary.by_setting(lines)
     columns = [settings.get(column.setting, []) for column in table.columns]
     names = [f"{column.setting}, {whose}" for column in table.columns for whose in ("published", "ours")]

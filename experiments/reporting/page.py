@@ -15,7 +15,7 @@ from experiments.reporting.lines import Line
 from experiments.reporting.result_figures import Row
 
 OPTION_RUNS, GROWTH_RUNS = "defaults", "growth"
-"""Names of result files begin with these if their runs compare options, or belong to a notebook."""
+"""Prefixes of the names of result files: of runs that compare options, and of runs that belong to a notebook."""
 
 
 class Section(NamedTuple):
@@ -75,7 +75,7 @@ FIGURES = (
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """The runs that the page is about.
+    """The runs on the page.
 
     Args:
         compared: runs to compare with the paper's numbers, in order.
@@ -87,7 +87,7 @@ class Results:
 
     @property
     def count(self) -> int:
-        """How many runs there are; some are in two files."""
+        """The number of different runs; some are in two files."""
         return len({line.id for line in (*self.compared, *self.options)})
 
     @property
@@ -244,7 +244,7 @@ def options_text(lines: Sequence[Line]) -> list[str]:
 
 
 def runtime_text(runtimes: Sequence[Mapping[str, Any]], folder: str) -> list[str]:
-    """The figure of the runtime, and what was measured."""
+    """The figure of the runtime, and the sizes that were measured."""
     if not runtimes:
         return ["Not measured: there is no `benchmarks/results/depth-*.json`."]
     measured = []
@@ -260,7 +260,7 @@ def runtime_text(runtimes: Sequence[Mapping[str, Any]], folder: str) -> list[str
 
 
 def every_run_text(lines: Sequence[Line]) -> list[str]:
-    """A table of the runs of each setting, and the options that it need not repeat."""
+    """A table of the runs of each setting, and the options that all of its runs share."""
     parts = []
     for setting, members in summary.by_setting(lines).items():
         parts += [f"### {setting}", markdown(tables.every_run(members)), tables.common(members)]

@@ -1,8 +1,8 @@
 """The paper's numbers.
 
 Source: He, Gao, Xiao, Liu, He, Barber, "Wider and Deeper, Cheaper and Faster: Tensorized LSTMs for Sequence Learning",
-NIPS 2017, arXiv:1711.01577, tables 1 to 3. Models other than the tLSTMs are quoted there from other work. Their sizes,
-and the row of the TCN, are from the models' own papers and code; what we could not find there is marked UNVERIFIED.
+NIPS 2017, arXiv:1711.01577, tables 1 to 3. The numbers of models other than tLSTMs are quoted there from other work.
+Their sizes, and the row of the TCN, are from the models' own papers and code; UNVERIFIED marks what we could not find.
 docs/rivals.md has more about each.
 """
 
@@ -16,7 +16,7 @@ class Number(NamedTuple):
 
     Args:
         text: the number as printed.
-        score: what our runs are compared with: bits per character, an accuracy in 0..1, or the number of training
+        score: the number to compare our runs with: bits per character, an accuracy in 0..1, or the number of training
             samples until the task was solved, which is above 1.
         precision: the unit of the last printed digit of ``score``.
     """
@@ -32,8 +32,8 @@ class Quoted(NamedTuple):
     Args:
         numbers: the number in each column.
         model: the model's name in :data:`experiments.rivals.RIVALS`.
-        options: the model's options that make it the published one.
-        size: what is known of the published model's size and protocol.
+        options: the model's options with which it is the published one.
+        size: the known facts about the published model's size and protocol.
     """
 
     numbers: tuple[Number, ...]
@@ -54,7 +54,7 @@ class Table(NamedTuple):
 
     Args:
         title: the caption.
-        columns: the task with its size of each column.
+        columns: the task, with its size, of each column.
         quoted: the rows of models that the paper quotes, by name.
         own: the rows of the paper's models, by name and depth L.
     """
@@ -71,7 +71,7 @@ def bits(value: float, parameters: str) -> Number:
 
 
 def solved(thousands: int) -> Number:
-    """More than 99% accuracy after so many thousand training samples."""
+    """More than 99% accuracy after this many thousands of training samples."""
     return Number(f">99% after {thousands}K", 1000 * thousands, 1000)
 
 

@@ -32,7 +32,7 @@ Series = dict[str, dict[int, Group]]
 """Groups of runs of one configuration by model and depth."""
 
 LONG = 5
-"""A run with at least so many evaluations has its learning curve drawn."""
+"""Learning curves are drawn for runs with at least this many evaluations."""
 WIDTH, HEIGHT = 11.0, 3.2
 """Inches: the width of a figure, and the height of a panel."""
 GRID: dict[Any, Any] = {"axes.grid": True, "grid.alpha": 0.3}
@@ -45,7 +45,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "3D tLSTM+CN": {"color": "tab:orange"},
     "cuDNN LSTM (unshared)": {"color": "tab:red"},
 }
-"""The models that most figures compare; others get a color by their place in the paper."""
+"""The models that most figures compare; other models get a color by their order in the paper."""
 
 
 def depth_panels(lines: Sequence[Line], paper: Mapping[str, tuple[str, float]]) -> list[Row]:
@@ -122,7 +122,7 @@ def titled(setting: str, found: Series, others: Sequence[Group], members: Sequen
 
 
 def series(groups: Sequence[Group]) -> Series:
-    """For each model the configuration that was run at the most depths; of several the best at the greatest depth."""
+    """For each model, the configuration run at the most depths; among several, the best at the greatest depth."""
     found: Series = {}
     for model, members in summary.grouped((line for each in groups for line in each.lines), lambda x: x.model).items():
         variants: dict[str, dict[int, Group]] = {}
@@ -179,9 +179,9 @@ def range_bars(axes: Any, x: Sequence[float], groups: Sequence[Group], style: di
 
 
 def learning(axes: Any, found: Series, others: Sequence[Group]) -> list[End]:
-    """Accuracy during training, a curve for each seed, one label for all seeds of a model at a depth.
+    """Accuracy during training: a curve for each seed, and one label for all seeds of a model at a depth.
 
-    Of the models in no series the best is drawn.
+    Of the models in ``others``, which are in no series, only the best is drawn.
     """
     ends = []
     best = sorted(others, key=lambda group: group.rank)[:1]
@@ -248,7 +248,7 @@ def over_epochs(axes: Any, groups: Sequence[Group]) -> list[End]:
 
 
 def measure_axis(axes: Any, info: TaskInfo, which: str) -> None:
-    """Labels the axis ("x" or "y") on which a task's measure is."""
+    """Labels the axis ("x" or "y") that shows a task's measure."""
     axes.set(**{f"{which}label": f"test {info.measure_title}"})
     if info.measure == "accuracy":
         axes.set(**{f"{which}lim": (-0.02, 1.03)})

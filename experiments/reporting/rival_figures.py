@@ -23,7 +23,7 @@ COLORS = (
     *("tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive", "tab:cyan"),
     *("black", "gold", "teal", "navy", "magenta", "lime"),
 )
-"""Of the labelled rivals, in the order in which the panels name them."""
+"""The colors of the labelled rivals, in the order in which the panels name them."""
 
 
 def contest_panels(contests: Sequence[Contest]) -> list[Row]:
@@ -40,9 +40,9 @@ def against_samples(axes: Any, contest: Contest, colors: Mapping[str, str]) -> l
     """The mean accuracy over seeds during training: the tLSTM and the best others labelled, the rest gray.
 
     Args:
-        axes: where to draw.
+        axes: the axes to draw on.
         contest: the models that are compared.
-        colors: of each rival that is labelled, the same in all panels.
+        colors: the color of each labelled rival, the same in all panels.
     """
     ours, best, rest = ranked(contest.entries)
     for entry in rest:
@@ -75,7 +75,7 @@ def named(entry: Entry) -> str:
 
 
 def ranked(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry], list[Entry]]:
-    """The best tLSTM, or none; the best of the others; and the rest."""
+    """The best tLSTM, or none; the best :data:`LABELLED` of the others; and the rest."""
     ours = [entry for entry in entries if "tLSTM" in entry.name][:1]
     others = [entry for entry in entries if entry not in ours]
     return ours, others[:LABELLED], others[LABELLED:]

@@ -22,9 +22,9 @@ class Entry(NamedTuple):
     """A model of a contest.
 
     Args:
-        group: the runs of the configuration that stands for the model, see :func:`tuned`.
+        group: the runs of the configuration that represents the model, see :func:`tuned`.
         core: the number of its core parameters.
-        tried: how many of the model's configurations were run to the end.
+        tried: the number of the model's configurations that were run to the end.
     """
 
     group: Group
@@ -38,7 +38,7 @@ class Entry(NamedTuple):
 
 
 class Contest(NamedTuple):
-    """Models with equal numbers of core parameters, trained on a task with equal batches and equally long.
+    """Models with equal numbers of core parameters, trained on a task with equal batch sizes and equal limits.
 
     Args:
         setting: the task with its size.
@@ -82,21 +82,22 @@ class Contest(NamedTuple):
 
 
 def is_rival(line: Line) -> bool:
-    """Whether a run's model is none of the paper's own."""
+    """Whether a run's model is a rival: not one of the paper's own."""
     return line.options.get("model") in RIVALS
 
 
 def core_parameters(line: Line) -> int:
     """The number of core parameters of a finished run's model, all but those of its head.
 
-    To build the layer and to count takes up to seconds, so the head's are subtracted where that is the same.
+    Building the layer to count them takes up to seconds, so the head's parameters are subtracted from all parameters
+    where the result is the same.
     """
     model, classes = line.model_options, line.info.classes(line.options)
     rival = model.rival
     special = rival is not None and (rival.outside_core or rival.num_constraints is not Rival.num_constraints)
     if (
         special or model.rival_options
-    ):  # the head may be wider, or not the rest; this takes long, as it builds the layer
+    ):  # the head may be wider, or not all of the rest may be core; slow, since it builds the layer
         return model.core_size(line.info.in_features(line.options))
     return (line.parameters or 0) - (line.features + 1) * classes
 
@@ -106,7 +107,7 @@ def contests(lines: Iterable[Line]) -> list[Contest]:
 
     Runs are compared if they share the task, the batch size and the limit of training, and if their models' numbers of
     core parameters are equal within the factor :data:`EQUAL`. A run that has solved its task within the limit may have
-    had another one. Configurations of which a run was cut short are left out.
+    had another limit. Configurations with a run that was cut short are left out.
     """
     found = []
     for members in summary.grouped(lines, shared).values():
@@ -124,23 +125,23 @@ def contests(lines: Iterable[Line]) -> list[Contest]:
 
 
 def shared(line: Line) -> tuple[object, ...]:
-    """What the runs of a contest have in common."""
+    """A key that is equal for runs that may be in one contest."""
     options = line.options
     return line.setting, options.get("batch_size"), options.get("epochs"), line.info.classes(options)
 
 
 def limit(line: Line) -> int:
-    """The epochs, or the samples, after which a run ends at the latest."""
+    """The largest number of epochs, or of samples, of a run."""
     return int(line.options["samples" if line.info.until_solved else "epochs"])
 
 
 def within(group: Group, most: int) -> bool:
-    """Whether each run of a group had this limit, or would have ended as it did with it."""
+    """Whether each run of a group had the limit ``most``, or solved its task within it."""
     return all(limit(line) == most or (line.solved and line.samples <= most) for line in group.lines)
 
 
 def clusters(sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """The smallest and the largest of each group of sizes that are equal within :data:`EQUAL`.
+    """The smallest and the largest size of each group of sizes that are equal within :data:`EQUAL`.
 
     >>> clusters([368, 120, 124, 9, 127])
     [(9, 9), (120, 127), (368, 368)]
@@ -155,7 +156,7 @@ def clusters(sizes: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def entries_of(sized: Sequence[tuple[int, Group]]) -> list[Entry]:
-    """An entry for each model of which there is a result."""
+    """An entry for each model that has a result."""
     models: dict[str, list[tuple[int, Group]]] = {}
     for core, group in sized:
         models.setdefault(group.first.model, []).append((core, group))
@@ -168,10 +169,10 @@ def entries_of(sized: Sequence[tuple[int, Group]]) -> list[Entry]:
 
 
 def tuned(groups: Iterable[Group]) -> Group | None:
-    """The complete group that stands for a model, its learning rate chosen with the first seed.
+    """The complete group that represents a model, its learning rate chosen with the first seed.
 
-    Of configurations that differ in the learning rate alone, that which was best with the first seed; with more seeds
-    it may have become worse than one that was tried with one seed. Of the others, the best.
+    Of configurations that differ only in the learning rate, the one that was best with the first seed is kept; with
+    more seeds, it may be worse than another that was tried with one seed. Returns the best of those kept.
     """
     complete = [group for group in groups if group.complete]
     rates = summary.grouped(
@@ -188,7 +189,7 @@ def tuned(groups: Iterable[Group]) -> Group | None:
 
 
 VARIED = (*summary.WITHIN_GROUP, "learning_rate")
-"""Options in which the runs may differ among which :func:`tuned` chooses with one seed."""
+"""Options in which runs may differ when :func:`tuned` chooses among them with one seed."""
 
 
 def step_milliseconds(line: Line) -> float | None:
@@ -213,7 +214,7 @@ def step_time(group: Group) -> str:
 
 
 def measured(group: Group | None, name: str = "") -> str:
-    """A group's result, parameters, epochs and time of a training step; "not run" if there is none."""
+    """A group's result, parameters, epochs and time of a training step; "not run" without a group."""
     if group is None:
         return "not run"
     first = group.finished[0]
@@ -230,7 +231,7 @@ def len_epochs(group: Group) -> str:
 
 
 def beside(quoted: Quoted, lines: Sequence[Line]) -> Group | None:
-    """Our runs of a model that the paper quotes, of one setting; those with the published options have precedence."""
+    """Our runs of a quoted model in one setting; if any have the published options, only these count."""
     same = [line for line in lines if line.options.get("model") == quoted.model]
     published = [line for line in same if {*quoted.options} <= {*line.options.get("rival_options", ())}]
     return tuned(summary.by_configuration(published or same))

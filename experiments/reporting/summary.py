@@ -1,4 +1,4 @@
-"""Summaries of result lines: runs grouped by configuration, statistics over their seeds, and the words for both."""
+"""Summaries of result lines: runs grouped by configuration, statistics over seeds, and texts about both."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ STATED = ("task", "seed", "preset", "depth", "params")
 STATED_BY_MODEL = ("model", "features", "num_layers", "shared", "norm", "memory_conv", "rival_options")
 """Options that other fields of a line state: task, seed, model, depth and features."""
 WITHIN_GROUP = ("task", "seed", "samples")
-"""Options in which the runs of a group may differ: the task's name, which was another once, the seed, and the number of
-samples after which a run that has not solved its task gives up."""
+"""Options in which the runs of a group may differ: the task's name, which may be a former one, the seed, and the
+largest number of samples."""
 SHORT_NAMES = {"batch_size": "B", "learning_rate": "lr"}
 """Options with a short name in tables."""
 
@@ -37,7 +37,7 @@ class Group:
 
     @property
     def first(self) -> Line:
-        """One of the runs, for what is the same in all."""
+        """One of the runs, for the fields that are equal in all of them."""
         return self.lines[0]
 
     @property
@@ -62,10 +62,10 @@ class Group:
 
     @property
     def scores(self) -> list[float]:
-        """What each finished run is judged by, lower being better.
+        """The score of each finished run; lower is better.
 
-        That is the number of training samples until the task was solved, infinite if it was not, of a task that can
-        be solved; of other tasks the measure, negative if higher is better.
+        For a task that can be solved, the number of training samples until it was solved, or infinity if it was not;
+        for other tasks the measure, negated if higher is better.
         """
         if self.info.until_solved:
             return [line.samples if line.solved else math.inf for line in self.finished]
@@ -73,7 +73,7 @@ class Group:
 
     @property
     def directed(self) -> list[float]:
-        """:attr:`values`, negative if higher is better."""
+        """:attr:`values`, negated if higher is better."""
         return [-value if self.info.higher_is_better else value for value in self.values]
 
     @property
@@ -88,7 +88,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def best(groups: Iterable[Group]) -> Group | None:
-    """The best group of which no run was cut short: its other seeds might have been worse."""
+    """The best group without runs that were cut short, since those might have ended worse."""
     return min((group for group in groups if group.complete), key=lambda group: group.rank, default=None)
 
 
@@ -126,7 +126,7 @@ def natural(text: str) -> list[str | int]:
 
 
 def grouped(lines: Iterable[Line], key: Callable[[Line], Key]) -> dict[Key, list[Line]]:
-    """Lines by a key, in their order."""
+    """Groups lines by a key, in their order."""
     groups: dict[Key, list[Line]] = {}
     for line in lines:
         groups.setdefault(key(line), []).append(line)
@@ -134,7 +134,7 @@ def grouped(lines: Iterable[Line], key: Callable[[Line], Key]) -> dict[Key, list
 
 
 def by_setting(lines: Iterable[Line]) -> dict[str, list[Line]]:
-    """Lines by setting."""
+    """Groups lines by setting."""
     return grouped(lines, lambda line: line.setting)
 
 
@@ -152,10 +152,10 @@ def shown_options(line: Line) -> dict[str, str]:
     for name in (*STATED, *STATED_BY_MODEL, *line.info.setting_options, *model.meaningless):
         options.pop(name, None)
     streams = options.pop(EVALUATION_STREAMS, options.get("batch_size"))
-    if line.info.measure == "bits" and streams != tasks.MOST_STREAMS:  # so a result is not quite comparable
+    if line.info.measure == "bits" and streams != tasks.MOST_STREAMS:  # the result is not quite comparable
         options[EVALUATION_STREAMS] = streams
     without_effect = SET_BY_TIME_SCALE if model.time_scale else ("time_scale",)
-    if options["data_on"] == LATER["data_on"]:  # which is not worth saying, and only generated tasks have the option
+    if options["data_on"] == LATER["data_on"]:  # not worth stating; only generated tasks have the option
         without_effect = (*without_effect, "data_on")
     options |= {name: "" for name in without_effect if name in options}
     if tuple(options.get("tensor_shape", ())) == (line.depth,) * len(model.tensor_shape):
@@ -175,37 +175,37 @@ def common_options(lines: Sequence[Line]) -> dict[str, str]:
 
 
 def varied_options(lines: Sequence[Line], ignore: Sequence[str] = WITHIN_GROUP) -> list[str]:
-    """The names of the other options, in their order."""
+    """The names of the options that are not common to all lines, in their order."""
     same = {*common_options(lines), *ignore}
     return list(dict.fromkeys(name for line in lines for name in shown_options(line) if name not in same))
 
 
 def label(line: Line, among: Sequence[Line], ignore: Sequence[str] = WITHIN_GROUP) -> str:
-    """The options by which a line differs from others, for example "B=5, lr=0.001"."""
+    """The options in which a line differs from others, for example "B=5, lr=0.001"."""
     options = shown_options(line)
     names = (name for name in varied_options(among, ignore) if options.get(name) not in (None, "", "null"))
     return ", ".join(f"{SHORT_NAMES.get(name, name)}={options[name]}" for name in names)
 
 
 def spread(values: Sequence[float], show: Callable[[float], str]) -> str:
-    """Mean and range of the values of several seeds, or one value if they are shown alike."""
+    """The mean and range of the values of several seeds, or one value if all are equal as formatted."""
     if show(min(values)) == show(max(values)):
         return show(values[0])
     return f"{show(mean(values))} ({show(min(values))} to {show(max(values))})"
 
 
 def seeds(group: Group) -> str:
-    """How many seeds there are, for example "3 seeds", or "1 of 3 seeds" if the others were cut short."""
+    """The number of seeds, for example "3 seeds", or "1 of 3 seeds" if the others were cut short."""
     return f"{count_seeds(group)} seed{'s' * (len(group.lines) != 1)}"
 
 
 def count_seeds(group: Group) -> str:
-    """How many seeds there are, for example "3", or "1 of 3" if the others were cut short."""
+    """The number of seeds, for example "3", or "1 of 3" if the others were cut short."""
     return str(len(group.lines)) if group.complete else f"{len(group.finished)} of {len(group.lines)}"
 
 
 def samples_until_solved(group: Group) -> str:
-    """The training samples until the task was solved, or within which it was not; empty if no run has finished."""
+    """The training samples until the task was solved, or the limit if it was not; empty if no run has finished."""
     solved = [line.samples for line in group.finished if line.solved]
     failed = [line.samples for line in group.finished if not line.solved]
     parts = [spread(solved, "{:,.0f}".format)] if solved else []
@@ -228,7 +228,7 @@ def outcome(group: Group) -> str:
 
 
 def cut_short(line: Line) -> str:
-    """What a run had reached when it was cut short."""
+    """The latest measure of a run that was cut short, in a phrase."""
     if line.value is None:
         return "cut short before the first evaluation"
     split = "validation " if line.watched.startswith("validation") else ""

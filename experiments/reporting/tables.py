@@ -1,4 +1,4 @@
-"""Tables of result lines, as rows of text whose first is the header."""
+"""Tables of result lines, as rows of text; the first row is the header."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from experiments.tasks import TASKS
 
 
 def configurations(lines: Sequence[Line]) -> Rows:
-    """The results of one setting: a row for each configuration of which a run has finished."""
+    """The results of one setting: a row for each configuration with a finished run."""
     groups = [group for group in summary.by_configuration(summary.in_order(lines)) if group.finished]
     if not groups:
         return []
@@ -83,7 +83,7 @@ def run_row(line: Line, among: Sequence[Line]) -> list[str]:
 
 
 def not_run(settings: dict[str, str], lines: Sequence[Line]) -> str:
-    """A list of the models and depths in the paper's figures of which there are no runs.
+    """A list of the models and depths in the paper's figures that have no runs.
 
     Args:
         settings: the task of each setting.
@@ -106,7 +106,7 @@ def not_run(settings: dict[str, str], lines: Sequence[Line]) -> str:
 
 
 def learnt(lines: Sequence[Line]) -> Rows:
-    """The best tLSTM with channel normalization of each setting, beside the best plain LSTM of that size.
+    """The best tLSTM with channel normalization of each setting, beside the best plain LSTM of equal size.
 
     A tLSTM without a plain LSTM of its size is left out. A plain LSTM is one LSTM layer, or several that share their
     parameters or do not. The settings of a task in which neither solved it share a row.
@@ -138,13 +138,13 @@ PLAIN = ("sLSTM", "sLSTM (unshared)", "lstm")
 
 
 def are_equal(line: Line, other: Line) -> bool:
-    """Whether two models have as many recurrent parameters; with a rival, of which those are not known, core ones."""
+    """Whether two models have equally many recurrent parameters, or core parameters if one is a rival."""
     size = core_parameters if is_rival(line) or is_rival(other) else recurrent_size
     return max(size(line), size(other)) <= EQUAL * min(size(line), size(other))
 
 
 def recurrent_size(line: Line) -> int:
-    """The number of recurrent parameters of a run's model, none of :mod:`experiments.rivals`."""
+    """The number of recurrent parameters of a run's model, which must not be a rival."""
     return ModelOptions.recorded(line.options).recurrent_size
 
 
@@ -154,7 +154,7 @@ def best_of(lines: Sequence[Line], models: Sequence[str]) -> Group | None:
 
 
 def best_cell(group: Group, among: Sequence[Line]) -> str:
-    """A group's depth, M and parameters, the options by which it differs from others, and its result."""
+    """A group's depth, M and parameters, the options in which it differs from others, and its result."""
     first = group.first
     kind = (
         first.model[:2]

@@ -1,1 +1,1 @@
-"""The paper's tables and figures as populations of runs, and their state as a few files."""
+"""Populations of runs for the paper's tables and figures, and the storage of their state in a few files."""

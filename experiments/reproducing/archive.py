@@ -1,4 +1,4 @@
-"""The state of unfinished populations in a folder of few files, for machines that give back little.
+"""Stores the state of unfinished populations in a few files, for machines that return little data.
 
 The workdirs of runs hold tens of small files each. The archive is one tar file cut into parts, with a manifest that
 names them: a new archive is complete before the manifest names it, and only then are the old parts deleted.
@@ -19,9 +19,9 @@ from experiments.running import workdir as wd
 
 MANIFEST = "state.json"
 PART_BYTES = 15 * 2**20
-"""The largest part."""
+"""The largest size of a part."""
 MOST_BYTES = 55 * 2**20
-"""The largest archive: with the results it stays below 60 MB."""
+"""The largest size of an archive: with the results, the folder stays below 60 MB."""
 KEPT = (wd.CONFIG, wd.METRICS, wd.SUMMARY, wd.DIVERGED)
 
 
@@ -33,7 +33,7 @@ def read(out: Path) -> dict[str, Any]:
     """The manifest of a folder: ``finished``, the names of the populations that are complete, and the parts.
 
     Raises:
-        FileError: it cannot be read.
+        FileError: the manifest cannot be read.
     """
     return {"finished": [], "parts": [], **(read_json(out / MANIFEST) or {})}
 
@@ -44,7 +44,7 @@ def save(out: Path, finished: Sequence[str], folder: Path, populations: Iterable
     Args:
         out: the folder of the archive.
         finished: the names of the populations that are complete.
-        folder: the folder that contains those of the populations.
+        folder: the folder that contains the folders of the populations.
         populations: folders with the workdirs of populations that are not complete.
 
     Raises:
@@ -99,7 +99,7 @@ def restore(out: Path, folder: Path) -> None:
 
 
 def kept(population: Path) -> Iterator[Path]:
-    """The files and folders of a population's workdirs to resume from: of each the latest checkpoint in common.
+    """The files and folders that a population resumes from, with the latest common checkpoint of its runs.
 
     Runs that have diverged have no later checkpoints and are not resumed.
     """

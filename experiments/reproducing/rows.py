@@ -2,8 +2,8 @@
 
 The settings are the paper's: model, batch, data, test. A population is trained with the learning rates 0.001, which is
 the paper's, and 0.002, or those of a rival's own recipe, and with three seeds. ``samples`` and ``epochs`` are ours,
-since the paper's limit, 5 million samples, would take days: a run that is not solved by then is recorded as not solved
-within so many samples.
+since the paper's limit, 5 million samples, would take days: a run that has not solved its task after ``samples`` is
+recorded as not solved within that number.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Population:
 
     Args:
         row: the number of the row in ``--rows``.
-        name: what they are, in one line.
-        task: their task.
-        options: the ``Options`` of each in the task's module.
-        needs: the option with the data that they need, or "".
+        name: a description in one line.
+        task: the name of their task.
+        options: the ``Options`` of each run, as defined in the task's module.
+        needs: the name of the option with the data that the runs need, or "".
     """
 
     row: int
@@ -57,7 +57,7 @@ class Population:
 
     @property
     def model(self) -> ModelOptions:
-        """The model's options, resolved as far as shapes are concerned."""
+        """The model's options, resolved except for the time scale, which does not affect shapes."""
         info = tasks.find(self.task)
         return self.options[0].model.resolved(dataclasses.replace(info.model, time_scale=0.0), inputs=info.inputs)
 
@@ -76,7 +76,7 @@ FIGURES_ROW = 4
 TEXTS_ROW = 5
 """The row of figure 3."""
 ORDER = (1, 2, 3, 6, 7, 4, 5)
-"""The rows in order of worth."""
+"""The rows by priority."""
 TABLE_3: dict[str, dict[str, Any]] = {
     "lstm": {"rival_options": ("output_peephole=true",)},
     "irnn": {"rates": (0.0001, 0.0005)},
@@ -88,17 +88,17 @@ TABLE_3: dict[str, dict[str, Any]] = {
     "dilated-cnn": {},
     "tcn": {},
 }
-"""The rivals of row 7 with what is their own. The learning rates are about the originals', and lower where a matrix is
-applied 784 times without gates; the uRNN has its published width, since its parameters are linear in M. The BN-LSTM
+"""The rivals of row 7, each with its own options. The learning rates are about the originals', and lower where a matrix
+is applied 784 times without gates; the uRNN has its published width, since its parameters are linear in M. The BN-LSTM
 needs noise where all images begin with the same black rows."""
 
 
 def populations(data: Data, *, smoke: bool = False) -> list[Population]:
-    """All populations, in order of worth.
+    """All populations, by priority.
 
     Args:
-        data: where the data is.
-        smoke: everything at a size of seconds: small models, few samples, the digits instead of MNIST.
+        data: the paths of the data.
+        smoke: make everything small enough to run in seconds: small models, few samples, the digits instead of MNIST.
     """
     found = [*memorization(), *addition(), *images(data), *rivals(), *image_rivals(data), *depths(data), *texts(data)]
     if not smoke:
@@ -202,7 +202,7 @@ def texts(data: Data) -> Iterator[Population]:
 def maker(
     row: int, task: str, given: dict[str, Any], train: dict[str, Any], needs: str = ""
 ) -> Callable[..., Population]:
-    """A function that makes the populations of a task: it takes the start and the options of the model."""
+    """Returns a function that makes a population of a task from the start and the options of the model."""
     info = tasks.find(task)
 
     def make(start: str, rates: Sequence[float] = RATES, **model: Any) -> Population:
@@ -267,7 +267,7 @@ def small(population: Population) -> Population:
 
 
 def halves(population: Population) -> list[Population]:
-    """Two populations, of the first and the second half of the runs."""
+    """Splits a population in two, the first and the second half of the runs."""
     half = (len(population.options) + 1) // 2
     parts = (population.options[:half], population.options[half:])
     return [
@@ -277,7 +277,7 @@ def halves(population: Population) -> list[Population]:
 
 
 def small_name(name: str) -> str:
-    """The name of something small, which may be in the same --out as the paper's."""
+    """The name of a small population, which may share --out with the full-size ones."""
     return f"small: {name}"
 
 

@@ -55,6 +55,6 @@ RIVALS: dict[str, type[Rival]] = {
     "neuralgpu": NeuralGPU,
     "mingru": MinGRU,
 }
-"""Every rival by the name that ``--model`` has for it."""
+"""Every rival by its name in ``--model``."""
 
 __all__ = ["RIVALS", "Rival", "arguments"]

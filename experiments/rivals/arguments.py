@@ -13,7 +13,7 @@ from typing import Any
 from experiments.rivals.layer import CellStack, Rival
 
 COMMON = {*Rival.__dataclass_fields__, *CellStack.__dataclass_fields__, "time_scale", "forget_bias"}
-"""The fields that have command-line options of their own."""
+"""The fields that have separate command-line options."""
 
 
 def own(rival: type[Rival]) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def own(rival: type[Rival]) -> dict[str, Any]:
 
 
 def parse(model: str, rival: type[Rival], words: Sequence[str]) -> dict[str, Any]:
-    """The arguments of a rival that words ``name=value`` stand for.
+    """Parses words ``name=value`` into the arguments of a rival.
 
     Raises:
         ValueError: a word has no ``=``, the model has no such option or it is given twice, or the value does not fit.
@@ -52,10 +52,10 @@ def parse(model: str, rival: type[Rival], words: Sequence[str]) -> dict[str, Any
 
 
 def value(text: str, kind: Any) -> Any:
-    """A text as a value of a type: bool, int, float, str, a tuple of these separated by commas, or one of them | None.
+    """Parses a value of a type: bool, int, float, str, a tuple of these separated by commas, or one of them | None.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: the text is not such a value.
     """
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         kinds = [each for each in typing.get_args(kind) if each is not type(None)]
@@ -86,7 +86,7 @@ def described(kind: Any) -> str:
 
 
 def summary(rival: type[Rival]) -> str:
-    """What a model is, in a line."""
+    """A description of a model in one line."""
     return plain((inspect.getdoc(rival) or "").splitlines()[0])
 
 

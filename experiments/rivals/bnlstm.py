@@ -4,17 +4,17 @@
     BN(a; gain, shift) = gain.(a - mean)/sqrt(var + 1e-5) + shift
 
 (Cooijmans, Ballas, Laurent, Gulcehre and Courville, Recurrent Batch Normalization, arXiv:1603.09025.) In training the
-mean and the variance are over the batch, *at each timestep separately*; gains and shifts are the same at all
-timesteps. In evaluation they are population estimates for the same timestep, and beyond the last timestep that has
-one, the last. The estimates are running means of the batches' moments with a rate of 0.01 that begin at mean 0 and
+mean and the variance are over the batch, *at each timestep separately*; gains and shifts are the same at all timesteps.
+In evaluation they are population estimates for the same timestep, and beyond the last timestep with an estimate, the
+last estimate. The estimates are running means of the batches' moments with a rate of 0.01 that begin at mean 0 and
 variance 1, as in the authors' code; the paper averages over the training set. The initial h and c are learned.
 
 Initialization: **all gains are 0.1**, shifts 0, the forget gate's bias is 1; Wx is orthogonal; Wh is the identity for
 the candidate g, and a matrix of orthonormal rows (M, 3M) for the three gates, as in the authors' code (the text says
 the identity). Learned initial states start at 0.
 
-On MNIST whose pixels are in order the first rows are black in every image: nothing varies within the batch, so that
-its variance is 0, which blows up gradients. There the authors add noise of deviation 0.1 to the initial h
+On MNIST with the pixels in order, the first rows are black in every image: nothing varies within the batch, so that
+its variance is 0, which makes gradients explode. There the authors add noise of deviation 0.1 to the initial h
 (``state_noise=0.1``). Deviation: only in training here; what they do in evaluation is UNVERIFIED.
 
 Core parameters of a layer: 4M(R + M) + 14M, and 2M for the initial state.
@@ -41,7 +41,7 @@ GAIN = 0.1
 """The initial gains."""
 
 Moments = dict[str, tuple[jax.Array, jax.Array]]
-"""Means and variances of what is normalized: ``hidden`` and ``input``, (.., 4M), and ``memory``, (.., M)."""
+"""Means and variances of the normalized arrays: ``hidden`` and ``input``, (.., 4M), and ``memory``, (.., M)."""
 
 
 class StepNorm(nn.Module):
@@ -62,7 +62,7 @@ class StepNorm(nn.Module):
         """Normalizes a, (*batch, n), and returns it with the mean and the variance, (n,), of training.
 
         Args:
-            a: what is normalized.
+            a: the array to normalize.
             valid: whether the statistics include a sequence, (*batch).
             population: the mean and the variance for each sequence, (*batch, n) each, in evaluation; None in training.
         """
@@ -77,7 +77,7 @@ class StepNorm(nn.Module):
 
 
 def moments(a: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The mean and the variance, (n,) each, of those rows of a, (*batch, n), that are valid, (*batch)."""
+    """The mean and the variance, (n,) each, of the rows of a, (*batch, n), that are valid, (*batch)."""
     axes = tuple(range(a.ndim - 1))
     weights = jnp.broadcast_to(valid[..., None], a.shape).astype(a.dtype)
     count = jnp.maximum(weights.sum(axes), 1)
@@ -100,9 +100,9 @@ class BNLSTMCell(Cell):
     def __call__(self, carry: Carry, inputs: Any, population: Moments | None) -> tuple[Carry, Any]:
         """Maps ``(c, h, t)`` and ``(x, valid)`` to ``((c, h, t), (h, moments))``.
 
-        c and h are (*batch, M); t, (*batch), is the number of timesteps before; the carry of sequences that are not
-        valid, (*batch), remains. ``population`` are the population estimates, (steps, n); None in training, where the
-        moments of the batch, (n,), are returned.
+        c and h are (*batch, M); t, (*batch), is the number of previous timesteps; the carry of sequences that are not
+        valid, (*batch), does not change. ``population`` are the population estimates, (steps, n); None in training,
+        where the moments of the batch, (n,), are returned.
         """
         c, h, t = carry
         x, valid = inputs
@@ -210,16 +210,16 @@ class BNLSTM(Rival):
     """Batch-normalized LSTM: its statistics are over the batch, at each timestep separately.
 
     Training is with ``deterministic=False`` and ``mutable=["batch_stats"]``; the statistics are over the sequences that
-    have not ended. The timesteps beyond the last estimate all update that one. A carry counts the timesteps, so that a
-    chunk uses the estimates of its own; in training all sequences of a batch are taken to be at the same.
+    have not ended. All timesteps beyond the last estimate update the last one. The carry counts timesteps, so that
+    a chunk uses the estimates of its timesteps; in training all sequences of a batch are assumed to be at the same one.
 
     Args:
         num_layers: L.
-        max_steps: the number of timesteps that have population estimates; None for as many as the inputs have with
-            which the layer is initialized.
-        momentum: the part of a population estimate that a batch leaves.
+        max_steps: the number of timesteps that have population estimates; None for the number of timesteps
+            of the inputs with which the layer is initialized.
+        momentum: the fraction of a population estimate that remains after the update with a batch.
         state_noise: the deviation of the noise that is added to the initial h in training, which needs the rng
-            ``dropout``; 0.1 for images in order of their pixels.
+            ``dropout``; 0.1 for images with the pixels in order.
         forget_bias: initial bias of the forget gate.
         time_scale: for how many timesteps memory has to last; replaces ``forget_bias``.
 

@@ -20,9 +20,9 @@ batches of 64, 20 epochs, no clipping: 99.0 / 97.2, with an order of the pixels 
 with the head. Core parameters: k R M + 2M + (k M^2 + 2M) (2L - 1), and R M + M if R is not M.
 
 Initialization: He's for the plain stack, Flax's default for the gated one. The TCN's authors ask for N(0, 0.01^2) for
-all its kernels, but the weight normalization of their code replaces those two of each level at the first step by what
-PyTorch drew before, U(+-1 / sqrt(k R)) with g = |v|, as the authors confirmed (issue 1 of their repository). That is
-what their results were obtained with, and what is done here; ``initial_scale=0.01`` is what they asked for.
+all its kernels, but the weight normalization of their code replaces the two kernels of each level at the first step by
+what PyTorch drew before, U(+-1 / sqrt(k R)) with g = |v|, as the authors confirmed (issue 1 of their repository). Their
+results were obtained with it, and it is the default here; ``initial_scale=0.01`` is the one that they ask for.
 
 The layers apply to whole sequences at once. They can continue sequences nonetheless: each convolution's carry is the
 (k - 1) 2^l inputs before, (*batch, (k - 1) 2^l, C). An output sees 1 + (k - 1) (2^L - 1) inputs, and in the TCN
@@ -73,7 +73,7 @@ class CausalConv(nn.Module):
         Args:
             us: (*batch, T, C).
             before: the (k - 1) d inputs before, (*batch, (k - 1) d, C); None for zeros.
-            lengths: of the sequences, (*batch); None for T.
+            lengths: the lengths of the sequences, (*batch); None for T.
 
         Returns:
             The last (k - 1) d inputs within the sequences, as ``before``, and the outputs, (*batch, T, M).
@@ -105,7 +105,7 @@ class CausalConv(nn.Module):
 
 
 class Convolutional(Rival):
-    """What the convolutional rivals share: their parts, with the carries of the convolutions by name."""
+    """The base class of the convolutional rivals; the carry is a dict of the carries of the convolutions by name."""
 
     @nn.nowrap
     def dense(self, us: jax.Array, name: str, **options: Any) -> jax.Array:
@@ -173,7 +173,7 @@ class DilatedCNN(Convolutional):
     gated: bool = False
 
     def run(self, xs: jax.Array, conv: Callable[..., jax.Array], deterministic: bool) -> jax.Array:
-        """Both forms."""
+        """The plain and the gated form."""
         check_sizes(self.num_layers, self.kernel_size)
         if not self.gated:
             us = xs
@@ -216,7 +216,7 @@ class TCN(Convolutional):
     initial_scale: float | None = None
 
     def run(self, xs: jax.Array, conv: Callable[..., jax.Array], deterministic: bool) -> jax.Array:
-        """The levels."""
+        """Applies all levels."""
         check_sizes(self.num_layers, self.kernel_size)
         us = xs
         for level in range(self.num_layers):

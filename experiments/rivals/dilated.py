@@ -112,7 +112,7 @@ def dilated(
         xs: (*batch, T, R).
         dilation: s.
         start: the last s states before the sequences, oldest first, arrays of shape (*batch, s, M); None for zeros.
-        lengths: of the sequences, (*batch).
+        lengths: the lengths of the sequences, (*batch).
 
     Returns:
         The last s states within the sequences, as ``start``, and the outputs, (*batch, T, M).
@@ -238,8 +238,8 @@ class DilatedGRU(Dilated):
         num_layers: the number of levels.
         dilations: the timesteps that each level skips; None for 1, 2, 4, ..
         forget_bias: initial bias of both gates.
-        time_scale: for how many timesteps memory has to last, which are fewer steps of a level, by its dilation;
-            replaces ``forget_bias`` in the gate that keeps the state.
+        time_scale: for how many timesteps memory has to last; divided by the dilation of each level; replaces
+            ``forget_bias`` in the gate that keeps the state.
 
     Example:
         >>> import jax
@@ -267,8 +267,8 @@ class DilatedLSTM(Dilated):
         num_layers: the number of levels.
         dilations: the timesteps that each level skips; None for 1, 2, 4, ..
         forget_bias: initial bias of the forget gate.
-        time_scale: for how many timesteps memory has to last, which are fewer steps of a level, by its dilation;
-            replaces ``forget_bias``.
+        time_scale: for how many timesteps memory has to last; divided by the dilation of each level; replaces
+            ``forget_bias``.
 
     Example:
         >>> import jax

@@ -1,4 +1,4 @@
-"""The Fast-Slow LSTM: k cells after each other update one fast state in each timestep, and one cell a slow state.
+"""The Fast-Slow LSTM: in each timestep, k cells update one fast state one after another, and one cell a slow state.
 
     F <- cell_1(x; F);   S <- slow(h_F; S);   F <- cell_2(h_S; F);   F <- cell_i(0; F), i = 3..k;   y = h_F
 
@@ -8,7 +8,7 @@ layer normalization (eps 1e-3) of each gate and of the memory cell, and with zon
     pre = [x, h_] W + b;   i, f, g, o = LN(each quarter of pre);   c' = s(f + 1) c_ + s(i) tanh(g);
     h' = s(o) tanh(LN(c'));   c = m . c' + (1 - m) . c_;   h likewise with another mask
 
-where m is 1 for the units that are updated: drawn in training, the probability that it is 1 in tests. The 1 of the
+where m is 1 for the units that are updated: a random mask in training, its mean in evaluation. The 1 of the
 forget gate is the initial bias of its normalization here, which is the same. Cells 3..k have an input of one 0, whose
 weights count: core parameters are [4M(R + M) + 14M] + [4M_s(M + M_s) + 14M_s] + [4M(M_s + M) + 14M] +
 (k - 2)(4M^2 + 4M + 14M). The rows of W for the input and for the state are an orthogonal matrix each.
@@ -39,7 +39,7 @@ class ZoneoutLSTMCell(Cell):
         zoneout_c: as in :class:`FSLSTM`.
         forget_bias: as in :class:`FSLSTM`.
         time_scale: as in :class:`FSLSTM`.
-        deterministic: whether states are averaged over what zoneout can make of them.
+        deterministic: whether states are averaged over all zoneout masks, instead of drawing a mask.
     """
 
     zoneout_h: float = 0.0
@@ -71,7 +71,7 @@ class ZoneoutLSTMCell(Cell):
         return (c, h), h
 
     def zoneout(self, old: jax.Array, new: jax.Array, rate: float) -> jax.Array:
-        """Leaves units of a state, (*batch, M), as they were: a part ``rate`` of them, or all of them by that part."""
+        """Keeps a random fraction ``rate`` of the units of a state, (*batch, M), or averages over all masks."""
         if rate == 0:
             return new
         if self.deterministic:
@@ -96,7 +96,7 @@ class FSLSTMCell(Cell):
         zoneout_c: as in :class:`FSLSTM`.
         forget_bias: as in :class:`FSLSTM`.
         time_scale: as in :class:`FSLSTM`.
-        deterministic: whether nothing is dropped, and zoneout is averaged over.
+        deterministic: whether dropout is off, and states are averaged over all zoneout masks.
     """
 
     num_layers: int = 4
@@ -142,7 +142,7 @@ class FSLSTMCell(Cell):
 
     @nn.nowrap
     def drop(self, z: jax.Array) -> jax.Array:
-        """Drops units of what one cell gives to another, not to itself."""
+        """Applies dropout to the values passed from one cell to another; a cell's own state is not dropped."""
         return nn.Dropout(self.dropout, deterministic=self.deterministic)(z)
 
     @nn.nowrap
@@ -153,16 +153,16 @@ class FSLSTMCell(Cell):
 
 
 class FSLSTM(CellLayer):
-    """The Fast-Slow LSTM: num_layers cells update a fast state in each timestep, one more a slow state.
+    """The Fast-Slow LSTM: in each timestep, num_layers cells update a fast state, and one cell a slow state.
 
     The carry is ``((c, h), (c, h))`` of the fast and of the slow state.
 
     Args:
         num_layers: k, the number of fast cells.
-        slow_features: the number of units of the slow state; None for as many as the fast one has.
+        slow_features: the number of units of the slow state; None for the number of the fast state.
         dropout: the fraction of units that are 0 in training between cells, at the input, and at the output.
-        zoneout_h: the fraction of the units of h that each cell leaves as they were.
-        zoneout_c: the fraction of the memory cells that each cell leaves as they were.
+        zoneout_h: the fraction of the units of h that each cell leaves unchanged.
+        zoneout_c: the fraction of the memory cells that each cell leaves unchanged.
         forget_bias: initial bias of the forget gates.
         time_scale: for how many timesteps memory has to last in each cell; replaces ``forget_bias``. The fast state is
             updated k times in each timestep, so that its memory lasts a k-th of it.

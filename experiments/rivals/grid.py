@@ -6,7 +6,7 @@
     y = hD^L
 
 (Kalchbrenner, Danihelka and Graves, arXiv:1507.01526: the 2-LSTM.) hT and mT are the state and the memory along time,
-of which each layer has its own; hD and mD, those along depth, begin anew at each timestep. Both are LSTMs of
+separate for each layer; hD and mD, those along depth, are computed anew at each timestep. Both are LSTMs of
 ``[i,f,g,o] = [hD, hT] W + b``. In a *tied* network all layers share LSTM_T and LSTM_D; it is what is compared on the
 algorithmic tasks, as the invariance along depth is credited with solving the addition of 15 digits.
 Core parameters: 2RM + (1 if tied, else L) (16M^2 + 8M), or RM less without ``initial_memory``.

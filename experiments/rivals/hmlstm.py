@@ -32,9 +32,9 @@ Treebank 2e-3), divided by 50 when the validation stalls, gradients clipped at 1
 the state carried. enwik8 in bits per character: 1.34, with layer normalization 1.32 (an earlier version of the paper:
 1.33), an LSTM with layer normalization and the same head 1.39.
 
-UNVERIFIED: where the layer normalization is. Here it is of each gate's pre-activation, not of the detector's, and of c
-where h reads it, with 1e-3 added to the variances. The initial values are not stated either: here Glorot's for what
-comes from other layers, orthogonal for U, 0 for biases but 1 for the forget gates'.
+UNVERIFIED: the place of the layer normalization. Here it normalizes each gate's pre-activation, not the detector's, and
+c where h reads it, with 1e-3 added to the variances. The initial values are not stated either: here Glorot's for the
+matrices that read other layers, orthogonal for U, and biases of 0, except for the forget gates', which are 1.
 """
 
 from __future__ import annotations
@@ -147,8 +147,7 @@ class HMLSTM(Rival):
     Args:
         num_layers: L, 3 in the paper.
         layer_norm: whether the gates' pre-activations and the memory cells are normalized.
-        gated_output: whether the outputs are the output module's, which reads all layers; else they are those of the
-            last layer.
+        gated_output: whether the outputs are the output module's, which reads all layers, instead of the last layer's.
         slope: the slope a of the detectors, at least 1.
         forget_bias: initial bias of the forget gates.
         time_scale: for how many timesteps memory has to last; replaces ``forget_bias``, in all layers.

@@ -29,8 +29,8 @@ class HOTCell(Cell):
     """A timestep of one layer.
 
     Args:
-        lags: how many former states are read.
-        order: P, how many of them are multiplied with each other.
+        lags: the number of former states that are read.
+        order: P, the number of states that are multiplied with each other.
         ranks: r_1..r_{P-1}, or one number for all.
         forget_bias: initial bias of the forget gate.
         time_scale: T of :func:`experiments.rivals.layer.gate_bias_init`.
@@ -82,8 +82,8 @@ class HOTRNN(CellStack):
     """LSTM layers whose gates read products of several former states, through a tensor train.
 
     Args:
-        lags: how many former states are read.
-        order: how many of them are multiplied with each other; the number of cores.
+        lags: the number of former states that are read.
+        order: the number of states that are multiplied with each other, and of cores.
         ranks: one rank for all, or one for each pair of neighboring cores.
         forget_bias: initial bias of the forget gate.
         time_scale: for how many timesteps memory has to last; replaces ``forget_bias``.

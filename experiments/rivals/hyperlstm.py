@@ -13,17 +13,17 @@ numbers:
 
 Initialization, on which the model depends: Ah, Ax are 0 and ah, ax are 1, Dx and Dh are 0.1/Z everywhere, so that every
 scale begins at 0.1; Ab is normal with deviation 0.01, Db is 0; Wh is orthogonal for each gate, Wx Glorot's; gains are
-1, biases 0 but for the forget gates' (after the normalization), which are 1.
+1, biases 0 except for the forget gates' (after the normalization), which are 1.
 
 Core parameters of a layer, with LSTM(R, M) = 4M(R + M) + 4M:
 
     LSTM(R, M) + LSTM(R + M, H) + 8(HZ + Z) + 4HZ + 12ZM, and 10M + 10H with layer normalization
 
-Results on enwik8 in bits per character: LSTM 1.470, with layer normalization 1.402, HyperLSTM 1.391, HyperLSTM with it
-1.353, the large one (H = 512, Z = 64, M = 2048, 26.5M parameters with the head) 1.340. The recipe: truncated
-backpropagation over 250 timesteps (300 for the large one), batches of 128, Adam with a learning rate of 1e-3, gradients
-clipped at 1, dropout of the candidates 0.1 (0.15, in both LSTMs, for the large one).
-UNVERIFIED: the recipe and the results of enwik8 are from notes, not read again in the paper.
+Results on enwik8 in bits per character: LSTM 1.470, with layer normalization 1.402, HyperLSTM 1.391, HyperLSTM with
+layer normalization 1.353, the large one (H = 512, Z = 64, M = 2048, 26.5M parameters with the head) 1.340. The recipe:
+truncated backpropagation over 250 timesteps (300 for the large one), batches of 128, Adam with a learning rate of 1e-3,
+gradients clipped at 1, dropout of the candidates 0.1 (0.15, in both LSTMs, for the large one). UNVERIFIED: the recipe
+and the results of enwik8 are from notes, not read again in the paper.
 
 Deviations: the bias of the forget gate is an initial value of a parameter, where the authors' code adds the constant 1
 to a parameter that starts at 0: the same function, and the same training unless weights decay. Wx is initialized for
@@ -46,8 +46,8 @@ class NormedGates(nn.Module):
     """The gates of an LSTM with each pre-activation and the memory cell normalized.
 
     Args:
-        layer_norm: whether there are the normalizations.
-        epsilon: what is added to the variances.
+        layer_norm: whether to normalize.
+        epsilon: the number that is added to the variances.
         dropout: the probability that an entry of the candidate is dropped in training.
         bias_init: initializer of the biases after the normalizations of i, f, g, o, (4M,).
         param_dtype: dtype of the parameters.
@@ -81,12 +81,12 @@ class HyperLSTMCell(Cell):
         hyper_features: H.
         embedding: Z.
         layer_norm: whether pre-activations and memory cells are normalized.
-        epsilon: what is added to the variances.
+        epsilon: the number that is added to the variances.
         dropout: the probability that an entry of the candidate is dropped in training.
         hyper_dropout: the same in the small LSTM.
         forget_bias: initial bias of the forget gates.
         time_scale: T of :func:`experiments.rivals.layer.gate_bias_init`, for the large LSTM.
-        deterministic: whether nothing is dropped.
+        deterministic: whether dropout is off.
     """
 
     hyper_features: int = 1
@@ -168,8 +168,8 @@ class HyperLSTM(CellStack):
         hyper_features: H, the units of the small LSTM; None for M / 4, rounded down, but at least 2.
         embedding: Z, the size of the embeddings between the two LSTMs; None for M / 16, rounded down.
         layer_norm: whether pre-activations and memory cells are normalized, in both LSTMs.
-        epsilon: what is added to the variances.
-        dropout: the probability that an entry of the candidate memory is dropped in training, at each timestep anew.
+        epsilon: the number that is added to the variances.
+        dropout: the probability that an entry of the candidate memory is dropped in training, anew at each timestep.
         hyper_dropout: the same in the small LSTM.
         forget_bias: initial bias of the forget gates, after the normalization.
         time_scale: for how many timesteps memory has to last; replaces ``forget_bias`` in the large LSTM.

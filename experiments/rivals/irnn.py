@@ -22,7 +22,7 @@ from experiments.rivals.layer import CellStack
 class IRNN(CellStack):
     """Rectified linear units whose recurrent matrix starts as the identity.
 
-    Nothing forgets in it, so that its memory needs no ``time_scale``: it lasts for any number of timesteps at first.
+    It has no forget gate and needs no ``time_scale``: its memory initially lasts for any number of timesteps.
 
     Args:
         input_std: standard deviation of the initial input weights; None for Glorot initialization.

@@ -1,4 +1,4 @@
-"""What all rivals have in common: one interface, stacks of cells, and the initial biases of gates."""
+"""The base classes of all rivals: one interface, stacks of cells, and the initial biases of gates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Rival(nn.Module):
     Args:
         features: M.
         dtype: dtype of matrix products; None infers it from their operands.
-        param_dtype: dtype of the parameters, of the carry, and of everything but products.
+        param_dtype: dtype of the parameters, of the carry, and of everything except products.
     """
 
     features: int
@@ -36,19 +36,19 @@ class Rival(nn.Module):
     carries: ClassVar[bool] = True
     """Whether the layer can continue a sequence: whether it takes ``initial_carry`` and returns a carry."""
     causal: ClassVar[bool] = True
-    """Whether y_t depends on x_1..x_t alone."""
+    """Whether y_t depends only on x_1..x_t."""
     tasks: ClassVar[tuple[str, ...]] = ("memorization", "addition", "mnist", "language")
     """The tasks that the layer can be trained on."""
     outside_core: ClassVar[tuple[str, ...]] = ()
-    """Submodules that do what other models leave to the head; they are not counted where models are made equal."""
+    """Submodules that are part of the head in other models; their parameters are not core parameters."""
     batch_statistics: ClassVar[bool] = False
     """Whether training takes statistics over the batch, from which rows of length 0 in ``seq_lengths`` are left out."""
     features_multiple: ClassVar[int] = 1
-    """What ``features`` must be a multiple of."""
+    """``features`` must be a multiple of this number."""
 
     @nn.nowrap
     def num_constraints(self) -> int:
-        """How many of the stored parameters the others determine, so that they do not count as parameters."""
+        """The number of stored parameters that the others determine; these do not count as parameters."""
         return 0
 
     @property
@@ -76,7 +76,7 @@ class Rival(nn.Module):
             xs: inputs, (*batch, T, R).
             initial_carry: the carry that a former call returned; None for the beginning of a sequence.
             seq_lengths: the number of timesteps of each sequence, (*batch) integers; the outputs after them are
-                undefined, and the carry is that after the last of them.
+                undefined, and the carry is the state after the last of them.
             return_carry: whether to return ``(carry, ys)`` instead of ``ys``.
             deterministic: whether dropout, zoneout and other behaviour for training is off. If it is on, it needs the
                 rng ``dropout``, and ``mutable=["batch_stats"]`` where there are batch statistics.
@@ -96,7 +96,7 @@ class Cell(nn.RNNCellBase):
     Args:
         features: M.
         dtype: dtype of matrix products; None infers it from their operands.
-        param_dtype: dtype of the parameters, of the carry, and of everything but products.
+        param_dtype: dtype of the parameters, of the carry, and of everything except products.
     """
 
     features: int
@@ -203,12 +203,12 @@ class CellStack(Rival):
 
 
 def sharing(module: nn.Module, kind: type[Module], **others: Any) -> Module:
-    """A new module of a kind, whose fields have the values of the fields of ``module`` that have the same names.
+    """A new module of class ``kind``, with the values of the fields that it shares with ``module``.
 
     Args:
         module: a layer, or a cell that consists of cells.
         kind: the class of the new module.
-        others: fields that differ.
+        others: the values of other fields.
     """
     names = (kind.__dataclass_fields__.keys() & type(module).__dataclass_fields__.keys()) - {"parent", "name", *others}
     return kind(**{name: getattr(module, name) for name in names}, **others)
@@ -230,7 +230,7 @@ def lstm_gates(a: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def core_size(layer: Rival, inputs: int) -> int:
-    """The number of core parameters of a layer with R = ``inputs``: all but those that belong to the head."""
+    """The number of core parameters of a layer with R = ``inputs``: all except those of the head."""
     xs = jax.ShapeDtypeStruct((1, 2, inputs), layer.param_dtype)
     params = jax.eval_shape(layer.init, jax.random.key(0), xs)["params"]
     core = {name: leaves for name, leaves in params.items() if name not in layer.outside_core}
@@ -240,9 +240,9 @@ def core_size(layer: Rival, inputs: int) -> int:
 def gate_bias_init(order: str, forget_bias: float, time_scale: float | None) -> Callable[..., jax.Array]:
     """An initializer of the biases of gates side by side, (len(order) * M,).
 
-    The biases are 0 but for the forget gate's, which is ``forget_bias``. With a time scale T the forget gate's is log u
-    instead and the input gate's -log u, u uniform in 1..2T for each unit (chrono initialization, arXiv:1804.11188), as
-    in :class:`tlstm_jax.TLSTMConfig`.
+    The biases are 0 except for the forget gate's, which is ``forget_bias``. With a time scale T the forget gate's is
+    log u instead and the input gate's -log u, u uniform in 1..2T for each unit (chrono initialization,
+    arXiv:1804.11188), as in :class:`tlstm_jax.TLSTMConfig`.
 
     Args:
         order: a letter for each gate, ``i`` for the input gate and ``f`` for the forget gate, for example ``"ifgo"``.
@@ -276,10 +276,10 @@ def gate_norm(name: str, bias_init: Callable[..., jax.Array], param_dtype: Any, 
     """Normalizes each gate's pre-activations over the units, (*batch, gates, M); within a compact method.
 
     Args:
-        name: of the module.
-        bias_init: initializer of the biases side by side, (gates * M,), for example of :func:`gate_bias_init`.
+        name: the name of the module.
+        bias_init: initializer of the biases side by side, (gates * M,), for example from :func:`gate_bias_init`.
         param_dtype: dtype of the parameters.
-        epsilon: what is added to the variances.
+        epsilon: the number that is added to the variances.
     """
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -308,9 +308,9 @@ def last_before_end(states: jax.Array, lengths: jax.Array | None, count: int) ->
     """The last ``count`` states of sequences: a carry that holds the states, or inputs, of several timesteps.
 
     Args:
-        states: those of all timesteps after the ``count`` before the sequences, (*batch, count + T, M).
-        lengths: of the sequences, (*batch); None for T.
-        count: how many.
+        states: the ``count`` states before the sequences, then those of all timesteps, (*batch, count + T, M).
+        lengths: the lengths of the sequences, (*batch); None for T.
+        count: the number of states to return.
 
     Returns:
         An array of shape (*batch, count, M), oldest first.
@@ -325,9 +325,9 @@ def state_at_end(start: jax.Array, states: jax.Array, lengths: jax.Array | None)
     """The state after the last timestep of each sequence, (*batch, M).
 
     Args:
-        start: the state before the first timestep, (*batch, M), which is that of sequences without timesteps.
-        states: those after each, (*batch, T, M).
-        lengths: of the sequences, (*batch); None for T.
+        start: the state before the first timestep, (*batch, M); returned for sequences without timesteps.
+        states: the states after each timestep, (*batch, T, M).
+        lengths: the lengths of the sequences, (*batch); None for T.
     """
     every = jnp.concatenate([start[..., None, :], states], axis=-2)
     return last_before_end(every, lengths, 1)[..., 0, :]

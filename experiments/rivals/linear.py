@@ -5,10 +5,10 @@ QRNN, quasi-recurrent network (Bradbury, Merity, Xiong and Socher, arXiv:1611.01
     z = tanh(X * Wz + bz);   f = s(X * Wf + bf);   o = s(X * Wo + bo);   c = f c_ + (1-f) z;   h = s(o) c
 
 with ``*`` a causal convolution over the last k inputs, zeros before the first. Core parameters of a layer: 3kRM + 3M.
-Salesforce's F is the update, 1 - f here. In training zoneout multiplies the update by a mask, else by 1 - p, which is
-not rescaled. There is no special initialization. Only an LSTM's recipe for enwik8 is public beside it; the 1.336 BPC
-(26M) that is quoted for the QRNN is UNVERIFIED. PTB in characters: 1.187 (6 layers, 13.8M). Deviations: their code has
-widths 1 and 2 and cuts the gradient to the input before a chunk; any width here, and no dropout between layers.
+Salesforce's F is the update, 1 - f here. In training zoneout multiplies the update by a mask that is not rescaled, in
+evaluation by 1 - p. There is no special initialization. Only an LSTM's recipe for enwik8 is public beside it; the 1.336
+BPC (26M) that is quoted for the QRNN is UNVERIFIED. PTB in characters: 1.187 (6 layers, 13.8M). Deviations: their code
+has widths 1 and 2 and cuts the gradient to the input before a chunk; any width here, and no dropout between layers.
 
 SRU, simple recurrent unit (Lei, Zhang, Wang, Dai and Artzi, arXiv:1709.02755; read in asappresearch/sru)
 
@@ -64,7 +64,7 @@ class QRNN(Rival):
     Args:
         num_layers: L.
         width: the number of timesteps that a gate reads, k.
-        zoneout: the part of the updates of memory that are left out in training.
+        zoneout: the fraction of the updates of memory that are left out in training.
         forget_bias: initial bias of the forget gate.
         time_scale: for how many timesteps memory has to last; the forget gate's bias starts at log u, u uniform in
             1..2T, instead of at ``forget_bias``; the input gate is tied to it.
@@ -143,8 +143,8 @@ class SRU(Rival):
         peephole: whether the gates read their own memory cell, as in the final version; without it memory is linear in
             its past, as in the first version.
         tanh: whether the layer's output reads tanh(c) instead of c.
-        dropout: the part of the outputs c that are replaced by the highway in training, the same in all timesteps.
-        highway_bias: initial bias of the gate that opens the way around, br.
+        dropout: the fraction of the outputs c that are replaced by the highway in training, the same in all timesteps.
+        highway_bias: initial bias of the highway gate r, br.
         forget_bias: initial bias of the forget gate.
         time_scale: for how many timesteps memory has to last; the forget gate's bias starts at log u, u uniform in
             1..2T, instead of at ``forget_bias``; the input gate is tied to it.

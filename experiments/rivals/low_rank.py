@@ -23,7 +23,7 @@ import numpy as np
 from flax.linen.dtypes import promote_dtype
 
 RIDGE = 1e-3
-"""What is added to the diagonal of the kernel between the points."""
+"""The number that is added to the diagonal of the kernel between the points."""
 
 
 def smooth_dictionary(size: int, rank: int) -> np.ndarray:
@@ -42,7 +42,7 @@ class LowRankDense(nn.Module):
 
     Args:
         features: M.
-        rank: k; reduced to N.
+        rank: k; reduced to N if it is larger.
         smooth: whether U is the fixed dictionary; else it is learned, from normal entries.
         use_bias: whether b is added.
         bias_init: initializes b.

@@ -1,4 +1,4 @@
-"""The LSTM with multiplicative integration: the gates multiply what comes from the input by what comes from the state.
+"""The LSTM with multiplicative integration: gates multiply a projection of the input by one of the state.
 
     pre = al . (x W) . (h_ U) + b1 . (h_ U) + b2 . (x W) + b;   [i,f,g,o] = pre
     c = s(f) c_ + s(i) tanh(g);   h = s(o) tanh(c)
@@ -8,7 +8,7 @@ layer: 4M(R + M) + 16M, and 8M more with layer normalization. With al = 0 and b1
 
 al, b1 and b2 start as 1 and b as 0, as in Caffe2's cell; the paper's values, al of 1 or 2 and b1 = b2 = 0.5, are
 UNVERIFIED. Layer normalization is that of Caffe2's variant: all 4M pre-activations are normalized together, and the
-forget gate's bias is added to what comes out. Deviation: its two matrices have no biases of their own.
+forget gate's bias is added to the result. Deviation: its two matrices have no biases of their own.
 
 Results: 1.44 on enwik8 (17M parameters; table 1's row) and on text8.
 """
@@ -75,12 +75,12 @@ class MILSTMCell(Cell):
 
 
 class MILSTM(CellStack):
-    """LSTM layers whose gates multiply what comes from the input by what comes from the state (MI-LSTM).
+    """LSTM layers whose gates multiply a projection of the input by a projection of the state (MI-LSTM).
 
     Args:
-        alpha: initial weights of the products.
-        beta_hidden: initial weights of what comes from the state alone.
-        beta_input: initial weights of what comes from the input alone.
+        alpha: initial weights of the products of the two projections.
+        beta_hidden: initial weights of the projection of the state.
+        beta_input: initial weights of the projection of the input.
         layer_norm: whether the pre-activations of the gates are normalized, all together.
         forget_bias: initial bias of the forget gate.
         time_scale: for how many timesteps memory has to last; replaces ``forget_bias``.

@@ -3,7 +3,7 @@
     minGRU:  z = s(x Wz + bz);                                        h = (1 - z) h_ + z g(x Wh + bh)
     minLSTM: f = s(x Wf + bf);  i = s(x Wi + bi);  f', i' = f, i / (f + i);   h = f' h_ + i' g(x Wh + bh)
 
-(Feng et al., 2024, arXiv:2410.01201), a plain rival of today that the paper does not have. g is the identity; with
+(Feng et al., 2024, arXiv:2410.01201), a simple recent rival that is not in the paper. g is the identity; with
 ``positive`` it is that of the paper's version in log space, a + 1/2 if a >= 0 and s(a) else, which keeps h positive.
 Core parameters of a layer: 2M(R + 1), and 3M(R + 1) for minLSTM.
 
@@ -53,7 +53,7 @@ class MinGRU(Rival):
     Args:
         num_layers: L.
         cell: ``gru`` or ``lstm``.
-        positive: whether what is written is made positive first, as in the paper's version in log space.
+        positive: whether candidates are made positive first, as in the paper's version in log space.
         forget_bias: initial bias of the forget gate, and of 1 - z in minGRU.
         time_scale: for how many timesteps memory has to last in each layer; replaces ``forget_bias``.
 

@@ -81,7 +81,7 @@ class MultiplicativeLSTMCell(Cell):
         input_dropout: the fraction of x that is dropped.
         forget_bias: as in :class:`MultiplicativeLSTM`.
         time_scale: as in :class:`MultiplicativeLSTM`.
-        deterministic: whether nothing is dropped.
+        deterministic: whether dropout is off.
     """
 
     weight_norm: bool = False
@@ -132,7 +132,7 @@ class MultiplicativeLSTM(CellStack):
 
     Args:
         weight_norm: whether the four matrices have weight normalization.
-        linear_candidate: whether what is written into memory is linear and h is tanh(c s(o)), as in table 1's runs.
+        linear_candidate: whether the candidate for the memory is linear and h is tanh(c s(o)), as in table 1's runs.
         dropout: the fraction of the units whose h is 0 in training, for the layer above and for the next timestep.
         input_dropout: the fraction of the inputs that are 0 in training. Both masks are the same in all timesteps.
         forget_bias: initial bias of the forget gate.
@@ -214,7 +214,7 @@ class MultiplicativeRNNCell(Cell):
 class MultiplicativeRNN(CellStack):
     """Plain recurrent layers whose recurrent matrix is chosen by the inputs (Sutskever's mRNN).
 
-    It has no gates, so that there is no ``time_scale`` to start with.
+    It has no gates, and therefore no ``time_scale``.
 
     Args:
         factors: F, the rank of the recurrent matrices; None for M.

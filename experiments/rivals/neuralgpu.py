@@ -65,9 +65,9 @@ class CGRUStep(nn.Module):
 
         Args:
             s: the state.
-            step: the number of transformations before.
+            step: the number of previous transformations.
             lengths: the lengths of the sequences, (*batch). Beyond them the state remains 0, and after as many
-                transformations it remains as it is.
+                transformations it no longer changes.
         """
         m, old = s.shape[-1], s
         lengths = lengths[..., None, None, None]

@@ -6,15 +6,15 @@
     h = s
 
 (Zilly et al., arXiv:1607.03474.) mi, mh and a mask of the outputs are variational dropout: drawn once for a sequence,
-and the same for hd and td, as in the authors' TensorFlow code; their Torch code draws masks for each of both, which is
-not offered. Core parameters: 2M(R + M) + 2M + (D - 1)(2M^2 + 2M). With D=10, M=1500, an input table of 205 x 205 and
+and the same for hd and td, as in the authors' TensorFlow code; their Torch code draws separate masks for the two, which
+is not offered. Core parameters: 2M(R + M) + 2M + (D - 1)(2M^2 + 2M). With D=10, M=1500, an input table of 205 x 205 and
 the head they are 45,994,730, the 46M of the large model.
 
-Initialization: U(+-0.04) for all weights and biases but for those of td, which start at -2 on Penn Treebank and at -4
-on enwik8 and text8, so that the state passes. U(+-0.04) is for 1500 units; ``initial_scale=None`` is sqrt(3 / n) for n
-inputs instead, which is about the same there and does not vanish in narrow layers. Recipe on enwik8: dropout of 0.40
-for inputs, 0.10 for states, 0.40 for outputs, and 0.10 for the types of symbols (a symbol has the same fate in all of
-the window); SGD with 0.2, divided by 1.03 in each epoch after the fifth, L2 of 1e-7, clipping at 10, windows of 50,
+Initialization: U(+-0.04) for all weights and biases except for those of td, which start at -2 on Penn Treebank and at
+-4 on enwik8 and text8, so that the state passes. U(+-0.04) is for 1500 units; ``initial_scale=None`` is sqrt(3 / n) for
+n inputs instead, which is about the same there and does not vanish in narrow layers. Recipe on enwik8: dropout of 0.40
+for inputs, 0.10 for states, 0.40 for outputs, and 0.10 for the types of symbols (a symbol is dropped or kept in the
+whole window); SGD with 0.2, divided by 1.03 in each epoch after the fifth, L2 of 1e-7, clipping at 10, windows of 50,
 batches of 128. Where the inputs are one-hot, ``input_dropout`` is that of the types of symbols; where they are
 embedded, the dropout of types belongs to the embedding and is not done here. Known results, bits per character: enwik8
 1.31 (D=5, 23M), 1.30 (D=10, 21M), 1.27 (46M); text8 1.29 and 1.27.

@@ -7,11 +7,11 @@ RM + M^2 + M if U' = U.
 
 Whether the authors share U with U' is UNVERIFIED, so it is an option. s=21 on MNIST and 11 on permuted MNIST, and about
 95 units, are UNVERIFIED too. Initialization: Glorot for W, and orthogonal matrices divided by sqrt(2) for U and U', so
-that their sum neither shrinks nor grows states that are alike; this is ours. Known results on MNIST / permuted MNIST:
-98.1 / 94.0.
+that their sum neither shrinks nor grows states that are alike; this choice is ours. Known results on MNIST / permuted
+MNIST: 98.1 / 94.0.
 
-Since h_{t-s} is known for s timesteps at once, its products with U' are computed for blocks of s timesteps; what is
-left for each timestep is h_ U.
+Since h_{t-s} is known for s timesteps at once, its products with U' are computed for blocks of s timesteps; only
+h_ U is computed timestep by timestep.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class STanh(Rival):
     The carry is the last s states, oldest first, (*batch, s, M).
 
     Args:
-        skip: s, the number of timesteps between a state and the earlier one of those that it reads.
+        skip: s, the number of timesteps between a state and the earlier of the two states that it reads.
         shared: whether both states are multiplied by the same matrix.
 
     Example:

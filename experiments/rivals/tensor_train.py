@@ -5,9 +5,9 @@ Inputs and outputs are read as tensors with modes n1 x .. x nd and m1 x .. x md,
     y(j1..jd) = sum_{i1..id} G1[i1,j1] .. Gd[id,jd] x(i1..id) + b
 
 where G_k[i,j] is a matrix (r_{k-1}, r_k) and r_0 = r_d = 1. Parameters: sum_k r_{k-1} n_k m_k r_k, and M biases. With
-ranks as large as they can be the layer is any dense layer. The matrix is never formed: the input is contracted with one
-core after the other, so that a timestep costs more operations than the layer has parameters, about the largest mode
-as many times.
+the largest ranks, the layer can be any dense layer. The matrix is never formed: the input is contracted with one
+core after the other, so that a timestep costs more operations than the layer has parameters, by a factor of about
+the largest mode.
 
 Cores may start with normal entries of the variance with which the entries of the matrix have a given standard
 deviation s, that is (s^2 / prod r_k)^(1/d): s = 0.05 in Tjandra et al. (arXiv:1705.08052), Glorot's in Onu et al.; or
@@ -15,7 +15,8 @@ orthogonalized by QR from left to right and scaled by 0.1 / (prod n_k prod r_k)^
 (arXiv:1707.01786).
 
 Deviation: modes that are not given are chosen so that every size has some. They are as equal as possible, and their
-product is at least the size; surplus inputs are 0 and surplus outputs are left out. The originals demand products.
+product is at least the size; surplus inputs are 0 and surplus outputs are left out. The originals demand exact
+products.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ Core parameters of a layer of ``tjandra``: sum_k r_{k-1} n_k m_k r_k for W and f
 and 4M biases; 3M + M in the GRU. The originals have biases on both maps, which add up to one in all but n. With full
 ranks the matrices are any matrices.
 
-Defaults of ours: two modes, and ranks of a sixteenth of M, so that a layer is about 3.5 times as wide as the LSTM with
+Our defaults: two modes, and ranks of a sixteenth of M, so that a layer is about 3.5 times as wide as the LSTM with
 as many parameters, for any number of them (Tjandra's music models: four modes, ranks of 11). A step costs about sqrt(M)
 times as many operations as the layer has parameters; more modes and small ranks make it wider and slower still. The
 forget gate's bias, and z's, start at 1 (Tjandra: 0). Results on the tasks here: only Onu et al. have pMNIST,
@@ -46,7 +46,7 @@ Map = Callable[[jax.Array], jax.Array]
 
 
 class FactoredCell(Cell):
-    """What the cells of both have in common: the maps from the input and from the hidden state to the gates.
+    """The base class of both cells: the maps from the input and from the hidden state to the gates.
 
     Args:
         variant: which matrices are factored, and how.
@@ -55,7 +55,7 @@ class FactoredCell(Cell):
         input_modes: n_1..n_d of the input.
         hidden_modes: m_1..m_d of the hidden units.
         smooth: whether the dictionary of ``denil`` is fixed.
-        forget_bias: initial bias of the gate that keeps.
+        forget_bias: initial bias of the gate that keeps the state.
         time_scale: T of :func:`experiments.rivals.layer.gate_bias_init`.
     """
 
@@ -216,7 +216,7 @@ class TTLSTM(FactoredStack):
     Args:
         variant: ``tjandra``: input and hidden matrices; ``yang``: the input's alone; ``onu``: both, with other modes;
             ``denil``: both are a fixed dictionary times a learned matrix.
-        num_modes: into how many modes inputs and hidden units are divided, where no modes are given.
+        num_modes: the number of modes of the inputs and of the hidden units, if no modes are given.
         ranks: one rank for all, or one for each pair of neighboring cores; of ``denil`` the rank of the matrices.
             Default: a sixteenth of M, rounded up.
         input_modes: modes whose product is the number of inputs. Default: as equal as possible, padded.
@@ -242,7 +242,7 @@ class TTGRU(FactoredStack):
     Args:
         variant: ``tjandra``: input and hidden matrices; ``yang``: the input's alone; ``onu``: both, with other modes;
             ``denil``: both are a fixed dictionary times a learned matrix.
-        num_modes: into how many modes inputs and hidden units are divided, where no modes are given.
+        num_modes: the number of modes of the inputs and of the hidden units, if no modes are given.
         ranks: one rank for all, or one for each pair of neighboring cores; of ``denil`` the rank of the matrices.
             Default: a sixteenth of M, rounded up.
         input_modes: modes whose product is the number of inputs. Default: as equal as possible, padded.

@@ -41,7 +41,7 @@ UNITARY = "unitary"
 
 
 class _Unitary(Rival):
-    """What both have in common: all but W.
+    """The base class of both: everything except W.
 
     Args:
         bias_limit: the initial b is uniform between this number and its negative.
@@ -184,7 +184,7 @@ class FullURNN(_Unitary):
 
     @nn.nowrap
     def num_constraints(self) -> int:
-        """M^2 of the 2M^2 numbers of W, which the others determine."""
+        """M^2: so many of the 2M^2 numbers of W are determined by the others."""
         return 0 if self.parametrized else (self.features // 2) ** 2
 
     @nn.nowrap
@@ -209,7 +209,7 @@ def to_real(z: jax.Array) -> jax.Array:
 
 
 def over(d: jax.Array, h: jax.Array) -> jax.Array:
-    """A vector (M,), once for every row of h, (*batch, ..)."""
+    """Broadcasts a vector, (M,), to every row of h, (*batch, ..)."""
     return jnp.broadcast_to(d, (*h.shape[:-1], d.shape[-1]))
 
 
@@ -239,7 +239,7 @@ def real_form(w: jax.Array) -> jax.Array:
 
 
 def unitary_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """A random unitary matrix, real and imaginary parts of (2, M, M): all are equally likely."""
+    """A uniformly distributed unitary matrix, real and imaginary parts of (2, M, M)."""
     u, _, v = jnp.linalg.svd(jax.lax.complex(*jax.random.normal(key, shape, dtype)))
     w = jnp.matmul(u, v, precision="highest")
     return jnp.stack([w.real, w.imag])
@@ -270,7 +270,7 @@ class CayleyState(NamedTuple):
     num_updates: jax.Array
     """The number of updates so far."""
     mean_squares: Any
-    """Running means of the squares of the gradients, as the parameters; None if they are not normalized."""
+    """Running means of the squares of the gradients, in the parameters' tree; None if gradients are not normalized."""
 
 
 def multiplicative_cayley(
@@ -291,8 +291,8 @@ def multiplicative_cayley(
     Args:
         learning_rate: l, a number or an optax schedule.
         normalize: whether every number of G is divided by the root of a running mean of its squares first.
-        decay: of this mean.
-        eps: what is added to its root.
+        decay: the decay of this mean.
+        eps: the number that is added to its root.
 
     Returns:
         A transformation of parameters (2, M, M), real and imaginary parts, for :func:`optax.partition` with
@@ -326,7 +326,7 @@ def _cayley_update(gradient: jax.Array, param: jax.Array, rate: jax.Array) -> ja
 
 
 def unitary_labels(params: Any) -> Any:
-    """The tree of parameters with the label :data:`UNITARY` for those of this name, and "others" for all others."""
+    """Labels the parameters, as a tree: :data:`UNITARY` for parameters of this name, and "others" for all others."""
 
     def label(path: tuple[Any, ...], _: jax.Array) -> str:
         return UNITARY if getattr(path[-1], "key", None) == UNITARY else "others"

@@ -123,7 +123,7 @@ class Checkpoints:
             at: read the checkpoint of this step and no other.
 
         Raises:
-            CheckpointError: no checkpoint is intact, or they are of another model.
+            CheckpointError: no checkpoint is intact, or the checkpoints are of another model.
         """
         failed: dict[int, CheckpointError] = {}
         for step in reversed(self.steps if at is None else [at]):
@@ -191,9 +191,9 @@ def _silenced() -> Iterator[None]:
 
 
 def _hide_tracebacks() -> None:
-    """Hides what orbax prints when it cannot read or write: tens of tracebacks, from threads that end after the call.
+    """Hides the many tracebacks that orbax prints when it cannot read or write, from threads that end after the call.
 
-    The call itself raises an error too, which becomes a CheckpointError.
+    The call itself also raises an error, which becomes a CheckpointError.
     """
     logger = logging.getLogger("absl")
     if _not_of_orbax not in logger.filters:
@@ -207,7 +207,7 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 class _ExceptClosedLoops:
-    """A ``sys.unraisablehook`` without errors of tensorstore, whose reads and writes end after their event loop."""
+    """A ``sys.unraisablehook`` that hides errors of tensorstore, whose reads and writes end after their event loop."""
 
     def __init__(self, hook: Callable[[Any], Any]) -> None:
         self._hook = hook
@@ -218,7 +218,7 @@ class _ExceptClosedLoops:
 
 
 def _reason(error: Exception) -> str:
-    """The error in one line; that of the operating system if there is one, which tensorstore puts at the end."""
+    """The error in one line: the operating system's error if there is one, which tensorstore puts at the end."""
     if code := re.search(r"os_error_code='(\d+)'", str(error)):
         return os.strerror(int(code[1]))
     return " ".join(str(error).split())[:200]

@@ -13,7 +13,7 @@ from experiments.running import progress
 from experiments.running.task import Task
 
 COLORS = {"train": "tab:blue", "watched": "tab:orange"}
-"""Of the training data, and of the data on which the parameters are chosen."""
+"""The colors of the training split and of the split on which the best parameters are chosen."""
 TEST = "tab:green"
 
 
@@ -55,7 +55,7 @@ def learning_curves(path: Path, result: dict[str, Any], task: Task, title: str) 
         settle_layout(figure)
         for axes, lines in ends.items():
             label_ends(axes, lines)
-            rising = axes is right and task.quantity == "accuracy"  # the corner without curves is below, or else above
+            rising = axes is right and task.quantity == "accuracy"  # rising curves leave the bottom free
             axes.annotate(
                 "parameters kept",
                 (result["best"]["samples"], 0.03 if rising else 0.97),

@@ -25,8 +25,8 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
 
     Args:
         coordinator: HOST:PORT of the first process; None to detect it, on clusters that JAX knows.
-        num_processes: the number of processes; None likewise.
-        process_id: the index of this process; None likewise.
+        num_processes: the number of processes; None to detect it.
+        process_id: the index of this process; None to detect it.
 
     Raises:
         ValueError: the arguments do not fit together, or the other processes cannot be reached.
@@ -62,7 +62,7 @@ def wait_for_all(name: str) -> None:
 
 
 def data_mesh(devices: int) -> Mesh:
-    """A mesh with one axis, ``data``: the first ``devices`` devices of this process, or for 0 those of all processes.
+    """A mesh with one axis, ``data``: the first ``devices`` devices of this process; 0 takes all processes' devices.
 
     Raises:
         ValueError: there are fewer devices.
@@ -91,7 +91,7 @@ def padded_size(rows: int, mesh: Mesh) -> int:
 def shard_batches(batches: Any, size: int, mesh: Mesh) -> Batch | dict[str, jax.Array]:
     """Stacks batches, padded to :func:`padded_size` of ``size`` rows, and shards their rows; padding has ``weights`` 0.
 
-    For a single device they stay on the host: passing them to the compiled step is faster than placing them first.
+    With a single device the batches stay on the host: passing them to the compiled step is faster than placing them.
 
     Args:
         batches: a batch, or a sequence of batches or of such sequences; each level becomes an axis before the rows.
@@ -110,7 +110,7 @@ def shard_batches(batches: Any, size: int, mesh: Mesh) -> Batch | dict[str, jax.
 
 
 def _filled(batch: Batch, size: int) -> Batch:
-    """Adds ``weights`` of 1, and rows of weight 0 up to ``size``."""
+    """Adds ``weights`` of 1, and pads the batch to ``size`` rows with rows of weight 0."""
     count = len(next(iter(batch.values())))
     batch = {**batch, "weights": np.ones(count, np.float32)}
     if missing := size - count:

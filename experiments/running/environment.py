@@ -1,4 +1,4 @@
-"""What determines a run's numbers beside its options: the version of jax, the device, and the precision settings."""
+"""The environment of a run, which affects its results: the version of jax, the device, and the precision settings."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import jax
 RECORDED = "environments"
 """The key in config.json: a list of the environments in which the run was trained, one after the other."""
 ROUNDING = ("jax", "device")
-"""A change of these is reported. A change of the others alters the precision or the kind of arithmetic, and is refused
-unless the user agrees."""
+"""Entries whose change is only reported. A change of any other entry alters the precision or the kind of arithmetic,
+and is refused unless the user agrees."""
 PRECISION_FLAGS = re.compile(r"--\S*(?:precision|fast_math|tf32|determinis)\S*")
 """The flags of XLA that are recorded."""
 
@@ -32,7 +32,7 @@ def current() -> dict[str, Any]:
 
 
 def changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:
-    """What differs between the environments of a run so far and of now, in words, by name."""
+    """Describes the differences between the environment of a run so far, ``there``, and the current one, by name."""
     return {
         name: f"{name} {there[name]} there and {here[name]} here"
         for name in here

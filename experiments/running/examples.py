@@ -16,11 +16,11 @@ from experiments.running.networks import LastStepClassifier, SymbolLabeler
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Which example is wanted, and where the task's data is.
+    """The requested example, and the location of the task's data.
 
     Args:
         number: the index of the test example, from 0.
-        workdir: of the run, for error messages.
+        workdir: the run's folder, for error messages.
         data_dir: folder with the task's data files, if the task has the option.
         data_file: file with the task's data, if the task has the option.
         prepared_dir: folder with the prepared data, if the task has the option.
@@ -50,8 +50,8 @@ class Example(NamedTuple):
         network: the model.
         xs: the inputs of its recurrent layer, ``(T, R)``.
         end: the timestep from which on all inputs are blank; T if none are.
-        symbols: inputs and targets, ``(2, T)``, of a task that labels symbols.
-        alphabet: a printable character for each symbol, of such a task.
+        symbols: inputs and targets, ``(2, T)``, if the task labels symbols.
+        alphabet: a printable character for each symbol, if the task labels symbols.
     """
 
     network: SymbolLabeler | LastStepClassifier

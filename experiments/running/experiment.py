@@ -48,7 +48,7 @@ class Experiment:
     def recorded(self, options: TrainOptions) -> dict[str, Any]:
         """The contents of config.json: everything that determines the results of a run with these options."""
         train = to_record(options)
-        for name in (*NO_MATTER, "start_from"):  # the path of start_from; its contents are in the configuration
+        for name in (*NO_MATTER, "start_from"):  # the checksum of the parameters there is recorded instead
             del train[name]
         train["devices"] = devices.data_mesh(options.devices).size  # it decides the order of summation
         return {**self.config, **to_record(self.model), **train}

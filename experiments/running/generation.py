@@ -1,7 +1,8 @@
 """Text from a trained model, one character after another.
 
 The output for a character leaves the tensor L - 1 timesteps after it, and the next character is only known then. So
-each character costs L timesteps: one that advances the state, and L - 1 on a copy that complete the output.
+each character costs L timesteps: one that advances the state, and L - 1 on a copy of the state to complete
+the output.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Request:
         count: the number of characters.
         prompt: the beginning of the text.
         temperature: sampling temperature; 0 takes the most likely character.
-        seed: of the sampling.
+        seed: the seed of the sampling.
     """
 
     count: int
@@ -77,7 +78,7 @@ def run(
         print(f"not evaluated yet: the parameters after step {unevaluated_step(workdir, meta)}", file=sys.stderr)
     key, network = jax.random.key(request.seed), cast(SymbolLabeler, experiment.network)
     symbols = generated(params, prompt, key, network, request.count, request.temperature)
-    text = vocabulary[np.concatenate([prompt, symbols])].tobytes()  # a character of several bytes may be in both
+    text = vocabulary[np.concatenate([prompt, symbols])].tobytes()  # a character of several bytes may span both
     print(text.decode(errors="replace"))
     return 0
 
@@ -86,7 +87,7 @@ def encoded(request: Request, vocabulary: NDArray[np.uint8]) -> NDArray[np.int32
     """The prompt's symbols, ``(n,)``.
 
     Raises:
-        ValueError: the prompt is empty or has bytes that the corpus does not have, or another value does not fit.
+        ValueError: the prompt is empty or has bytes that the corpus does not have, or another value is invalid.
     """
     if request.count < 1:
         raise ValueError(f"generate must be at least 1, got {request.count}.")
@@ -117,7 +118,7 @@ def generated(
         prompt: symbols, ``(n,)``, n at least 1.
         key: a JAX PRNG key.
         labeler: the model.
-        count: how many symbols.
+        count: the number of symbols.
         temperature: divides the logits; 0 takes the most likely symbol.
     """
 

@@ -1,4 +1,4 @@
-"""The runs of a population: what each of them keeps apart from the others, in a workdir of its own."""
+"""The runs of a population: the state, history, checkpoints and metrics of each run, and its workdir."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Member:
         experiment: task, model and initial parameters.
         options: how to train.
         workdir: the run's folder, claimed by this process while it trains.
-        config: what identifies the run.
+        config: the configuration that identifies the run.
     """
 
     experiment: Experiment
@@ -48,7 +48,7 @@ class Training:
     """A member while it is trained: its state as of the latest checkpoint, its history and its best parameters.
 
     Args:
-        number: its place in the population.
+        number: the index of the run in the population.
         member: the run.
         start: the state before the first step, on the host.
     """
@@ -74,12 +74,13 @@ class Training:
 
     @history.setter
     def history(self, history: list[Record]) -> None:
-        self._history = history  # which may be long, and over_at is asked for at every step
+        self._history = history
+        # computed once, since the history may be long and over_at is read at every step
         self._ended_at = int(history[-1]["step"]) if is_over(history, self.task) else None
 
     @property
     def over_at(self) -> int | None:
-        """The step after which the run is over, or has diverged; None as long as it is not."""
+        """The step after which the run was over, or at which it diverged; None while it is neither."""
         return self._ended_at if self.diverged_at is None else self.diverged_at
 
     @property
@@ -95,7 +96,7 @@ class Training:
     def save(self, step: int) -> None:
         """Writes a checkpoint of ``state``, then the metrics.
 
-        Before the first evaluation the current parameters stand for the best ones, and the metadata has their step.
+        Before the first evaluation the current parameters are saved as the best ones, and the metadata has their step.
         """
         if not devices.is_first():
             return
@@ -107,7 +108,7 @@ class Training:
             self._metrics.write(self.history)
 
     def restore(self, report: Callable[[str], None], step: int | None = None) -> None:
-        """Reads the latest intact checkpoint, or that of a step; without any nothing changes."""
+        """Reads the latest intact checkpoint, or the one of ``step``; if there is none, the state does not change."""
         if self.checkpoints.latest_step is not None:
             like = {"state": self.start, "best": self.member.experiment.params}
             restored, meta = self.checkpoints.restore(like, report, step)
@@ -115,7 +116,7 @@ class Training:
         self._metrics.write(self.history, resumed=True)
 
     def mark_diverged(self, step: int) -> None:
-        """Records that the run has diverged, so that the population it belongs to can be resumed without it."""
+        """Records that the run has diverged, so that its population can be resumed without it."""
         self.diverged_at = step
         write_json(self.member.workdir / wd.DIVERGED, {"step": step})
 
@@ -135,13 +136,13 @@ class Training:
 
 
 def resume(runs: Sequence[Training], report: Callable[[str], None]) -> int:
-    """Restores every run, those that are not over at the same step, which is returned; 0 if there is no checkpoint.
+    """Restores every run, and returns the common step of the runs that are not over; 0 if there is no checkpoint.
 
-    The runs of a population save one after the other. If it was killed meanwhile, some have a later checkpoint than
-    the others, and all go back to the latest step that they have in common.
+    The runs of a population save one after the other. If the process was killed meanwhile, some runs have a later
+    checkpoint than the others, and all go back to the latest step that they have in common.
 
     Raises:
-        CheckpointError: no checkpoint of a run can be read, or there is no step in common.
+        CheckpointError: no checkpoint of a run can be read, or the runs have no step in common.
     """
     if len(runs) > 1:
         for run in runs:

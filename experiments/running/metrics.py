@@ -1,4 +1,4 @@
-"""The metrics of a run as files, and how long the run will take."""
+"""Writing a run's metrics to files, and estimating the run's duration."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Metrics:
         self._writer: Any = None
 
     def write(self, history: Sequence[dict[str, Any]], *, resumed: bool = False) -> None:
-        """Writes all records as JSON Lines, and the new ones for TensorBoard; those of a ``resumed`` run are not new.
+        """Writes all records as JSON Lines, and the new ones for TensorBoard; if ``resumed``, none are new.
 
         Raises:
             FileError: a file cannot be written.
@@ -62,10 +62,10 @@ class Metrics:
 
 
 class Estimate:
-    """How long the whole run will take, measured on its first steps after those that compile.
+    """Estimates the run's remaining time from the speed of its first steps, after those that compile.
 
     Args:
-        steps: the steps that the run still has.
+        steps: the number of steps that remain.
         epochs: the largest number of epochs, for the message.
     """
 
@@ -76,7 +76,7 @@ class Estimate:
         self._told = False
 
     def after(self, steps: int) -> str | None:
-        """To be called as steps end; returns a line once the speed is known, unless the run is a short one."""
+        """Counts steps that have ended. Returns a line once the speed is known, unless the run is short."""
         if self._told:
             return None
         self._left -= steps

@@ -1,4 +1,4 @@
-"""The recurrent layer as options: the models of the paper, and the rivals that it is compared with."""
+"""The options of the recurrent layer: the models of the paper, and the rivals that the tLSTM is compared with."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "3d+LN": {"dims": 2, "norm": "layer"},
     "3d+CN": {"dims": 2, "norm": "channel"},
 }
-"""The models of the paper by their names there (and 2d+CN); ``dims`` is the number of tensorized dimensions, of L
-locations each."""
+"""The models of the paper by the paper's names, and 2d+CN; ``dims`` is the number of tensorized dimensions, each with L
+locations."""
 FIXED = ("model", "tensor_shape", "kernel_size", "memory_conv", "norm", "num_layers", "shared")
 """The options that a preset sets."""
 FORGET_BIAS = 4.0
@@ -53,7 +53,7 @@ MODEL_HELP = "\n".join(
         *(f"{name}: {arguments.summary(rival)}" for name, rival in RIVALS.items()),
     ]
 )
-"""The models with a line each."""
+"""One line about each model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ class ModelOptions:
         forget_bias: float = FORGET_BIAS,
         inputs: int = 1,
     ) -> ModelOptions:
-        """The same model with ``preset``, ``depth``, ``params`` and unset options replaced by what they stand for.
+        """The same model with ``preset``, ``depth``, ``params`` and unset options replaced by their values.
 
         Args:
             default: the task's default options.
@@ -158,7 +158,7 @@ class ModelOptions:
         )
 
     def check_given(self, names: Collection[str]) -> None:
-        """Raises a ValueError if one of the options given replaces another one, even if it has its default value."""
+        """Raises a ValueError if ``names`` has an option that ``preset`` or ``params`` sets, even to the same value."""
         if self.preset is not None:
             for name in FIXED:
                 if name in names:
@@ -183,17 +183,17 @@ class ModelOptions:
         return sum(map(math.prod, kernels))
 
     def core_size(self, inputs: int) -> int:
-        """The number of core parameters, all but those of the head, with ``inputs`` input features."""
+        """The number of core parameters, all except those of the head, with ``inputs`` input features."""
         if self.rival is None:
             shapes = (self.stack_config if self.model == "slstm" else self.config).param_shapes(inputs)
             return sum(map(math.prod, jax.tree.leaves(shapes, is_leaf=lambda node: isinstance(node, tuple))))
         return core_size(cast(Rival, self.layer()), inputs)
 
     def started(self, default: ModelOptions, time_scale: Callable[[int], float], forget_bias: float) -> ModelOptions:
-        """The same model with either a time scale or the biases that it would set; see :meth:`resolved`.
+        """The same model with either a time scale or the biases that a time scale sets; see :meth:`resolved`.
 
         Raises:
-            ValueError: the time scale is not one, or a bias that it sets is given too.
+            ValueError: the time scale is out of range, or a bias that it sets is given too.
         """
         biases = {name: getattr(self, name) for name in SET_BY_TIME_SCALE if getattr(self, name) is not None}
         scale = self.time_scale
@@ -201,14 +201,14 @@ class ModelOptions:
             scale = 0.0 if biases or "time_scale" in self.meaningless else time_scale(self.delay)
         elif scale != 0 and not 1 <= scale < math.inf:
             raise ValueError(f"time_scale must be 0 (none) or a number of timesteps, at least 1, got {scale}.")
-        if self.rival is not None:  # which has its own default forget bias
+        if self.rival is not None:  # rivals have their own default forget bias
             return dataclasses.replace(self, time_scale=float(scale))
         if scale == 0:
             given = self.forget_bias if self.forget_bias is not None else forget_bias
             conveyor_bias = self.config.conveyor_bias
             return dataclasses.replace(self, time_scale=0.0, forget_bias=given, conveyor_bias=conveyor_bias)
         for name, bias in biases.items():
-            if bias != getattr(default, name):  # those of --paper give way
+            if bias != getattr(default, name):  # the biases of --paper are replaced
                 raise ValueError(
                     f"time_scale sets {name}, got both time_scale {scale:g} and {name} {bias:g}: leave one of them out."
                 )
@@ -223,7 +223,7 @@ class ModelOptions:
             return dataclasses.replace(self, features=units * unit).core_size(inputs)
 
         plain = self.model == "slstm" or self.rival is not None or self.norm == "none"
-        below, above = (1 if plain else 2), LARGEST  # which the norm needs
+        below, above = (1 if plain else 2), LARGEST  # normalization needs 2 channels
         units = min(64, above)
         while above - below > 1:  # sizes grow about as M^2, and counting takes tens of milliseconds
             if size(units) < budget:
@@ -239,7 +239,7 @@ class ModelOptions:
         for name in ("features", "num_layers", "tensor_shape", "kernel_size"):
             given = getattr(self, name)
             for size in given if isinstance(given, tuple) else () if given is None else (given,):
-                check_size(name, size, least=-LARGEST)  # the library refuses those below 1
+                check_size(name, size, least=-LARGEST)  # the library refuses sizes below 1
         for name in self.meaningless:
             given, usual = getattr(self, name), default.layers if name == "num_layers" else getattr(default, name)
             if given not in (usual, None) and (given, usual) != (0, None):  # None becomes 0 for these models
@@ -306,14 +306,14 @@ class ModelOptions:
 
     @property
     def gate_start(self) -> dict[str, Any]:
-        """What sets the initial biases of the gates: the time scale or, without one, the forget bias."""
+        """The argument that sets the initial biases of the gates: the time scale or, without one, the forget bias."""
         if self.time_scale:
             return {"time_scale": self.time_scale}
         return {"forget_bias": FORGET_BIAS if self.forget_bias is None else self.forget_bias}
 
     @property
     def delay(self) -> int:
-        """The delay of the outputs in timesteps: L - 1, and 0 for models that are no tLSTM or tRNN."""
+        """The delay of the outputs in timesteps: L - 1, and 0 for models other than the tLSTM and the tRNN."""
         return 0 if self.model not in TENSORIZED else self.config.delay
 
     def check_task(self, task: str) -> None:
@@ -324,7 +324,7 @@ class ModelOptions:
 
     @property
     def rival(self) -> type[Rival] | None:
-        """The class of a model that is none of the paper's own."""
+        """The rival's class; None for the paper's models."""
         return RIVALS.get(self.model)
 
     @property
@@ -358,12 +358,12 @@ class ModelOptions:
 
     @property
     def resolved_depth(self) -> int:
-        """The depth L: the number of layers of models that are no tLSTM or tRNN."""
+        """The depth L; for models other than the tLSTM and the tRNN, the number of layers."""
         return self.layers if self.model not in TENSORIZED else self.config.depth
 
     @property
     def name(self) -> str:
-        """The model's name in the paper, for example "3D tLSTM+CN"; for a rival its name here and its options."""
+        """The model's name in the paper, for example "3D tLSTM+CN"; for a rival, ``model`` and its options."""
         if self.rival is not None:
             return f"{self.model} ({', '.join(self.rival_options)})" if self.rival_options else self.model
         if self.model == "slstm":

@@ -80,7 +80,7 @@ class SymbolLabeler(Network):
     def _continued(
         self, layer: Rival, xs: jax.Array, carry: Any, rows: jax.Array | None, deterministic: bool
     ) -> tuple[Any, jax.Array]:
-        """A rival's carry and outputs. Where the initial state is learned, the carry says which rows have begun."""
+        """A rival's carry and outputs. If the initial state is learned, the carry includes which rows have begun."""
         if not layer.learns_start:
             return cast(Any, call(layer, xs, rows, deterministic, initial_carry=carry, return_carry=True))
         start = None
@@ -97,7 +97,7 @@ class SymbolLabeler(Network):
 
 
 def call(layer: Layer, xs: jax.Array, rows: jax.Array | None, deterministic: bool, **options: Any) -> Any:
-    """Calls a layer; only rivals know ``deterministic``.
+    """Calls a layer; only rivals take ``deterministic``.
 
     Args:
         layer: the layer.
@@ -117,8 +117,8 @@ def call(layer: Layer, xs: jax.Array, rows: jax.Array | None, deterministic: boo
 def initialized(network: nn.Module, seed: int, inputs: jax.Array) -> Any:
     """The initial parameters of a network; compiled once for networks that are equal, as in a population.
 
-    If the network has other variables too, such as batch statistics, the parameters are together with these in a dict
-    by collection.
+    If the network has other variables too, such as batch statistics, returns a dict of the collections, including the
+    parameters.
     """
     variables = dict(network.init(jax.random.key(seed), inputs))
     return variables[PARAMS] if set(variables) == {PARAMS} else variables

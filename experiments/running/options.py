@@ -83,7 +83,7 @@ class TrainOptions:
     sizes: ClassVar[tuple[str, ...]] = ("batch_size", "steps_per_dispatch")
 
     def check(self) -> None:
-        """Raises a ValueError for options that do not fit."""
+        """Raises a ValueError for options that are out of range or contradict each other."""
         for name in self.sizes:
             check_size(name, getattr(self, name), most=2**31 - 1 if name == "batch_size" else math.inf)
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):

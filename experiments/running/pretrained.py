@@ -47,7 +47,7 @@ def unevaluated_step(workdir: Path, meta: dict[str, Any]) -> int:
     """The step of the parameters that :func:`best_so_far` reads before the first evaluation.
 
     Raises:
-        UsageError: they are the initial ones, which earlier versions saved until then.
+        UsageError: they are the initial parameters, which earlier versions saved before the first evaluation.
     """
     if "best_step" not in meta:
         raise UsageError(
@@ -65,7 +65,7 @@ def started(experiment: Experiment, options: TrainOptions) -> Experiment:
     of that run does not affect the results and is not recorded.
 
     Raises:
-        UsageError: there are no parameters, or they are of another task or of a model that cannot be resized to this.
+        UsageError: there are no parameters, or they are of another task or of a model that cannot be resized.
     """
     folder, new = options.start_from, experiment.model
     if folder is None:
@@ -102,7 +102,7 @@ def started(experiment: Experiment, options: TrainOptions) -> Experiment:
 
 
 def initial_biases(old: ModelOptions, new: ModelOptions) -> dict[str, Any]:
-    """How the parameters of ``old`` were initialized, as the run ``new`` that starts from them records it."""
+    """The initial biases of ``old``, as the run ``new`` that starts from its parameters records them."""
     if old.time_scale:
         return {"time_scale": old.time_scale, **dict.fromkeys(SET_BY_TIME_SCALE)}
     forget_bias = old.forget_bias if new.time_scale else new.forget_bias  # the latter as earlier versions recorded it
@@ -138,7 +138,7 @@ def evaluated(folder: Path, like: Any) -> tuple[Any, list[Record]]:
             f"start_from must be a run with at least one evaluation, got {folder}: let it train until then"
         )
     for (path, leaf), wanted in zip(jax.tree.leaves_with_path(params), jax.tree.leaves(like), strict=True):
-        if leaf.shape != wanted.shape:  # of the input's kernel, or of the head
+        if leaf.shape != wanted.shape:  # the input's kernel, or the head
             raise UsageError(
                 f"start_from must be a run with {jax.tree_util.keystr(path, simple=True, separator='/')} of shape "
                 f"{wanted.shape}, got {leaf.shape} in {folder}: take one with as many inputs and outputs as this"

@@ -34,7 +34,7 @@ def profile(
         at_once: the number of steps per dispatch.
         wait: waits for all steps of the loop in flight.
         report: called with lines about the progress.
-        bare_steps: the same number of compiled steps, on batches that are on the devices already.
+        bare_steps: takes the same number of compiled steps, on batches that are already on the devices.
         trace: folder for the trace, for TensorBoard or Perfetto.
 
     Returns:

@@ -33,7 +33,7 @@ def shown(name: str, value: float) -> str:
 
 
 def describe(records: Sequence[Record], task: Task) -> str:
-    """A line about an epoch of one run, or of several that are trained together: then the range and the median."""
+    """A line about an epoch of one run, or the range and the median of several that are trained together."""
     first = records[0]
     parts = [f"epoch {first['epoch']:3}/{task.epochs}", f"{first['samples']:,} {task.unit}"]
     if len(records) > 1:
@@ -52,7 +52,7 @@ def _range(name: str, values: Sequence[float]) -> str:
 
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
-"""The signals on which a run saves a checkpoint and ends; SIGHUP, which Windows does not have, is a closed terminal."""
+"""The signals on which a run saves a checkpoint and ends; SIGHUP, for a closed terminal, is missing on Windows."""
 
 
 @contextlib.contextmanager
@@ -60,7 +60,7 @@ def asked_to_stop(*, save_first: bool = True) -> Iterator[list[int]]:
     """Yields a list to which the signals :data:`STOPPING` are appended; a second signal has its usual effect.
 
     Without ``save_first``, no signal is caught: one of several processes cannot save a checkpoint alone. A signal after
-    the last step has no effect, since the run is about to finish. A signal that is ignored remains so: SIGHUP below
+    the last step has no effect, since the run is about to finish. A signal that is ignored remains so: SIGHUP under
     nohup, and SIGINT in a job that a script starts in the background.
     """
     received: list[int] = []
@@ -78,7 +78,7 @@ def asked_to_stop(*, save_first: bool = True) -> Iterator[list[int]]:
         for name in STOPPING:
             if signal.getsignal(name) is not signal.SIG_IGN:
                 previous[name] = signal.signal(name, handler)
-    except ValueError:  # not the main thread, which alone receives signals
+    except ValueError:  # not the main thread; only that one receives signals
         yield received
         return
     try:

@@ -31,7 +31,7 @@ def run(build: Callable[[], Experiment], options: TrainOptions) -> int:
         The exit status, 0.
 
     Raises:
-        UsageError: an option does not fit: a ValueError of ``build``, say.
+        UsageError: an option does not fit, for example if ``build`` raises a ValueError.
         CommandError: as :func:`experiments.running.training.fit`, or the workdir cannot be used.
         Interrupted: as :func:`experiments.running.training.fit`.
     """
@@ -46,7 +46,7 @@ def run(build: Callable[[], Experiment], options: TrainOptions) -> int:
 
 
 def plan(build: Callable[[], Experiment], options: TrainOptions) -> Member:
-    """Builds a run, as the one in its workdir if there is one.
+    """Builds a run; if its workdir already holds one, builds that run as it was recorded.
 
     Raises:
         UsageError: an option does not fit.
@@ -67,7 +67,7 @@ def train(members: Sequence[Member], ended: Callable[[int], None] | None = None)
 
     Args:
         members: the runs; one, or several of the same :func:`experiments.running.together.shape`.
-        ended: called with the index of a run when its files are complete, also for those that had ended before.
+        ended: called with the index of a run when its files are complete, also for runs that had ended before.
             Without it the result of each run is printed.
 
     Returns:
@@ -82,7 +82,7 @@ def train(members: Sequence[Member], ended: Callable[[int], None] | None = None)
             if devices.is_first():
                 claim = {name: getattr(each.options, name) for name in ("overwrite", "any_environment")}
                 held.enter_context(wd.claimed(each.workdir, each.config, **claim))
-            devices.wait_for_all(f"claimed, {each.config.get('start_sha256')}")  # fails where these differ
+            devices.wait_for_all(f"claimed, {each.config.get('start_sha256')}")  # fails if processes differ in it
         summaries = [wd.read_summary(each.workdir) for each in members]
 
         def end(number: int, summary: dict[str, Any]) -> None:
@@ -102,7 +102,7 @@ def train(members: Sequence[Member], ended: Callable[[int], None] | None = None)
 
 
 def introduce(member: Member, *, finished: bool) -> None:
-    """Says which run begins or goes on, or that it is finished."""
+    """Prints a line about a run that begins or resumes, or says that it is finished."""
     experiment, options = member.experiment, member.options
     if finished:
         say(f"{member.workdir} holds this run, finished; --overwrite runs it again")
@@ -115,7 +115,7 @@ def introduce(member: Member, *, finished: bool) -> None:
 
 
 def finish(member: Member, result: dict[str, Any], together: int) -> dict[str, Any]:
-    """Writes figure and summary of a run that is over, and returns the summary."""
+    """Writes the figure and the summary of a run that is over, and returns the summary."""
     experiment, workdir = member.experiment, member.workdir
     summary = summarize(experiment, result, count_parameters(experiment.params), together)
     if devices.is_first():
@@ -140,7 +140,7 @@ def say(line: str) -> None:
 
 
 def summarize(experiment: Experiment, result: dict[str, Any], parameters: int, together: int) -> dict[str, Any]:
-    """The contents of summary.json. ``seconds`` are those of the program, in which several runs may be together."""
+    """The contents of summary.json. ``seconds`` is the program's time, which several runs may share."""
     history, best = result["history"], result["best"]
     return {
         "title": experiment.title,

@@ -21,11 +21,11 @@ from experiments.running.options import KEY_TYPE, TrainOptions
 from experiments.running.task import Objective, Sums, Task
 
 Settings = dict[str, Any]
-"""What runs differ in apart from their state and their batches: ``rate`` and ``seed``."""
+"""The values in which runs differ, apart from their state and their batches: ``rate`` and ``seed``."""
 
 
 class State(NamedTuple):
-    """What a training step updates.
+    """The training state, which a step updates.
 
     Args:
         step: the number of steps so far.
@@ -44,13 +44,13 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What the training step of a population is compiled from, apart from shapes; equal programs are compiled once.
+    """The static arguments of the training step of a population; for equal programs and shapes it is compiled once.
 
     Args:
-        objective: what is computed from a batch.
-        clip_norm: see :class:`~experiments.running.options.TrainOptions`, as for the next two.
-        schedule: of the learning rate.
-        weight_decay: of the kernels.
+        objective: the computation of the loss and the metrics.
+        clip_norm: see :class:`~experiments.running.options.TrainOptions`, also for the next two.
+        schedule: the schedule of the learning rate.
+        weight_decay: the weight decay of the kernels.
         num_steps: the steps of the schedule; None if it is constant.
         count: the number of runs.
     """
@@ -113,13 +113,13 @@ def prepared_sums(
 
 
 SUMS = jax.jit(prepared_sums, static_argnums=0)
-"""For the shapes of its results: a jitted function is traced once for equal objectives."""
+"""Used only for the shapes of the sums: a jitted function is traced once for equal objectives."""
 
 
 def over_runs(function: Callable[..., Any], count: int) -> Callable[..., Any]:
     """Maps a function over the first axis of its arguments, along which there are ``count`` runs.
 
-    A single run is not mapped, since a compiler makes slower programs of an axis of size 1.
+    A single run is not mapped, since programs with an axis of size 1 are slower.
     """
     if count > 1:
         return jax.vmap(function)
@@ -138,7 +138,7 @@ def train_steps(program: Program, state: State, batches: Any, runs: Settings, da
     The batches are sharded and the parameters replicated; the compiler adds the sums across devices.
 
     Args:
-        program: what is compiled.
+        program: the static arguments.
         state: the state of the runs; donated.
         batches: have the runs along the first axis and the steps along the second.
         runs: see :func:`settings`.
@@ -163,7 +163,7 @@ def train_steps(program: Program, state: State, batches: Any, runs: Settings, da
             params = optax.apply_updates(state.params, updates)
             params = {**params, **changed} if changed else params
             totals = jax.tree.map(jnp.add, state.totals, found)
-            # apart from the state, which the next step donates; in one array, which is fetched faster than several
+            # not part of the state, which the next step donates; one array is fetched faster than several
             means = jnp.stack([total / count for total, count in totals.values()])
             return State(state.step + 1, params, opt_state, totals, carry), means
 
@@ -190,7 +190,7 @@ def release() -> None:
 
 
 def settings(runs: Sequence[TrainOptions]) -> Settings:
-    """What runs differ in apart from their state and their batches, as arrays on the host, each ``(count,)``."""
+    """The values in which runs differ, as arrays ``(count,)`` on the host; see :data:`Settings`."""
     return {
         "rate": np.array([run.learning_rate for run in runs], jax.dtypes.canonicalize_dtype(np.float64)),
         "seed": np.array([run.seed for run in runs], np.uint32),
@@ -215,9 +215,9 @@ def placed(state: State, mesh: Mesh) -> State:
 def evaluate(
     name: str, objective: Objective, params: Any, tasks: Sequence[Task], data: Any, mesh: Mesh
 ) -> list[dict[str, float]]:
-    """The metrics of an evaluation split, for each run, whose stacked parameters are on the devices.
+    """The metrics of each run on an evaluation split; ``params`` are the runs' stacked parameters, on the devices.
 
-    The objectives of the tasks may differ from this one in how parameters are initialized.
+    The objectives of the tasks may differ from ``objective`` in how parameters are initialized.
     """
     rows = devices.padded_size(len(next(iter(tasks[0].evaluated[name][0].values()))), mesh)
     carry = devices.shard(stack([task.carry(rows) for task in tasks]), mesh, axis=1)

@@ -28,7 +28,7 @@ NUM_TEST = 100
 SOLVED = 0.99
 """The task is solved when the accuracy on the symbols of the answers is above this."""
 TRAIN, TEST = 0, 1
-"""The splits, as they enter the seeds of samples."""
+"""The numbers of the splits, which are part of the seeds of samples."""
 MOST_NUMBERS = 2**31
 """The number of training samples that an int32 can count."""
 
@@ -60,7 +60,7 @@ class SampleOptions(TrainOptions):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GeneratedTask:
-    """A task that generates its own data; equal to itself alone, as its functions are.
+    """A task that generates its own data. An instance is equal only to itself, as functions are.
 
     Args:
         name: the task with its size, for titles and workdirs.
@@ -182,7 +182,7 @@ def samples(generated: GeneratedTask, count: int, *seed: int) -> Batch:
 
 
 def numbered(seed: int, split: int, first: int, count: int) -> Batch:
-    """A batch of samples that the device makes: what determines each of them, in a row."""
+    """A batch of samples that the device makes: each row has the seed, the split and the number of a sample."""
     return {
         "seed": np.full(count, seed, np.uint32),
         "split": np.full(count, split, np.int32),
@@ -191,7 +191,7 @@ def numbered(seed: int, split: int, first: int, count: int) -> Batch:
 
 
 def held_out(generated: GeneratedTask, seed: int, data_on: str = "host") -> Batch:
-    """The test samples of the runs with a seed: those that the host or the device makes."""
+    """The test samples of the runs with a seed, made by the host or by the device."""
     if data_on == "host":
         return samples(generated, NUM_TEST, seed, TEST)
     return cast(Batch, jax.device_get(jax.jit(generated.from_numbers)(numbered(seed, TEST, 0, NUM_TEST))))

@@ -1,4 +1,4 @@
-"""What is trained: the data, the objective and the stopping rule of a run."""
+"""Tasks: the data, the objective and the stopping rule of a run."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Record = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Objective(abc.ABC):
-    """What the training and evaluation steps compute from a batch.
+    """The loss and the metrics of a batch, which the training and evaluation steps compute.
 
     A process compiles the evaluation steps of equal objectives once, and the training steps if the optimizers are equal
-    too. So a subclass is a frozen dataclass with hashable fields, and what it computes depends on nothing but these
-    fields and the arguments.
+    too. So a subclass is a frozen dataclass with hashable fields, and what it computes depends only on these fields
+    and the arguments.
 
     Args:
         network: the network.
@@ -33,7 +33,7 @@ class Objective(abc.ABC):
     network: Network
 
     def prepare(self, data: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """The batch that :meth:`sums` takes, from a batch as the host made it; row by row.
+        """Converts a batch made by the host to one that :meth:`sums` takes, row by row.
 
         Args:
             data: the arrays that are kept on the devices, :attr:`Task.data`.
@@ -63,7 +63,7 @@ class Task:
     """Data, objective and stopping rule of a run.
 
     Args:
-        objective: what is computed from a batch.
+        objective: the computation of the loss and the metrics.
         batch: returns the training batch of a step. It must depend on the step number alone, so that a run can be
             resumed at any step.
         steps_per_epoch: training steps between two evaluations.
@@ -73,14 +73,14 @@ class Task:
         evaluated: the batches of each evaluation split; the first batch of a split has the most rows. The first split
             is evaluated after every epoch, the split ``test`` at the end.
         rank: sort key of a record; higher is better.
-        solved: whether a record ends the training because the task is solved; None if there is no such thing.
+        solved: whether a record ends the training because the task is solved; None if no record does.
         carry: the carry of the first batch of an epoch or of an evaluation, for a given number of rows: a pytree with
             the rows along the first axis.
-        data: arrays that are kept on the devices, for :meth:`Objective.prepare`. The runs of a population share those
-            of the first.
-        unit: what training samples are called.
+        data: arrays that are kept on the devices, for :meth:`Objective.prepare`. The runs of a population share the
+            arrays of the first run.
+        unit: the plural noun for training samples in messages and figures.
         quantity: the metric to report beside the loss.
-        shorter: what to say beside the estimate of a long run: how to get a short one.
+        shorter: a hint about how to get a shorter run, printed with the estimate of a long one.
     """
 
     objective: Objective

@@ -1,4 +1,4 @@
-"""Which runs are trained in one program: those whose models have one shape, as many as fit in memory."""
+"""Groups runs into programs: runs whose models have the same shape train together, as many as fit in memory."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from experiments.running.members import Member
 from experiments.running.models import SET_BY_TIME_SCALE
 
 FREE = ("seed", "learning_rate", "time_scale", "kernel_scale", "start_sha256", "start_samples", *SET_BY_TIME_SCALE)
-"""The configuration in which the runs of a population may differ: that of initial parameters, data and optimizer."""
+"""The configuration entries in which the runs of a population may differ: initial parameters, data and optimizer."""
 MEMORY = 0.8
-"""The part of the memory that a population may take."""
+"""The fraction of the memory that a population may take."""
 
 
 def shape(member: Member) -> str:
-    """What the runs of a population have in common: all of the configuration except for :data:`FREE`."""
+    """The configuration that the runs of a population share, as JSON: all of it except for :data:`FREE`."""
     return json.dumps({name: x for name, x in member.config.items() if name not in FREE}, sort_keys=True)
 
 
@@ -35,7 +35,7 @@ def populations(members: Iterable[Member]) -> list[list[Member]]:
 
 
 class Trial:
-    """One training step of a population, compiled, to learn what the population takes.
+    """A compiled training step of a population, to measure its memory and its time.
 
     Args:
         group: the runs.
@@ -64,7 +64,7 @@ class Trial:
         """The time of a step: the median of a few, after a first one."""
         times = []
         for _ in range(repetitions + 1):
-            state = jax.block_until_ready(steps.placed(self._start, self._mesh))  # which the step donates
+            state = jax.block_until_ready(steps.placed(self._start, self._mesh))  # the step donates it
             begin = time.perf_counter()
             jax.block_until_ready(self._step(state, *self._rest))
             times.append(time.perf_counter() - begin)
@@ -72,10 +72,10 @@ class Trial:
 
 
 def divided(group: Sequence[Member], limit: float) -> list[tuple[list[Member], Trial | None]]:
-    """Halves a group until a program with it needs at most ``limit`` bytes, or each run has a part of its own.
+    """Halves a group until the program of each part needs at most ``limit`` bytes, or the part is a single run.
 
     Returns:
-        The parts, each with its compiled step; None for a part of one run, which is trained in any case.
+        The parts, each with its compiled step; None for a single run, which is trained even if it needs more.
     """
     if len(group) == 1:
         return [(list(group), None)]

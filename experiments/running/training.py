@@ -1,6 +1,6 @@
 """The training loop of every task: numbered batches, evaluation, early stopping, checkpoints that resume exactly.
 
-:func:`fit` is the whole of it, from top to bottom. It trains a population: one run, or several in one program.
+:func:`fit` is the complete loop. It trains a population: one run, or several in one program.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from experiments.running.task import Record, best_of
 AHEAD = 3
 """The most dispatches in flight while the host makes the next batches."""
 SAVING = 10
-"""The runs of a population save at an evaluation only if this many times as long has passed as saving takes them."""
+"""The runs of a population save at an evaluation only if the time since the last save is more than this many times the
+duration of that save."""
 
 
 class Diverged(CommandError):
@@ -42,9 +43,9 @@ class Diverged(CommandError):
 def fit(members: Sequence[Member], ended: Callable[[int, dict[str, Any]], None]) -> dict[int, Diverged]:
     """Trains and evaluates epoch by epoch, until each run is solved or its epochs or its patience are used up.
 
-    The runs differ in nothing but their initial parameters, their batches and their learning rates: shapes, schedule
-    and stopping rule are those of the first. Each has its own history, best parameters, early stop and checkpoints. A
-    finished run is no longer trained; the program ends with the last one.
+    The runs differ only in their initial parameters, their batches and their learning rates: the shapes, the schedule
+    and the stopping rule of the first run apply to all. Each has its own history, best parameters, early stop and
+    checkpoints. A finished run is no longer trained; the program ends with the last one.
 
     Args:
         members: the runs. Each resumes from the latest checkpoint in its workdir, if any.
@@ -78,7 +79,7 @@ def fit(members: Sequence[Member], ended: Callable[[int, dict[str, Any]], None])
             bar.write(f"resuming from step {done} in {where}", file=sys.stderr)
         population = Population(runs, options, mesh, bar)
         if unfinished := [run for run in runs if run.unfinished]:
-            population.arrange(min(run.over_at or done for run in unfinished) - 1)  # as when they were trained
+            population.arrange(min(run.over_at or done for run in unfinished) - 1)  # the size they were trained with
             for number, result in population.results(unfinished):
                 with bar.external_write_mode():
                     ended(number, result)
@@ -114,18 +115,18 @@ def fit(members: Sequence[Member], ended: Callable[[int, dict[str, Any]], None])
             if devices.is_first() and records:
                 bar.write(progress.describe(records, task))
             for number, result in population.results(over):
-                with bar.external_write_mode():  # which clears the bar meanwhile
+                with bar.external_write_mode():  # hides the bar meanwhile
                     ended(number, result)
             population.arrange(done)
     return population.errors
 
 
 class Population:
-    """The runs in one compiled program, to which it sends training steps ahead of their results.
+    """The runs in one compiled program, whose training steps are dispatched before earlier results arrive.
 
     Args:
         runs: all runs, also those that are over.
-        options: how to train; those of the first run, but for the learning rate.
+        options: the training options of the first run; learning rates and seeds are those of each run.
         mesh: the devices.
         bar: the progress bar, which advances as the losses arrive.
     """
@@ -145,9 +146,9 @@ class Population:
             for run in runs
             if run.diverged_at is not None and not (run.member.workdir / wd.SUMMARY).exists()
         }
-        """What the runs that diverged are to report."""
+        """The errors of the runs that diverged, by number."""
         self.estimate: Estimate | None = None
-        """Updated after each step; estimates the time that remains and prints it."""
+        """Estimates the time that remains, from the steps that have ended; :meth:`wait` prints its line."""
 
     @property
     def active(self) -> list[Training]:
@@ -157,9 +158,9 @@ class Population:
     def arrange(self, done: int) -> None:
         """Puts the runs that are not over into the program, which is made smaller once half of its runs are over.
 
-        The size of the program may affect how its results are rounded. So it depends on nothing but the runs that are
-        over after so many steps, ``done``, those of whole epochs; a population that is resumed has the same sizes.
-        Runs that are over fill up the program.
+        The size of the program may affect how its results are rounded. So the size depends only on which runs are
+        over after ``done`` steps, a number of whole epochs, and a resumed population has the same sizes. Runs that are
+        over fill up the program.
         """
         active = [run for run in self._runs if run.over_at is None or run.over_at > done]
         if self._slots and not active:
@@ -216,7 +217,7 @@ class Population:
         return found
 
     def evaluate(self, record: Record, begin: float) -> list[Training]:
-        """Ends an epoch: evaluates the runs, each of which gets a record. Returns those that are over now."""
+        """Ends an epoch: evaluates the runs and adds a record to each. Returns the runs that are now over."""
         trained = steps.averages("train", self._state.totals, len(self._slots))
         watched, tasks = self._task.watched, [run.task for run in self._slots]
         found = steps.evaluate(watched, self._task.objective, self._state.params, tasks, self._data, self._mesh)
@@ -224,7 +225,7 @@ class Population:
         improved: list[int] = []
         over: list[Training] = []
         for slot, (run, train, held_out) in enumerate(zip(self._slots, trained, found, strict=True)):
-            if run.over_at is None and len(run.history) < record["epoch"]:  # some may be ahead after a kill
+            if run.over_at is None and len(run.history) < record["epoch"]:  # some runs may be ahead after a kill
                 improved += [slot] if run.add({**record, **train, **held_out, "seconds": seconds}) else []
                 over += [run] if run.over_at is not None else []
         if improved:
@@ -238,7 +239,7 @@ class Population:
         return over
 
     def results(self, over: Sequence[Training]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The index, and the history, best record and test metrics of the best parameters, of runs that are over."""
+        """Yields the index and the result of each run in ``over``, with the test metrics of its best parameters."""
         size = len(self._slots)
         for begin in range(0, len(over), size):
             group = over[begin : begin + size]

@@ -1,4 +1,4 @@
-"""A run's folder: which run owns it, the files in it, and what may be overwritten."""
+"""A run's folder: claiming it for one run, the names of its files, and overwriting it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ LOCK = ".lock"  # held by the process that runs there
 FORMER_TASKS = {"wikipedia": "language"}
 """Tasks that were renamed: the name that earlier versions recorded, and today's."""
 EVALUATION_STREAMS = "evaluation_streams"
-"""An option of language modeling that is recorded if it differs from the batch size, which is what earlier versions
-took: the number of parallel streams into which the validation and test texts are split."""
+"""An option of language modeling: the number of parallel streams into which the validation and test texts are split. It
+is recorded if it differs from the batch size, which earlier versions used."""
 ELSEWHERE = "give --workdir another folder"
 
 
@@ -41,13 +41,13 @@ def claimed(workdir: Path, config: dict[str, Any], *, overwrite: bool, any_envir
     Args:
         workdir: the folder; created if it does not exist.
         config: everything that determines the run's results, as JSON.
-        overwrite: first delete the files of an earlier run: those that runs write, and no others. A folder that is
+        overwrite: first delete the files of an earlier run, only those that runs write. A folder that is
             not a workdir is never changed.
-        any_environment: resume a run that was begun in an environment of another precision, too.
+        any_environment: also resume a run that was begun in an environment of another precision.
 
     Raises:
-        WorkdirError: the folder holds a run of another configuration or environment, or files of no run, cannot be
-            written, or another process is running there.
+        WorkdirError: the folder holds a run of another configuration or environment, or files that no run wrote,
+            cannot be written, or another process is running there.
         FileError: its configuration cannot be read, or its path is not UTF-8.
     """
     check_name(workdir)
@@ -111,7 +111,7 @@ def recorded_here(workdir: Path) -> dict[str, Any] | None:
     try:
         config = read_json(workdir / CONFIG)
     except FileError:
-        return None  # which is reported when the workdir is claimed
+        return None  # reported when the workdir is claimed
     return config if isinstance(config, dict) and "task" in config else None
 
 
@@ -121,7 +121,7 @@ def renamed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_environments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What identifies a run."""
+    """The configuration that identifies a run: all of it except for the environments."""
     return {name: value for name, value in config.items() if name != environment.RECORDED}
 
 
@@ -154,7 +154,7 @@ def check_same(workdir: Path, config: dict[str, Any]) -> None:
 def _discard(workdir: Path) -> None:
     """Deletes the files of a run, the configuration last: until then the folder is recognized as a workdir.
 
-    Of a folder that is a symbolic link only the link is deleted: there may be other files where it leads to.
+    If a folder is a symbolic link, only the link is deleted, since its target may hold other files.
     """
     for name in (CHECKPOINTS, TENSORBOARD, PROFILE, INSIDE):
         folder = workdir / name
@@ -164,7 +164,7 @@ def _discard(workdir: Path) -> None:
         elif folder.exists():
             shutil.rmtree(folder)
     for name in (METRICS, SUMMARY, CURVES, DIVERGED, CONFIG):
-        for unfinished in workdir.glob(f"{name}.*{NEW}"):  # of a process that was killed
+        for unfinished in workdir.glob(f"{name}.*{NEW}"):  # by a process that was killed
             unfinished.unlink()
         (workdir / name).unlink(missing_ok=True)
 
@@ -173,8 +173,8 @@ def read_config(workdir: Path) -> dict[str, Any]:
     """Reads the configuration of a run, without the environments in which it was trained.
 
     Raises:
-        WorkdirError: there is none, or it is not of a run.
-        FileError: it cannot be read.
+        WorkdirError: there is no configuration, or it is not that of a run.
+        FileError: the configuration cannot be read.
     """
     config = read_json(workdir / CONFIG)
     if not (isinstance(config, dict) and "task" in config):
@@ -186,8 +186,8 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
     """Reads the summary of a finished run; returns None if the run is not finished.
 
     Raises:
-        WorkdirError: it is damaged.
-        FileError: it cannot be read.
+        WorkdirError: the summary is damaged.
+        FileError: the summary cannot be read.
     """
     summary = read_json(workdir / SUMMARY)
     if summary is not None and not (isinstance(summary, dict) and "headline" in summary):

@@ -1,4 +1,4 @@
-"""The grid of a sweep: its options, and the runs that they stand for."""
+"""The grid of a sweep: its options, and the runs that they define."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from experiments.running.models import ModelOptions, Preset, parse_count
 OURS = ("preset", "model", "depth", "seed", "workdir", "overwrite")
 """Options that the sweep sets for its runs; the task's options cannot contain them."""
 NAMED = ("tlstm", "slstm", *RIVALS)
-"""The models that --models knows."""
+"""The models that --models accepts."""
 NAMES = "{" + ",".join(tasks.TASKS) + "}"
 DEPTHS = ", ".join(f"{' '.join(map(str, info.depths))} for {name}" for name, info in tasks.TASKS.items())
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """A grid of runs over models, depths and seeds of one task, each in a workdir of its own; can be resumed.
+    """A grid of runs over models, depths and seeds of one task, each in its own workdir; can be resumed.
 
     Options of the task itself follow at the end, after `--`.
     """
@@ -114,7 +114,7 @@ class Options:
 
 
 class Model(NamedTuple):
-    """A model of the grid: a preset at a depth, or one of --models, whose depth is its own."""
+    """A model of the grid: a preset at a depth, or one of --models, at its own default depth."""
 
     name: str
     depth: int | None
@@ -151,12 +151,12 @@ class Run(NamedTuple):
 
     @property
     def log(self) -> Path:
-        """The file with its output, beside the workdir, which must hold nothing but the run's own files."""
+        """The file with the run's output. It is beside the workdir, which must hold only files that runs write."""
         return self.workdir.with_name(self.workdir.name + ".log")
 
 
 class Ended(NamedTuple):
-    """A run that has ended, with its result line; None if it failed or was stopped before it began."""
+    """A run that has ended. ``line`` is its result line; None if the run failed or was stopped before it began."""
 
     run: Run
     line: lines.Line | None
@@ -172,7 +172,7 @@ def grid(options: Options, rest: Sequence[str]) -> list[Run]:
     """All runs, seed by seed, so that a result of every model and depth is available early.
 
     Raises:
-        UsageError: the task's options contain one that the sweep sets.
+        UsageError: the task's options contain an option that the sweep sets.
     """
     ours = [
         *OURS,
@@ -192,7 +192,7 @@ def grid(options: Options, rest: Sequence[str]) -> list[Run]:
 
 
 def models(options: Options) -> list[Model]:
-    """The models of the grid, depth by depth; of --models those that can be trained on the task."""
+    """The models of the grid, depth by depth; with --models, the models that can be trained on the task."""
     if not options.models:
         return [Model(preset, depth) for depth in options.depths or options.info.depths for preset in options.presets]
     chosen = dict.fromkeys(NAMED if "all" in options.models else options.models)
@@ -216,12 +216,12 @@ def budget(options: Options, rest: Sequence[str]) -> int | None:
 
 
 def default_model(options: Options, rest: Sequence[str]) -> ModelOptions:
-    """The model of the task if nothing is said about it."""
+    """The task's default model."""
     return options.info.module.PAPER.model if "--paper" in rest else options.info.model
 
 
 def sizes(options: Options, rest: Sequence[str]) -> list[str]:
-    """Lines that tell how many channels each model has."""
+    """Lines with the number of channels of each model."""
     size = budget(options, rest)
     if size is None:
         return [
@@ -229,7 +229,7 @@ def sizes(options: Options, rest: Sequence[str]) -> list[str]:
         ]
     found, default = [], default_model(options, rest)
     inputs = options.info.inputs
-    first = {each.name: each for each in reversed(models(options))}  # each at its least depth
+    first = {each.name: each for each in reversed(models(options))}  # each at its smallest depth
     for name in dict.fromkeys(each.name for each in models(options)):
         model = dataclasses.replace(default, params=str(size), **first[name].options).resolved(default, inputs=inputs)
         found.append(f"{name} M={model.features}: {model.core_size(inputs):,}")
@@ -244,9 +244,9 @@ def planned(
     rate: float | None,
     time_scale: float | None,
 ) -> Run:
-    """A run of the grid. The name of its workdir contains its options, and a checksum of those of the task."""
+    """A run of the grid. The name of its workdir contains its options, and a checksum of the task's options."""
     parts = [str(options.task), model.name, *([] if model.depth is None else [f"L{model.depth}"]), f"seed{seed}"]
-    told = [word for word in rest if word != "--any-environment"]  # with it, the same run is resumed
+    told = [word for word in rest if word != "--any-environment"]  # it does not change which run is resumed
     if told:
         readable = re.sub(r"[^A-Za-z0-9.+]+", "-", " ".join(told)).strip("-")[:60]
         parts += [readable, hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]]

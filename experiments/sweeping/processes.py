@@ -1,4 +1,4 @@
-"""The runs of a sweep, each in a process of its own."""
+"""The runs of a sweep, each in its own process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from experiments.running.progress import STOPPING
 from experiments.sweeping.grid import Ended, Options, Run
 
 STOPPED = tuple(status for signum in STOPPING for status in (-signum, 128 + signum))
-"""Exit statuses of a run that was asked to stop: before its training loop began, and after it saved a checkpoint."""
+"""Exit statuses of a run that was stopped before its training loop began, or after it saved a checkpoint."""
 TELL = 60.0
 """Seconds between two reports on the running processes."""
 POLL = 0.1
@@ -28,7 +28,7 @@ POLL = 0.1
 
 
 def run_all(grid: Sequence[Run], options: Options, path: Path, stop: list[int]) -> list[Ended]:
-    """Runs the unfinished runs, ``options.jobs`` at a time, and adds the result line of each as it ends.
+    """Runs the unfinished runs, ``options.jobs`` at a time, and adds the result line of each when it ends.
 
     Args:
         grid: all runs.
@@ -82,18 +82,18 @@ def run_all(grid: Sequence[Run], options: Options, path: Path, stop: list[int]) 
 
 
 def start(run: Run) -> subprocess.Popen[bytes]:
-    """Starts a run in a session of its own, so that Ctrl-C in the terminal does not reach it: the sweep stops it.
+    """Starts a run in its own session, so that Ctrl-C in the terminal does not reach it and only the sweep stops it.
 
     Raises:
-        FileError: its log cannot be written.
-        CommandError: the operating system does not start a process.
+        FileError: the log cannot be written.
+        CommandError: the operating system cannot start a process.
     """
     try:
         log = run.log.open("ab")
     except OSError as error:
         raise FileError(f"cannot write {run.log} ({error.strerror or error})") from error
     with log:
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}  # so that an error is the last thing in the log
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}  # so that an error comes last in the log
         try:
             return subprocess.Popen(
                 run.command,

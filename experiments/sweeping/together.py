@@ -1,4 +1,4 @@
-"""The runs of a sweep in this process: those whose models have one shape in one program."""
+"""Runs a sweep in this process: runs whose models have the same shape are trained in one program."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from experiments.sweeping.processes import settle
 
 
 def run_together(grid: Sequence[Run], options: Options, path: Path) -> tuple[list[Ended], int]:
-    """Trains the runs, population by population, and adds the result line of each as it ends.
+    """Trains the runs, population by population, and adds the result line of each when it ends.
 
     Args:
         grid: all runs.
@@ -59,7 +59,7 @@ def run_together(grid: Sequence[Run], options: Options, path: Path) -> tuple[lis
 
 
 def member(run: Run, options: Options) -> Member:
-    """A run of the grid, built in this process.
+    """Builds a run of the grid in this process.
 
     Raises:
         UsageError: an option does not fit.
@@ -74,7 +74,7 @@ def member(run: Run, options: Options) -> Member:
 def parts(members: Sequence[Member]) -> Iterator[tuple[list[Member], together.Trial | None]]:
     """The populations, as large as the memory allows, each with a compiled step if it is to be trained.
 
-    What is compiled for runs of one shape is released before those of the next.
+    The compiled steps of one shape are released before the next shape.
     """
     for group in together.populations(members):
         if all((each.workdir / wd.SUMMARY).exists() for each in group):
@@ -85,7 +85,7 @@ def parts(members: Sequence[Member]) -> Iterator[tuple[list[Member], together.Tr
 
 
 def tell(population: Sequence[Member], trial: together.Trial | None, by_workdir: dict[Path, Run]) -> None:
-    """Says which runs are trained together, and on a CPU whether one process a run is faster."""
+    """Prints which runs are trained together, and on a CPU, whether one process per run would be faster."""
     names = ", ".join(by_workdir[each.workdir].name for each in population)
     print(f"{len(population)} together: {names}", flush=True)
     todo = [each for each in population if not (each.workdir / wd.SUMMARY).exists()]

@@ -26,7 +26,7 @@ def load(*, data_dir: Path | None = None, prepared_dir: Path | None = None) -> D
     Args:
         data_dir: a folder with the four idx files, plain or gzipped, which are checked even if there is a prepared
             copy. None reads the prepared copy, or downloads the files if there is none.
-        prepared_dir: the folder of prepared copies; None is that of tensorflow-datasets.
+        prepared_dir: the folder of prepared copies; None is the default of tensorflow-datasets.
 
     Raises:
         DataUnavailable: no ``data_dir``, no prepared copy, and no network.

@@ -81,7 +81,7 @@ def decode(packed: bytes, file: IdxFile, *, origin: str) -> NDArray[np.uint8]:
     """Unpacks, checks and parses the contents of ``file``.
 
     Args:
-        packed: the bytes, gzipped or not, which the first bytes decide.
+        packed: the bytes, gzipped or plain; the first bytes tell which.
         file: the official file that is expected.
         origin: the path or address to name in errors.
 
@@ -89,7 +89,7 @@ def decode(packed: bytes, file: IdxFile, *, origin: str) -> NDArray[np.uint8]:
         uint8, ``(N, *file.item_shape)``.
 
     Raises:
-        DataError: the gzip is damaged, the header is not that of an idx file of such items, or the
+        DataError: the gzip is damaged, the header does not match an idx file of such items, or the
             checksum is not the official one.
     """
     contents = _unpack(packed, origin)

@@ -25,7 +25,7 @@ def load(*, data_file: Path | None = None, prepared_dir: Path | None = None) -> 
     Args:
         data_file: enwik8 or a prefix of it, plain, .gz or .zip, which is checked even if there is a prepared copy.
             None reads the prepared copy of enwik8, or downloads it if there is none.
-        prepared_dir: the folder of prepared copies; None is that of tensorflow-datasets.
+        prepared_dir: the folder of prepared copies; None is the default of tensorflow-datasets.
 
     Raises:
         DataUnavailable: no ``data_file``, no prepared copy, and no network.

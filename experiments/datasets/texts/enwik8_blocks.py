@@ -1,4 +1,4 @@
-"""Checksums of the beginning of enwik8, by which a prefix of it is told from another text."""
+"""Checksums of the beginning of enwik8, which distinguish a prefix of it from other texts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CHECKSUMS = (
 
 
 def checked(text: NDArray[np.uint8]) -> int | None:
-    """The number of bytes at the beginning of a text whose checksums are those of enwik8; None if one differs."""
+    """The number of bytes at the beginning of a text whose checksums match enwik8; None if one differs."""
     blocks = min(len(text), len(CHECKSUMS) // DIGITS * BLOCK_SIZE) // BLOCK_SIZE
     for index in range(blocks):
         block = text[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE]

@@ -31,7 +31,7 @@ def read(path: Path) -> Corpus:
     """Reads and checks a file.
 
     Args:
-        path: enwik8 or a prefix of it, plain, gzip or zip, which the first bytes decide.
+        path: enwik8 or a prefix of it, plain, gzip or zip; the first bytes tell which.
 
     Raises:
         DataError: the file is missing, unreadable, damaged, or something else.
@@ -53,7 +53,7 @@ def decode(packed: BinaryIO, *, origin: str) -> Corpus:
     """Unpacks and checks the contents of a file; ``origin`` is the path or address to name in errors.
 
     Raises:
-        DataError: they are damaged, or neither enwik8 nor a prefix of it.
+        DataError: the contents are damaged, or neither enwik8 nor a prefix of it.
     """
     contents = _unpack(packed, origin)
     size = len(contents)
@@ -82,7 +82,7 @@ def identify(text: NDArray[np.uint8]) -> Corpus:
 
 
 def doubt(corpus: Corpus) -> str | None:
-    """What makes it doubtful that a text is enwik8 or a prefix of it; None if its checksums are known."""
+    """A reason to doubt that a text is enwik8 or a prefix of it; None if its checksums are known."""
     checked = enwik8_blocks.checked(corpus.text)
     if checked is None:
         return f"differs from enwik8 (line ends converted?): its results will be those of {OTHER!r}"
