@@ -1,7 +1,7 @@
-"""Compare with another checkout: the same program of both, each in a process of its own, in turns.
+"""Compare with another checkout: the same program from both, in separate processes, timed in turns.
 
 By default the program is a forward and backward pass of ``tlstm_jax.unroll`` with the default options. With ``--run``
-it is a command of the experiments, of which the time of an epoch is taken, evaluations included.
+it is a command of the experiments, and the time of an epoch is measured, including evaluations.
 
 Examples:
     git worktree add --detach ../former fc4447a
@@ -52,7 +52,7 @@ for line in sys.stdin:
     jax.block_until_ready(step(params, xs))
     print(json.dumps(time.perf_counter() - begin), flush=True)
 """
-"""Times a call for each line that it reads. It uses what every version of the library has."""
+"""Times one call for each line that it reads. It uses only functions that every version of the library has."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,7 +105,7 @@ def passes(checkouts: Mapping[str, Path], size: Size, limits: Limits) -> dict[st
 
 
 def epochs(checkouts: Mapping[str, Path], command: Sequence[str], repetitions: int) -> dict[str, Any]:
-    """A row: the median epoch of a run but for its first, which compiles."""
+    """A row: the median time of a run's epochs, except for the first, which compiles."""
     seconds: dict[str, list[float]] = {name: [] for name in checkouts}
     for _ in range(repetitions):
         for name, path in checkouts.items():
@@ -128,7 +128,7 @@ class Apart:
 
     Args:
         process: reads a line for each call and answers with its seconds.
-        facts: what it said before the first.
+        facts: the JSON that it prints before the first call.
     """
 
     process: subprocess.Popen[str]
@@ -164,7 +164,7 @@ def answer(process: subprocess.Popen[str]) -> Any:
 
 
 def failed(process: subprocess.Popen[str]) -> NoReturn:
-    """Raises with what a process that has ended wrote last."""
+    """Raises an error with the last messages of a process that has ended."""
     assert process.stderr is not None
     raise RuntimeError(f"the program of a checkout has ended: {process.stderr.read()[-2000:]}")
 

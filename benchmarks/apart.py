@@ -1,4 +1,4 @@
-"""A program in a process of its own, for frameworks that slow JAX down in the process that imports them."""
+"""Runs a program in a separate process, for frameworks that slow JAX down in the process that imports them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def program_apart(build: Callable[[Task], Program], task: Task) -> Program:
 
 
 class _Here:
-    """What the new process holds between requests."""
+    """The state of the new process between requests."""
 
     program: Program
     result: object

@@ -1,11 +1,11 @@
-"""Whether ``Fused(kernel="mosaic")`` is correct on this GPU, and whether it is faster than what XLA makes.
+"""Check that ``Fused(kernel="mosaic")`` is correct on this GPU, and time it against XLA's kernels.
 
-First small models with everything that a call can have (resets, lengths, states and their derivatives,
-bfloat16) are compared with XLA's results; a mismatch ends the command with exit status 1, after the times.
-Then sizes are timed, each contender checked against the reference before. "us" is microseconds a timestep,
-"/ xla" the time divided by the fastest of XLA's at that size and precision. The last line says what
-kernel=None should choose here. --parts runs one of the two alone. Without a GPU, --quick runs tiny sizes in an
-interpreter, to see that it works.
+First small models with every argument of a call (resets, lengths, states and their derivatives, bfloat16) are
+compared with XLA's results. After a mismatch the command still times everything, but its exit status is 1.
+Then sizes are timed; before that, each contender is checked against the reference. "us" is microseconds per
+timestep, "/ xla" the time divided by the fastest time with XLA's kernels at that size and precision. The last line
+says which kernel kernel=None should choose here. --parts runs only the checks or only the timings. Without a GPU,
+--quick runs tiny sizes in an interpreter, as a test of the command.
 
 Examples:
     python -m benchmarks.cell_kernel --out cell_kernel.json
@@ -55,13 +55,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "2d-remat": {"tensor_shape": (3,), "remat": 2},
     "2d-checkpoint": {"tensor_shape": (3,), "checkpoint": True},
 }
-"""What is checked: 20 features unless it says otherwise; ``checkpoint`` is a scan of two calls in jax.checkpoint."""
+"""The models to check, with 20 features unless given; ``checkpoint`` is a scan of two calls in jax.checkpoint."""
 TOLERANCE = {jnp.dtype(jnp.float32): 1e-4, jnp.dtype(jnp.bfloat16): 0.05}
-"""Of the distance of a gradient relative to its norm, with precision "highest"."""
+"""The largest distance of a gradient relative to its norm, with precision "highest"."""
 
 
 class Verdict(NamedTuple):
-    """What an option that is None should choose: the value, or None if nothing was measured; and why."""
+    """The value that an option should have where it is None, or None if nothing was measured; and the reason."""
 
     choice: str | None
     reason: str
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with pallas.interpreted():
         for name in options.models if CHECKS in options.parts else ():
             row = check(name)
-            report.add([row])  # one by one, so that a command that is stopped has those before
+            report.add([row])  # one by one, so that a stopped command keeps its rows
             print(f"check {name}: {outcome(row) or row['distance']}", flush=True)
         for task in tasks(options) if TIMES in options.parts else ():
             rows = with_ratios(race(entries(task, options.unroll), commandline.limits(options)), task)
@@ -121,7 +121,7 @@ def entries(task: Task, unrolls: Sequence[int]) -> dict[str, Entry]:
 
 
 def check(name: str) -> dict[str, Any]:
-    """How far the results of a model are from XLA's, relative to their norm: a row with the largest of a leaf."""
+    """A row with the largest distance of a leaf of a model's results from XLA's, relative to the leaf's norm."""
     model = {"features": 20, "remat": False, "checkpoint": False, **MODELS[name]}
     remat, checkpoint = model.pop("remat"), model.pop("checkpoint")
     cfg = tl.TLSTMConfig(**model)
@@ -130,7 +130,7 @@ def check(name: str) -> dict[str, Any]:
         return row | {"unavailable": reason}
     try:
         exact, found = (results(cfg, IMPLEMENTATIONS[name], remat, checkpoint) for name in ("fused", "mosaic"))
-    except Exception as error:  # the other checks and the times are worth having
+    except Exception as error:  # go on with the other checks and the times
         return row | {"error": describe(error)}
     distances = {path: distance(found[path], exact[path]) for path in exact}
     worst = max(distances, key=lambda path: np.nan_to_num(distances[path], nan=np.inf))
@@ -187,7 +187,7 @@ def results(
 
 
 def with_ratios(rows: list[dict[str, Any]], task: Task) -> list[dict[str, Any]]:
-    """The rows of a task with microseconds a timestep, compared with the fastest of XLA's."""
+    """The rows of a task with microseconds per timestep, compared with the fastest time with XLA's kernels."""
     medians = [row["median_ms"] for row in rows if row["contender"].startswith("xla") and "median_ms" in row]
     for row in rows:
         median = row.get("median_ms")
@@ -209,7 +209,7 @@ def show(rows: Sequence[Mapping[str, Any]], task: Task) -> None:
 
 
 def verdict(rows: Sequence[Mapping[str, Any]], platform: str) -> Verdict:
-    """What kernel=None should choose on a device of this platform: the kernel if right and always faster."""
+    """The value that kernel=None should have on this platform: "mosaic" if it is correct and always faster."""
     of_kernel = [row for row in rows if "check" in row or row["contender"].startswith("mosaic")]
     failed = [
         f"check {row['check']}" if "check" in row else f"{row['contender']} at {row['size']}"

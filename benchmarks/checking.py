@@ -1,4 +1,4 @@
-"""What a contender is, and the proof that it computes what it claims to."""
+"""Contenders, and the check that each computes the network that it claims to compute."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Contender:
 
     Args:
         name: as on the command line.
-        summary: what it is, in a line.
-        network: what it claims to compute; None for the floor, which computes nothing, and for rivals.
+        summary: a description in one line.
+        network: the network that it claims to compute; None for the floor, which computes none, and for rivals.
         build: makes the program of a task.
-        unavailable: why it cannot run a task here, or None.
-        pack: the parameters' gradients in the layout of this contender, from the network's own;
+        unavailable: the reason why it cannot run a task here, or None.
+        pack: converts gradients of the parameters from the network's layout to the contender's;
             None if they cannot be compared.
         biases: bias vectors in each layer of a stack.
-        check: checks a program and its result, where the network is a rival's and not one of ``networks.py``.
-        shape: channels and layers of a size, where they are not those of ``network``.
-        apart: whether it is built and called in a process of its own, because its framework would slow JAX in ours.
+        check: checks the program and the result of a rival, whose network is not one of ``networks.py``.
+        shape: the number of channels and layers at a size, if they differ from those of ``network``.
+        apart: whether to build and call it in a separate process, because its framework would slow JAX in ours.
     """
 
     name: str
@@ -51,10 +51,11 @@ class Contender:
 
 
 def build(contender: Contender, task: Task) -> Program:
-    """The program of a contender, checked; a contender is called once for that.
+    """Builds and checks the program of a contender, which is called once for the check.
 
     Raises:
-        Mismatch: it does not compute its network, or has not its parameters; the message says how far off it is.
+        Mismatch: it does not compute its network, or has another number of parameters; the message says how far off
+            it is.
     """
     program = program_apart(contender.build, task) if contender.apart else contender.build(task)
     try:
@@ -71,7 +72,7 @@ def build(contender: Contender, task: Task) -> Program:
 
 
 def _check_result(actual: Result, wanted: Result, pack: Callable[[Any], Any] | None, task: Task) -> None:
-    """Outputs and, in training, gradients are those wanted."""
+    """Checks that the outputs and, in training, the gradients are those wanted."""
     if actual.outputs.shape != wanted.outputs.shape:
         raise Mismatch(f"outputs have shape {actual.outputs.shape} and not {wanted.outputs.shape}")
     found = distance(actual.outputs, wanted.outputs)

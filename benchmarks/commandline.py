@@ -1,4 +1,4 @@
-"""What the command lines share. They use argparse: machines with a GPU often have only jax and flax, not tyro."""
+"""Shared by the command lines. They use argparse, since machines with a GPU often have only jax and flax, not tyro."""
 
 from __future__ import annotations
 

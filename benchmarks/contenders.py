@@ -14,7 +14,7 @@ from benchmarks.programs import Forward, Program, jax_program
 from benchmarks.tasks import Task
 
 BASE = "auto"
-"""The contender to which all others are compared: what a user of the library gets."""
+"""The contender to which all others are compared: the library with its default options."""
 FLOOR = "floor"
 
 
@@ -25,7 +25,7 @@ def _jax(
     *,
     batch_major: bool = False,
 ) -> Callable[[Task], Program]:
-    """How to build a contender of jax from its forward pass."""
+    """The function that builds a JAX contender, from its forward pass."""
 
     def build(task: Task) -> Program:
         params = pack(parameters(network, task.size))

@@ -1,16 +1,16 @@
-"""What depth costs: time per timestep and example against L, at a fixed number of parameters.
+"""The cost of depth: time per timestep and example against L, at a fixed number of parameters.
 
 The paper's measure (figures 3 to 5, right): milliseconds for one forward and backward pass over one
-timestep of one example, that is the time of a pass divided by T B. The 2D tLSTM has M channels; the
-3D tLSTM and the stacks of LSTM layers have as many parameters as it. "step" is a stream: the
-milliseconds from an arriving input to the output of that timestep, one example, called as users call it;
-"jitted step" is the same inside a function that was compiled.
+timestep of one example, that is, the time of a pass divided by T B. The 2D tLSTM has M channels; the
+3D tLSTM and the stacks of LSTM layers have the same number of parameters. "step" is a stream: the
+milliseconds from an input to the output of that timestep, for one example, with the library called as
+users call it; "jitted step" is the same inside a jitted function.
 
-The last table has ratios of these times, which the .json file has too, and beside them what the GPU kernel is to
-reach: for each tLSTM, one timestep at the greatest depth / one at the smallest (of the T + L - 1 that run), and each
-stack's time / the tLSTM's at the greatest depth.
+The last table, also in the .json file, has ratios of these times and the targets of the GPU kernel: for each tLSTM,
+the time of a timestep (one of the T + L - 1 that run) at the greatest depth / at the smallest, and each stack's time /
+the tLSTM's at the greatest depth.
 
-Next to the .json file there will be a .csv file with the same numbers and, with matplotlib, a .png file.
+A .csv file with the same numbers and, with matplotlib, a .png file are written next to the .json file.
 
 Examples:
     python -m benchmarks.depth --quick
@@ -46,7 +46,7 @@ from experiments.common.tables import aligned
 
 MODULE = "benchmarks.depth"
 TLSTMS = {"2d": 1, "3d": 2, "2d-mosaic": 1, "3d-mosaic": 2}
-"""How many dimensions are tensorized; the last two with ``Fused(kernel="mosaic")``."""
+"""The number of tensorized dimensions; the last two models use ``Fused(kernel="mosaic")``."""
 STACKS = ("stack-shared", "stack-unshared", "wavefront-shared", "wavefront-unshared", "cudnn")
 STREAMED: dict[str, Network] = {"2d": "tlstm", "3d": "tlstm", "stack-shared": "shared", "stack-unshared": "unshared"}
 STEP = "step"
@@ -108,16 +108,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def size_of(model: str, depth: int, options: argparse.Namespace) -> Size:
-    """The size of a model; for a stack, that of the tLSTM whose depth and parameters it has."""
+    """The size of a model; for a stack, the size of the tLSTM with the same depth and number of parameters."""
     dims = TLSTMS.get(model, 1)
     size = Size(f"{dims + 1}d-{depth}", (depth,) * dims, options.features, options.batch_size, options.num_steps)
     return size if dims == 1 else dataclasses.replace(size, features=same_parameters(size))
 
 
 def same_parameters(size: Size) -> int:
-    """The M with which a tLSTM has as many parameters as a 2D one with M of ``size``.
+    """The M at which a tLSTM has as many parameters as the 2D tLSTM with the M of ``size``.
 
-    Of both the gains and biases of one location are counted: those of the others are all that grows with L.
+    For both, the norm's gains and biases are counted for one location only: their number is all that grows with L.
     """
 
     def number_with(dims: int, features: int) -> int:
@@ -145,7 +145,7 @@ def passes(sizes: Mapping[str, Size], precision: Precision, each: str, limits: L
 
 
 def contender_of(model: str) -> str:
-    """The name of the contender that a model is."""
+    """The name of a model's contender."""
     return ("mosaic" if model.endswith("-mosaic") else BASE) if model in TLSTMS else model
 
 
@@ -178,7 +178,7 @@ def _step_row(model: str, kind: str, size: Size, precision: Precision, timing: T
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The rows that have a time."""
+    """Writes the rows that have a time."""
     with writing(path) as new, new.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()

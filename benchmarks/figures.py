@@ -23,8 +23,8 @@ def depth_figure(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> N
 
     Args:
         path: the file, of any format that matplotlib knows.
-        rows: of ``benchmarks.depth``, with a time each.
-        title: stands above.
+        rows: the rows of ``benchmarks.depth`` that have a time.
+        title: the title of the figure.
     """
     passes = [each for each in PANELS if any(row["pass"] == each for row in rows)]
     lines = list(dict.fromkeys((row["model"], row["precision"]) for row in rows))

@@ -1,8 +1,8 @@
 """The floor: the matrix products of a tLSTM and nothing else.
 
-For each of the T + L - 1 timesteps the im2col product, and for training its two derivatives, with the
-shapes that they have in the model. From a sixth to two fifths of their factors are zero padding in
-the model, so the floor is not a strict bound.
+Each of the T + L - 1 timesteps computes the im2col product and, in training, its two derivatives, with the
+shapes that they have in the model. In the model, a sixth to two fifths of the factors are zero padding, so
+the floor is not a strict bound.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.tasks import Task
 
 ALIGNMENT = {"gpu": 64}
 """Inner size and columns are rounded up to a multiple of this, since XLA would otherwise pad the factors at every
-timestep, in kernels of their own. FLOP are counted without it."""
+timestep, in separate kernels. FLOP are counted without this padding."""
 
 
 def build(task: Task) -> Program:
@@ -31,7 +31,7 @@ def build(task: Task) -> Program:
     rng = np.random.default_rng(2)
 
     def draw(*shape: int) -> jax.Array:
-        # So large that the largest singular value is about 1: training multiplies by the kernel again and again.
+        # Scaled to a largest singular value of about 1, since training multiplies by the kernel repeatedly.
         return jnp.asarray(rng.normal(scale=1 / (inner**0.5 + columns**0.5), size=shape), task.precision.dtype)
 
     arguments = draw(rows, inner), draw(inner, columns)
@@ -53,15 +53,15 @@ def forward_products(patches: Any, kernel: Any, num_steps: int) -> Any:
 
     def body(patches: Any, _: None) -> tuple[Any, None]:
         a = _product(patches, kernel, 1, 0)
-        # One number of it changes the next factor, so that the product cannot be moved out of the loop. Behind the
-        # barrier the compiler does not know that the others are not needed.
+        # One element of the product changes the next factor, so that the product cannot be moved out of the loop. The
+        # barrier hides from the compiler that the other elements are not needed.
         return patches.at[0, 0].set(lax.optimization_barrier(a)[0, 0]), None
 
     return lax.scan(body, patches, None, num_steps)[0]
 
 
 def training_products(patches: Any, kernel: Any, num_steps: int) -> Any:
-    """The same and its two derivatives; the one with respect to the patches is the next timestep's factor."""
+    """``patches @ kernel`` and its derivatives; the derivative of the patches is the next timestep's factor."""
 
     def body(carry: tuple[Any, Any], _: None) -> tuple[Any, None]:
         patches, _ = carry

@@ -1,4 +1,4 @@
-"""Kernels that one timestep launches, counted without the accelerator: XLA compiles for one that is not there.
+"""Count the kernels that one timestep launches, without the accelerator: XLA compiles for an absent device.
 
 At the sizes of the paper the arithmetic of a timestep takes about as long as launching one kernel, so
 that the number of kernels decides the speed.
@@ -10,15 +10,16 @@ Examples:
     python -m benchmarks.gpu_kernels --platform tpu
     python -m benchmarks.gpu_kernels --implementations mosaic --unroll 8 --no-lstm
 
-The last compiles the kernels of Fused(kernel="mosaic") as well, and prints their registers and spills. That needs
-ptxas, of NVIDIA's CUDA toolkit, among the programs or in /usr/local/cuda.
+The last example also compiles the kernels of Fused(kernel="mosaic") and prints their registers and spills. That
+needs ptxas, from NVIDIA's CUDA toolkit, on the PATH or in /usr/local/cuda.
 
-Kernels and copies are those of one timestep in each loop of the program, and in brackets is how many timesteps
-the loop makes. A copy is a kernel that only moves data: a copy, a slice that is read, or one that is written.
-The launches are those of the whole program, also divided by the timesteps: what runs outside of the loops is
-launched too, and with it the number is the one that a profiler counts. (On an H200 it was 19.9 and 22.0 at two
-sizes where the loops have 19 and 21.) Not seen: how long a kernel takes, and where a library launches two for one
-matrix product. Autotuning needs the device and is off, so that there other kernels may do the matrix products.
+Kernels and copies are counted per timestep of each loop of the program; the loop's number of timesteps is in
+brackets. A copy is a kernel that only moves data: it copies an array, reads a slice or writes a slice. Launches are
+counted for the whole program, in all and per timestep. They include the kernels outside of the loops, so that the
+number per timestep is the one that a profiler finds. (On an H200 it was 19.9 and 22.0 at two sizes where the loops
+have 19 and 21.) Two things cannot be counted: how long a kernel takes, and matrix products for which a library
+launches two kernels. Autotuning needs the device and is off, so the device may use other kernels for the matrix
+products.
 """
 
 from __future__ import annotations
@@ -55,11 +56,11 @@ ENVIRONMENT = {
 }
 
 IMPLEMENTATIONS = ("auto", "reference", "fused", "mosaic")
-"""As :data:`benchmarks.networks.IMPLEMENTATIONS` names them."""
+"""Names in :data:`benchmarks.networks.IMPLEMENTATIONS`."""
 
 
 class Program(NamedTuple):
-    """What to compile: how results name it, its timesteps and those of an iteration, the function, and shapes."""
+    """A program to compile: its name in results, its timesteps in all and per iteration, its function and shapes."""
 
     size: str
     implementation: str
@@ -115,24 +116,25 @@ def programs(options: argparse.Namespace) -> Iterator[Program]:
 
 
 def device(platform: str, target: str) -> Any:
-    """A device that need not be there."""
+    """A device to compile for, which need not be present."""
     import jax
     from jax.experimental import topologies
 
     if platform == "tpu":
         return topologies.get_topology_desc(target, "tpu").devices[0]
-    jax.devices()  # has jax register the plugins it finds; one registered by hand, it would register again
+    jax.devices()  # registers the plugins that jax finds; jax would register one added by hand again
     config = Path(target).read_text()
     return topologies.get_topology_desc("", "cuda", target_config=config, topology="1x1x1").devices[0]
 
 
 def measure(program: Program, place: Any, platform: str) -> tuple[dict[str, Any], Module]:
-    """Compiles a program for a device, and counts.
+    """Compiles a program for a device and counts its kernels.
 
     Returns:
-        ``launches`` of the whole program, also for each timestep, ``outside`` of all loops, ``temp_bytes`` besides
-        arguments and results, ``compile_seconds`` in XLA, a report on each of the ``loops``, and the ``resources`` of
-        our own kernels, if this process has not compiled them before; and the program.
+        A dict and the compiled program. The dict has the ``launches`` of the whole program, in all and per timestep,
+        the kernels ``outside`` of all loops, the ``temp_bytes`` besides arguments and results, the ``compile_seconds``
+        in XLA, a report on each of the ``loops``, and the ``resources`` of our own kernels unless this process has
+        compiled them before.
     """
     import jax
 
@@ -165,7 +167,7 @@ HEADER = TABLE.format(**{column: column for column in re.findall(r"\{(\w+)", TAB
 
 
 def row(result: dict[str, Any]) -> str:
-    """A line of the table: kernels, copies and cycles are those of one timestep, of each loop in turn."""
+    """A line of the table; kernels, copies and cycles are per timestep, for each loop in turn."""
     columns = {name: str(value) for name, value in result.items()}
     loops, each = result["loops"], result["launches_per_timestep"]
     columns["per_timestep"] = "?" if each is None else f"{each:.1f}"
@@ -176,7 +178,7 @@ def row(result: dict[str, Any]) -> str:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options; leaves with exit status 2 if they are wrong."""
+    """The options; exits with status 2 if they are invalid."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--platform", choices=("cuda", "tpu"), default="cuda")
@@ -203,14 +205,14 @@ def positive(text: str) -> int:
 
 
 def sizes(text: str) -> tuple[int, ...]:
-    """The features and the tensor shape, of ``100x5x5``."""
+    """The features and the tensor shape in a text such as ``100x5x5``."""
     if "x" not in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not like 100x10 or 100x5x5, features and tensor shape")
     return tuple(map(positive, text.split("x")))
 
 
 def complaint(platform: str, installed: Mapping[str, str]) -> str | None:
-    """What is missing or of another version, in one line that says what to install; None if nothing is."""
+    """One line that names missing packages and wrong versions and says what to install; None if there are none."""
     wanted = JAX | PLUGINS[platform]
     found = ", ".join(f"{name} {installed.get(name, '-')}" for name in wanted if installed.get(name) != wanted[name])
     jax, plugins = (" ".join(map("==".join, packages.items())) for packages in (JAX, PLUGINS[platform]))

@@ -1,16 +1,16 @@
-"""What is worth knowing from a GPU, in one command of a few minutes.
+"""Run all measurements on a GPU in one command, in a few minutes.
 
-A part is one of the other commands, in a process of its own: XLA reads its flags once, and a part that
-fails or takes too long costs only itself. Parts run in the order of the table, the most important
-first, until the budget is spent: the cell kernel's checks, its depth and its largest size in the first 180
-seconds, then what else the last three lines need, then the tables of README.md and docs/performance.md.
-(Every program is compared with the readable implementation before it is timed.) Most of the time is that
-of compiling. The last three lines say which kernel and how many timesteps in an iteration None should
-choose on this device, and which XLA_FLAGS are faster, or why that was not measured.
+Each part runs one of the other commands in a separate process, since XLA reads its flags only once and a part
+that fails or takes too long must not affect the others. Parts run in the order of the table, the most important
+first, until the budget is spent: in the first 180 seconds the cell kernel's checks, its times against depth and
+at its largest size, then the other measurements that the last three lines need, then the tables of README.md and
+docs/performance.md. (Every program is compared with the readable implementation before it is timed.) Most of the
+time goes into compiling. The last three lines say which kernel and how many timesteps per iteration the default,
+None, should choose on this device, and which XLA_FLAGS are faster, or why that was not measured.
 
-The folder of the results holds few files, since some machines give back only few: suite.json, how each
-part went and under "results" what its command would have written on its own; suite.log, the tables as
-printed; and running.json (and .csv), what the part under way has so far.
+The folder of the results has few files, since some machines return only few. suite.json has the status of each
+part and, under "results", what its command writes when it runs by itself. suite.log has the printed tables.
+running.json (and .csv) has the results so far of the part that is running.
 
 Examples:
     python -m benchmarks.gpu_suite --out results --budget 500
@@ -40,9 +40,9 @@ from experiments.common.tables import aligned
 
 MODULE = "benchmarks.gpu_suite"
 LEAST_SECONDS = 15.0
-"""A part is not begun with less time than this left."""
+"""A part is not started with less time than this left."""
 PROBE = "import json; from benchmarks.record import environment; print(json.dumps(environment()))"
-"""Asked of another process, since this one must leave the GPU to its parts."""
+"""Run in another process, since this one must leave the GPU to the parts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Part:
         name: as on the command line.
         module: the command.
         arguments: its options.
-        seconds: when it is stopped.
+        seconds: its time limit.
         flags: to be added to XLA_FLAGS.
         oldest: the oldest jax for which the part makes sense.
     """
@@ -66,7 +66,7 @@ class Part:
     oldest: tuple[int, ...] = (0,)
 
     def command(self, out: Path, smoke: bool) -> list[str]:
-        """What to run."""
+        """The command line."""
         arguments = shlex.split(self.arguments) + (shlex.split(SMOKE[self.module]) if smoke else [])
         return [sys.executable, "-m", f"benchmarks.{self.module}", *arguments, "--out", str(out)]
 
@@ -79,20 +79,20 @@ SMOKE = {
     "kernel_times": "--sizes tiny --calls 1",
     "populations": "--sizes tiny --members 2 --repetitions 1",
 }
-"""Options that make a part tiny; those that come last count."""
+"""Options that make a part tiny, for each command; the last of repeated options counts."""
 
 COMMAND_BUFFER = "--xla_gpu_enable_command_buffer=+while,+conditional"
 GRAPH = f"{COMMAND_BUFFER},+dynamic_slice_fusion --xla_gpu_graph_min_graph_size=1"
 DOUBLE_BUFFER = "--xla_gpu_enable_while_loop_unrolling=WHILE_LOOP_UNROLLING_DOUBLE_BUFFER"
 FLAGS: dict[str, tuple[str, tuple[int, ...]]] = {
     "none": ("", (0,)),
-    "graph": (GRAPH, (0, 12)),  # older versions leave the backward loop out of it
+    "graph": (GRAPH, (0, 12)),  # older versions leave the backward loop out of the graph
     "command-buffer": (COMMAND_BUFFER, (0,)),
     "command-buffer-unrolled": (f"{COMMAND_BUFFER} --xla_gpu_command_buffer_unroll_loops=true", (0,)),
     "double-buffer": (DOUBLE_BUFFER, (0,)),
     "pdl": ("--xla_gpu_enable_pdl=true", (0,)),
 }
-"""XLA_FLAGS by name, and the oldest jax that has a use for them."""
+"""XLA_FLAGS by name, with the oldest jax for which they make sense."""
 STACKS = "stack-shared wavefront-shared cudnn"
 TRAINING = "--passes training --seconds 0.8"
 TF32 = f"--precision default {TRAINING}"
@@ -100,12 +100,12 @@ KERNEL = f"--parts times {TF32}"
 PARTS = {
     part.name: part
     for part in (
-        # No time is taken here, so that there is nothing to tune, and compiling takes less of the time.
+        # Nothing is timed here, so autotuning is off, which shortens compilation.
         Part("kernel-check", "cell_kernel", "--parts checks", 75, "--xla_gpu_autotune_level=0"),
-        # L = 10 first: two of the three ratios are of it alone.
+        # L = 10 first: two of the three ratios need only this depth.
         Part("kernel-depth", "depth", f"--depths 10 1 --models 2d-mosaic wavefront-shared cudnn {TF32}", 60),
         Part("kernel-10x10", "cell_kernel", f"--sizes memorization-10 --unroll 8 {KERNEL}", 45),
-        # At this size XLA's kernels come with 3 timesteps in an iteration, and "mosaic" with 8.
+        # At this size the default is 3 timesteps per iteration with XLA's kernels, and 8 with "mosaic".
         Part("unroll", "cell_kernel", f"--sizes a --unroll 1 3 8 {KERNEL}", 60),
         Part("kernel-3x3", "cell_kernel", f"--sizes d --unroll 8 {KERNEL}", 50),
         *(
@@ -209,7 +209,7 @@ def probe() -> dict[str, Any]:
 
 
 def run(part: Part, folder: Path, smoke: bool, left: float) -> dict[str, Any]:
-    """Runs a part and says how it went; with its results, as far as they came."""
+    """Runs a part; returns its status and the results that it has written."""
     out = folder.resolve() / "running.json"
     command = part.command(out, smoke)
     flags = f"{os.environ.get('XLA_FLAGS', '')} {part.flags}".strip()
@@ -229,13 +229,13 @@ def run(part: Part, folder: Path, smoke: bool, left: float) -> dict[str, Any]:
 
 
 def clear(folder: Path) -> None:
-    """Removes what a part has left."""
+    """Removes the files of a part that has ended."""
     for file in folder.glob("running.*"):
         file.unlink()
 
 
 def execute(command: Sequence[str], flags: str, log: Path, seconds: float) -> tuple[str, str]:
-    """Runs a command, its output at the end of the log; how it went, and that output."""
+    """Runs a command and appends its output to the log; returns the status and the output."""
     environment = {**os.environ, "XLA_FLAGS": flags}
     with log.open("a+") as file:
         begin = file.tell()
@@ -251,7 +251,7 @@ def execute(command: Sequence[str], flags: str, log: Path, seconds: float) -> tu
 
 
 def show(parts: Sequence[dict[str, Any]]) -> None:
-    """Prints how each part went."""
+    """Prints the status of each part."""
     rows = [(part["name"], part["status"], number(part["seconds"], 2)) for part in parts]
     print()
     print(aligned([("part", "status", "seconds"), *rows], numbers=True), flush=True)

@@ -1,4 +1,4 @@
-"""What ``kernel=None``, ``unroll=None`` and XLA_FLAGS should be on a GPU, from the parts of ``benchmarks.gpu_suite``.
+"""The values for ``kernel=None``, ``unroll=None`` and XLA_FLAGS on a GPU, from the parts of ``benchmarks.gpu_suite``.
 
 Parts are as in suite.json. A choice that no finished part supports is "not measured", with the reason.
 """
@@ -22,24 +22,24 @@ UNROLL = "unroll"
 TIMES = ("kernel-10x10", UNROLL, "kernel-3x3")
 """The parts that time the cell kernel."""
 FLAGS = "flags-"
-"""What the names of parts with XLA_FLAGS begin with."""
+"""The prefix of the names of parts with XLA_FLAGS."""
 NO_FLAGS = f"{FLAGS}none"
 LEAST_GAIN = 0.05
-"""The share of the time that flags must save to be chosen: parts run one after the other and not in turns, and the
-median of one program differs by some percent from process to process."""
+"""The fraction of the time that flags must save to be chosen: parts run one after the other and not in turns, and the
+median of one program differs by a few percent from process to process."""
 
 
 def verdict(parts: Sequence[Part], platform: str, device: str) -> list[str]:
     """Three lines, each with a choice and its reason: for the kernel, ``unroll`` and XLA_FLAGS.
 
     Args:
-        parts: those that ran.
+        parts: the parts that ran.
         platform: where they ran, "gpu" or "cpu".
         device: its name.
     """
     found = {part["name"]: part for part in parts}
     kernel = choose_kernel(found, platform)
-    # What is not measured is judged for the kernel that None takes today.
+    # If the choice of kernel was not measured, judge the rest for the current default.
     used = kernel.choice or "xla"
     return [
         line(f"kernel: None on {device} should choose", kernel),
@@ -49,7 +49,7 @@ def verdict(parts: Sequence[Part], platform: str, device: str) -> list[str]:
 
 
 def line(beginning: str, found: Verdict) -> str:
-    """A choice in a line."""
+    """A choice and its reason in one line."""
     if found.choice is None:
         return f"{beginning.partition(':')[0]}: not measured: {found.reason}"
     return f"{beginning} {found.choice}: {found.reason}"
@@ -58,7 +58,7 @@ def line(beginning: str, found: Verdict) -> str:
 def choose_kernel(parts: Mapping[str, Part], platform: str) -> Verdict:
     """Mosaic if it passed all checks and was faster at every size that was timed."""
     rows = [row for name in (CHECKS, *TIMES) for row in rows_of(parts.get(name))]
-    # There, too, the kernel is compared with the reference before it is timed.
+    # The depth part, too, compares the kernel with the reference before timing it.
     deep = [row for row in rows_of(parts.get(DEPTH)) if row["model"].endswith("-mosaic") and "error" in row]
     rows += [{"check": f"{row['model']} with L={row['depth']}", "error": row["error"]} for row in deep]
     found = cell_kernel.verdict(rows, platform)
@@ -78,7 +78,7 @@ def choose_unroll(parts: Mapping[str, Part], kernel: str) -> Verdict:
     if len(timed) < 2:
         alone = f"{kernel} was timed with unroll={names[0]} alone" if names else f"{kernel} was not timed"
         return Verdict(None, clauses([missing, *failed]) or alone)
-    # More timesteps take longer to compile, which is the reason to make fewer.
+    # Compile times are shown as well, since they grow with the number of timesteps in an iteration.
     figures = ", ".join(
         f"{name} {number(row['median_ms'])} ms and {number(row['compile_seconds'], 2)} s to compile"
         for name, row in zip(names, timed, strict=True)
@@ -87,7 +87,7 @@ def choose_unroll(parts: Mapping[str, Part], kernel: str) -> Verdict:
 
 
 def choose_flags(parts: Mapping[str, Part], kernel: str) -> Verdict:
-    """The flags with which this kernel is fastest, if it is clearly faster than without."""
+    """The flags with which this kernel is fastest, if it is clearly faster than without flags."""
     contender = "mosaic" if kernel == "mosaic" else BASE
     names = list(dict.fromkeys([NO_FLAGS, *(name for name in parts if name.startswith(FLAGS))]))
     missing = [absence(name, parts.get(name)) for name in names]
@@ -106,7 +106,7 @@ def choose_flags(parts: Mapping[str, Part], kernel: str) -> Verdict:
 
 
 def absence(name: str, part: Part | None) -> str:
-    """Why a part has no results or not all; empty if it has them."""
+    """The reason why a part has no results or only some; empty if it has all."""
     if part is None:
         return f"{name} was not run"
     if part["status"] == "cut off":
@@ -117,10 +117,10 @@ def absence(name: str, part: Part | None) -> str:
 
 
 def rows_of(part: Part | None) -> list[dict[str, Any]]:
-    """The rows of a part's results, as far as they came."""
+    """The rows that a part has written."""
     return part["results"]["rows"] if part and part["results"] else []
 
 
 def clauses(texts: Iterable[str]) -> str:
-    """Those that are not empty, in one line."""
+    """The texts that are not empty, in one line."""
     return "; ".join(text for text in texts if text)

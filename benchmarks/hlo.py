@@ -1,4 +1,4 @@
-"""The kernels in the text of a program that XLA has compiled, by loops."""
+"""The kernels in the text of a program that XLA has compiled, grouped by loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 FREE = frozenset({"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "add-dependency"})
-"""Nothing runs for these. Whatever else stands outside of fusions counts as a kernel, copies and fills too."""
+"""Nothing runs for these. Every other operation outside of fusions counts as a kernel, including copies and fills."""
 MOVES = frozenset({"copy", "slice", "dynamic-slice", "dynamic-update-slice"})
 COMPUTATION = re.compile(r"(ENTRY )?%?(\S+) .*\{$")
 INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?(\S+) = (.+)$")
@@ -40,7 +40,7 @@ class Instruction:
 
     @property
     def operation(self) -> str:
-        """The opcode; of an asynchronous pair the first half stands for the operation, the second for nothing."""
+        """The opcode; of an asynchronous pair, the first half counts as the operation and the second as nothing."""
         return "bitcast" if self.opcode.endswith(("-done", "-update")) else self.opcode.removesuffix("-start")
 
     def find(self, pattern: str) -> str | None:
@@ -56,14 +56,14 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """What runs in sequence: kernels, and loops among them."""
+    """A sequence of kernels and loops."""
 
     kernels: tuple[Instruction, ...] = ()
     loops: tuple[Loop, ...] = ()
 
     @property
     def launches(self) -> int | None:
-        """How many kernels are launched in all, in the loops too; None if a trip count is unknown."""
+        """The number of kernels launched, including those in loops; None if a trip count is unknown."""
         inside = [loop.launches for loop in self.loops]
         return None if None in inside else len(self.kernels) + sum(n or 0 for n in inside)
 
@@ -76,9 +76,9 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """A while loop: iterations (None if unknown), timesteps in each (several if unrolled), and what runs in one.
+    """A while loop: iterations (None if unknown), timesteps in each (several if unrolled), and the body of one.
 
-    ``moves`` is how many of its kernels only move data.
+    ``moves`` is the number of its kernels that only move data.
     """
 
     name: str
@@ -89,12 +89,12 @@ class Loop:
 
     @property
     def launches(self) -> int | None:
-        """How many kernels all iterations launch."""
+        """The number of kernels that all iterations launch."""
         inside = self.body.launches
         return None if self.trip_count is None or inside is None else self.trip_count * inside
 
     def report(self) -> dict[str, Any]:
-        """Timesteps; for each its kernels, those that only move data, and XLA's estimate of cycles (for TPUs only)."""
+        """Timesteps, and for each: kernels, kernels that only move data, and XLA's estimate of cycles (TPUs only)."""
         kernels = self.body.kernels
         cycles = sum(int(kernel.find(r'"estimated_cycles":"(\d+)"') or 0) for kernel in kernels)
         return {
@@ -110,11 +110,11 @@ class Module:
     """A compiled program.
 
     Args:
-        text: optimized HLO. (Kept as ``text``; ``program`` is what runs.)
-        scalars_are_free: computing a scalar launches nothing, as on a TPU, which has a unit for that.
-        timesteps: how many the program makes. A loop of fewer iterations makes several timesteps in each. None if
-            unknown: one in each.
-        unroll: how many an iteration makes at most; those that are left over are outside of the loop.
+        text: optimized HLO, kept as the attribute ``text``; the attribute ``program`` is the block of its entry.
+        scalars_are_free: whether computing a scalar launches nothing, as on a TPU, which has a unit for scalars.
+        timesteps: the number of timesteps of the program. A loop with fewer iterations runs several timesteps in each.
+            If None, an iteration counts as one timestep.
+        unroll: the largest number of timesteps in an iteration; the remainder runs outside of the loop.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Module:
         self.program = self.block(entry, timesteps)
 
     def block(self, computation: str, timesteps: int | None = None) -> Block:
-        """What runs when a computation runs, which makes so many timesteps."""
+        """The kernels and loops of a computation that runs this number of timesteps."""
         kernels: list[Instruction] = []
         loops: list[Loop] = []
         for instruction in self.computations[computation]:
@@ -166,7 +166,7 @@ class Module:
         return kernel.operation in MOVES or (bool(computed) and computed <= MOVES)
 
     def loop(self, instruction: Instruction, timesteps: int | None = None) -> Loop:
-        """The loop that a while instruction is."""
+        """The loop of a while instruction."""
         (body,), (condition,) = map(instruction.computations, ("body", "condition"))
         found = instruction.find(r'"known_trip_count":\{"n":"(\d+)"') or self.bound(condition)
         trip_count = int(found) if found else None
@@ -177,7 +177,7 @@ class Module:
         return Loop(instruction.name, trip_count, steps, block, sum(map(self.moves_data, block.kernels)))
 
     def bound(self, condition: str) -> str | None:
-        """What the counter is compared with; jax's loops count up from zero. (TPU programs tell no trip count.)"""
+        """The bound of the loop's counter; jax's loops count up from zero. (TPU programs do not state a trip count.)"""
         *others, last = self.computations[condition]
         bounds = [i.find(r"^(\d+)\)") for i in others if i.opcode == "constant"]
         return bounds[0] if last.opcode == "compare" and last.find("direction=(LT)") and len(bounds) == 1 else None
@@ -189,7 +189,7 @@ class Module:
         inside = [i for name in kernel.computations("calls") for i in self.computations.get(name, [])]
         computed = " ".join(dict.fromkeys(i.opcode for i in inside if i.opcode not in FREE))
         shape = re.sub(r"\{[^}]*\}|/\*.*?\*/", "", kernel.shape)
-        # What XLA itself put in, as padding, has no name; something inside may have.
+        # Kernels that XLA adds itself, such as padding, have no name; an instruction inside may have one.
         named = next((i for i in (kernel, *inside[::-1]) if i.find("(op_name=)")), kernel)
         op_name = (named.find(r'op_name="([^"]*)"') or "").rpartition("while/body/")[2]
         return " | ".join(

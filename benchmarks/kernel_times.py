@@ -1,8 +1,8 @@
-"""Where a timestep's time goes: every kernel of a forward and backward pass, by jax's profiler.
+"""The time of every kernel in a forward and backward pass, measured with jax's profiler.
 
-The first line of a size has the time of a pass without the profiler, the time in which kernels were busy, and how
-many were launched, for each timestep; then follow the kernels that took longest. (While it runs, the profiler turns
-off command buffers, so that a pass may launch more than it does otherwise.)
+The first line of a size has the time of a pass without the profiler and, per timestep, the time in which kernels were
+busy and the number of launches; the kernels that took longest follow. (While it runs, the profiler turns off command
+buffers, so that a pass may launch more kernels than otherwise.)
 
 Examples:
     python -m benchmarks.kernel_times
@@ -85,7 +85,7 @@ def profile(contender: str, task: Task, calls: int) -> dict[str, Any]:
             kernels = collections.defaultdict[str, list[float]](list)
             for kernel, nanoseconds in events(trace):
                 kernels[kernel].append(nanoseconds)
-    except Exception as error:  # the other sizes are worth having
+    except Exception as error:  # go on with the other sizes
         traceback.print_exc()
         return {**row, "error": describe(error)}
     each = calls * task.size.total_steps

@@ -1,4 +1,4 @@
-"""How time is taken: calls alternate on one machine, after warm-up."""
+"""Timing: the calls of all contenders alternate on one machine, after a warm-up."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Timing:
 
 
 class Elapsed(NamedTuple):
-    """Returned by a call that took its own time, because it ran in another process."""
+    """Returned by a call that measured its own time, because it ran in another process."""
 
     seconds: float
 
@@ -53,8 +53,8 @@ class Elapsed(NamedTuple):
 def interleave(calls: Mapping[Key, Callable[[], object]], limits: Limits) -> dict[Key, Timing]:
     """Times calls in rounds, A B C A B C .., so that whatever slows the machine for a while slows all of them.
 
-    A call must return only when its work is done. One that makes fewer repetitions than the others
-    has them spread over all the rounds.
+    A call must return only when its work is done. The repetitions of a call that has fewer than the
+    others are spread over all rounds.
     """
     planned = {name: _warm_up(call, limits) for name, call in calls.items()}
     seconds: dict[Key, list[float]] = {name: [] for name in calls}
@@ -67,7 +67,7 @@ def interleave(calls: Mapping[Key, Callable[[], object]], limits: Limits) -> dic
 
 
 def _warm_up(call: Callable[[], object], limits: Limits) -> int:
-    """Warms up and says how many repetitions there is time for."""
+    """Warms up and returns the number of repetitions for which there is time."""
     spent = last = 0.0
     for _ in range(limits.warmup):
         last = seconds_of(call)

@@ -1,7 +1,7 @@
-"""How much memory training takes: the temporaries of the compiled forward and backward pass, against T.
+"""The memory of training: temporaries of the compiled forward and backward pass, against T.
 
-Everything is compiled and nothing is run, so lengths may be larger than the machine could hold. The
-numbers are the compiler's own for the device at hand; parameters, inputs and outputs are not in them.
+Programs are compiled but not run, so T may be larger than the machine's memory allows. The numbers are
+the compiler's for the local device and do not include parameters, inputs and outputs.
 "remat" rematerializes every timestep, "remat sqrt" chunks of about the square root of T timesteps.
 
 Examples:
@@ -76,7 +76,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def measure(task: Task, implementation: str, remat: str) -> dict[str, Any]:
-    """One row; like those of a race, it has ``error`` instead of a result where there is none."""
+    """One row; it has ``error`` instead of a result if the program does not compile, as in a race."""
     size = task.size
     row = {
         "size": size.name,
@@ -90,7 +90,7 @@ def measure(task: Task, implementation: str, remat: str) -> dict[str, Any]:
     xs = jax.ShapeDtypeStruct((size.num_steps, size.batch_size, size.in_features), jnp.float32)
     try:
         compiled, seconds = compile_function(differentiated(forward, training=True), (params, xs), task)
-    except Exception as error:  # the other rows are worth having
+    except Exception as error:  # go on with the other rows
         traceback.print_exc()
         return {**row, "error": describe(error)}
     return {**row, "temp_bytes": temp_bytes(compiled), "compile_seconds": seconds}

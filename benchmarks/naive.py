@@ -1,4 +1,4 @@
-"""The tLSTM as one would first write it in Flax: the convolution a convolution, the loop ``nn.RNN``, plain autodiff."""
+"""A straightforward tLSTM in Flax: ``nn.Conv`` for the convolution, ``nn.RNN`` for the loop, and plain autodiff."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ConvTLSTMCell(nn.RNNCellBase):
 
     @nn.compact
     def __call__(self, carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
-        """One timestep: carry and ``(B, R)`` to the next carry and H at the output corner."""
+        """The next carry and H at the output corner, from the carry and inputs ``(B, R)``."""
         cfg = self.config
         c, h = carry
         dims = len(cfg.tensor_shape)
@@ -48,12 +48,12 @@ class ConvTLSTMCell(nn.RNNCellBase):
 
     @property
     def num_feature_axes(self) -> int:
-        """Axes of the input that are features."""
+        """The number of feature axes of the input."""
         return 1
 
 
 def conv_forward(task: Task) -> Forward:
-    """The cell in ``nn.RNN``, with zeros after the end for the outputs that are still inside."""
+    """The cell in ``nn.RNN``, with L - 1 zero inputs at the end for the outputs that have not arrived yet."""
     cfg = task.size.config(task.precision.dtype)
     layer = nn.RNN(ConvTLSTMCell(cfg, parent=None), time_major=True)
 

@@ -1,9 +1,9 @@
-"""The networks that contenders compute: the tLSTM, and stacks of LSTM layers as large and as deep.
+"""The networks that contenders compute: the tLSTM, and stacks of LSTM layers of the same size and depth.
 
 Parameters and inputs are random numpy arrays, the same for every contender. A stack has the parameter
 tree of ``tlstm_jax.stacked`` (Flax's own cells after an input projection to M, as in the paper, so that
-all layers are alike), as many layers as the tLSTM is deep, and that M with which its parameters, all
-of them counted, come nearest to the tLSTM's.
+all layers are alike), L layers for a tLSTM of depth L, and the M at which its total number of
+parameters is nearest to the tLSTM's.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "fused-built": tl.Fused(patches="built"),
     "mosaic": tl.Fused(kernel="mosaic"),
 }
-"""The library's, by name."""
+"""The library's implementations, by name."""
 
 
 @functools.lru_cache(maxsize=4)
 def inputs(size: Size) -> np.ndarray[Any, Any]:
-    """``(T, B, R)``."""
+    """Random inputs, ``(T, B, R)``."""
     shape = (size.num_steps, size.batch_size, size.in_features)
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
@@ -47,7 +47,7 @@ def inputs(size: Size) -> np.ndarray[Any, Any]:
 def parameters(network: Network, size: Size) -> Any:
     """Random parameters.
 
-    Kernels are half as large as one would initialize them: the state then forgets rounding errors, so
+    Kernels have half the usual initial scale: the state then forgets rounding errors, so
     that contenders can be compared in any precision. Biases and gains are random too, so that none of
     them can be mistaken for another.
     """
@@ -74,17 +74,17 @@ def features(network: Network | None, size: Size) -> int:
 
 
 def parameter_sets(network: Network, size: Size) -> int:
-    """How many layers have parameters of their own."""
+    """The number of parameter sets of a stack."""
     return 1 if network == "shared" else size.depth
 
 
 def stack_parameters(features: int, in_features: int, sets: int, biases: int = 1) -> int:
-    """The input projection's parameters and those of ``sets`` layers; some libraries have two biases in a layer."""
+    """Parameters of the input projection and ``sets`` layers together; some libraries have two biases per layer."""
     return (in_features + 1) * features + sets * (8 * features**2 + 4 * biases * features)
 
 
 def nearest_features(size: Size, sets: int) -> int:
-    """The M of a stack that comes nearest to the tLSTM's parameters."""
+    """The M at which a stack's number of parameters is nearest to the tLSTM's."""
     target = count(parameters("tlstm", size))
     most = math.ceil(math.sqrt(target / (8 * sets)))  # if layers had kernels only
     candidates = range(max(1, most - size.in_features - 2), most + 1)

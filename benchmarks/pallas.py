@@ -1,4 +1,4 @@
-"""Where the kernels of ``Fused(kernel="mosaic")`` run: on a GPU, or for tests in Pallas' interpreter."""
+"""Whether the kernels of ``Fused(kernel="mosaic")`` can run here: on a GPU, or for tests in Pallas' interpreter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks.tasks import Task
 from tlstm_jax.fused import coverage
 
 INTERPRETED = {"tiny", "tiny-3d"}
-"""Sizes at which the interpreter has an end."""
+"""Sizes that are small enough for the interpreter."""
 
 
 def unavailable(task: Task) -> str | None:
@@ -24,11 +24,11 @@ def unavailable(task: Task) -> str | None:
 
 
 def interpreted(detect_races: bool = False) -> contextlib.AbstractContextManager[None]:
-    """Without a GPU, has kernels that are traced meanwhile run in the interpreter, which prints the races it sees."""
+    """A context in which kernels are traced for the interpreter if there is no GPU; it prints the races it detects."""
     if coverage.compute_capability() is not None:
         return contextlib.nullcontext()
     from jax._src import callback, effects
     from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams, force_gpu_interpret_mode
 
-    effects.remat_allowed_effects.add_type(callback.OrderedIOEffect)  # the interpreter's own, which kernels do not have
+    effects.remat_allowed_effects.add_type(callback.OrderedIOEffect)  # an effect of the interpreter, not of the kernels
     return force_gpu_interpret_mode(InterpretGPUParams(detect_races=detect_races))

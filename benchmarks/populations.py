@@ -82,7 +82,7 @@ def measure(task: Task, members: int, limits: Limits) -> dict[str, Any]:
         compiled, seconds = compile_function(every, (params, xs), task)
         call = lambda: jax.block_until_ready(compiled(params, xs))  # noqa: E731
         timing = interleave({"population": call}, limits)["population"]
-    except Exception as error:  # out of memory, say; the other rows are worth having
+    except Exception as error:  # out of memory, for example; go on with the other rows
         traceback.print_exc()
         return {**row, "error": describe(error)}
     return {

@@ -18,10 +18,10 @@ Forward = Callable[[Any, Any], Any]
 
 
 class Result(NamedTuple):
-    """What one call computes.
+    """The result of one call.
 
     Attributes:
-        outputs: ``(T, B, M)``, or batch-major for a contender that is.
+        outputs: ``(T, B, M)``, or batch-major for a batch-major contender.
         gradients: of the mean squared output with respect to ``(params, xs)``; None for the forward pass.
     """
 
@@ -31,15 +31,15 @@ class Result(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Attributes are the facts of one row.
+    """A program that is ready to be called, with the facts for its row of results.
 
     Args:
         call: one pass; returns when the device is done.
-        fetch: turns what ``call`` returned into float32 numpy arrays, outputs time-major.
-        parameters: how many numbers are trained.
-        compile_seconds: time of lowering and compilation; None where that is not a step of its own.
-        temp_bytes: memory that the compiled program takes for itself while it runs.
-        close: frees what the program holds; not called again after that.
+        fetch: converts the result of ``call`` to float32 numpy arrays, with time-major outputs.
+        parameters: the number of trained parameters.
+        compile_seconds: time of lowering and compilation; None if that is not a separate step.
+        temp_bytes: memory of the compiled program's temporaries.
+        close: frees the program's resources; ``call`` must not be used after that.
     """
 
     call: Callable[[], Any]
@@ -67,7 +67,7 @@ def differentiated(forward: Forward, training: bool) -> Callable[[Any, Any], Res
 
 
 def compile_function(function: Callable[..., Any], arguments: tuple[Any, ...], task: Task) -> tuple[Any, float]:
-    """A function compiled ahead of its calls, and the seconds that took."""
+    """The function compiled ahead of time, and the seconds that compilation took."""
     start = time.perf_counter()
     with jax.default_matmul_precision(task.precision.matmul):
         compiled = jax.jit(function).lower(*arguments).compile()
@@ -75,7 +75,7 @@ def compile_function(function: Callable[..., Any], arguments: tuple[Any, ...], t
 
 
 def temp_bytes(compiled: Any) -> int | None:
-    """Bytes of temporaries; None where the compiler does not say."""
+    """Bytes of temporaries; None if the compiler does not report them."""
     analysis = compiled.memory_analysis()
     return None if analysis is None else int(analysis.temp_size_in_bytes)
 

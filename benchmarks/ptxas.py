@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 ENVIRONMENT = {"MOSAIC_GPU_DUMP_PTXAS": "1"}
-"""Makes Mosaic GPU print what ptxas reports, on the standard output of the process."""
+"""Makes Mosaic GPU print the reports of ptxas on the standard output of the process."""
 REPORT = re.compile(
     r"Compiling entry function '(\w+?)(?:_mosaic_gpu_kernel)?' for '(\w+)'.*?"
     r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
@@ -20,7 +20,7 @@ REPORT = re.compile(
 
 
 class Resources(NamedTuple):
-    """What a thread of a kernel needs; spilled registers are in bytes, stores and loads together."""
+    """Registers of each thread of a kernel, and bytes of spilled registers, stores and loads together."""
 
     name: str
     architecture: str
@@ -32,7 +32,7 @@ class Resources(NamedTuple):
 
 
 def resources(text: str) -> list[Resources]:
-    """Of every kernel that ptxas has reported."""
+    """The resources of every kernel in the reports of ptxas."""
     return [
         Resources(name, architecture, int(registers), int(stores) + int(loads))
         for name, architecture, stores, loads, registers in REPORT.findall(text)
@@ -41,7 +41,7 @@ def resources(text: str) -> list[Resources]:
 
 @contextlib.contextmanager
 def reported() -> Iterator[list[Resources]]:
-    """Collects what ptxas reports meanwhile. Libraries write it to the file descriptor, past ``sys.stdout``."""
+    """A context that collects the reports of ptxas, which go to the file descriptor and not to ``sys.stdout``."""
     found: list[Resources] = []
     sys.stdout.flush()
     with tempfile.TemporaryFile() as file:

@@ -15,7 +15,7 @@ from benchmarks.tasks import Task
 
 
 class Entry(NamedTuple):
-    """A contender and what it has to do."""
+    """A contender and its task."""
 
     contender: Contender
     task: Task
@@ -24,8 +24,8 @@ class Entry(NamedTuple):
 def race(entries: Mapping[str, Entry], limits: Limits) -> list[dict[str, Any]]:
     """One row for each entry, by label.
 
-    A row has the key ``unavailable`` with the reason if the contender cannot run here; ``error`` if it
-    failed or computes something else; and else the milliseconds of :class:`~benchmarks.measure.Timing`.
+    A row has the key ``unavailable`` with the reason if the contender cannot run here, ``error`` if it
+    failed or computes something else, and otherwise the milliseconds of :class:`~benchmarks.measure.Timing`.
     """
     rows = {label: _facts(label, entry) for label, entry in entries.items()}
     programs: dict[str, Program] = {}
@@ -35,7 +35,7 @@ def race(entries: Mapping[str, Entry], limits: Limits) -> list[dict[str, Any]]:
             continue
         try:
             program = programs[label] = build(contender, task)
-        except Exception as error:  # whatever goes wrong in one contender, the others are worth having
+        except Exception as error:  # an error of one contender must not stop the others
             traceback.print_exc()
             rows[label]["error"] = describe(error)
             continue
@@ -52,7 +52,7 @@ def race(entries: Mapping[str, Entry], limits: Limits) -> list[dict[str, Any]]:
 
 
 def describe(error: Exception) -> str:
-    """An error in a line."""
+    """An error in one line."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 

@@ -1,4 +1,4 @@
-"""What depth costs, and how tLSTMs compare with stacks of their depth: ratios of the rows of ``benchmarks.depth``."""
+"""Ratios of the rows of ``benchmarks.depth``: the cost of depth, and tLSTMs against stacks of the same depth."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from experiments.common.tables import aligned
 
 DEPTH = "depth"
 AIMS = {DEPTH: "at most 1.25", "wavefront-shared": "at least 2", "cudnn": "at least 8"}
-"""What the model "2d-mosaic" is to reach on an H100 or H200 in training, between the depths :data:`AIM_DEPTHS`."""
+"""The targets of the model "2d-mosaic" on an H100 or H200 in training, between the depths :data:`AIM_DEPTHS`."""
 AIM_DEPTHS = (1, 10)
 FACTS = ("model", "pass", "precision")
 
 
 def find(rows: Iterable[Mapping[str, Any]], tlstms: Collection[str]) -> list[dict[str, Any]]:
-    """The ratios for which there are times, of each tLSTM, pass and precision.
+    """The ratios of each tLSTM, pass and precision for which there are times.
 
-    The first is a timestep at the greatest depth / one at the smallest, where a timestep is one of the T + L - 1 that
-    run. The others are a stack's time / the tLSTM's, both at the greatest depth.
+    The first is the time of a timestep at the greatest depth / at the smallest, where a timestep is one of the
+    T + L - 1 that run. The others are a stack's time / the tLSTM's, both at the greatest depth.
 
     Args:
-        rows: of ``benchmarks.depth``.
-        tlstms: the models that are no stacks.
+        rows: the rows of ``benchmarks.depth``.
+        tlstms: the models that are not stacks.
     """
     timed = {
         (row["model"], row["pass"], row["precision"], row["depth"]): row

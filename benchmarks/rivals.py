@@ -1,8 +1,8 @@
-"""The models that the tLSTM is compared with, as contenders: at equal core parameters, so not the same function.
+"""The models that the tLSTM is compared with, as contenders with equal core parameters that compute other functions.
 
-That each computes what its paper says is tested in ``tests/experiments/rivals``. Here it is checked to have the nearest
-number of parameters, and to return finite outputs and gradients that are not 0. ``experiments.rivals`` is imported only
-when a contender is asked for; it needs jax, flax and optax.
+The tests in ``tests/experiments/rivals`` check that each model computes what its paper describes. This module checks
+that it has the nearest number of parameters and returns finite outputs and gradients that are not all 0.
+``experiments.rivals`` is imported only when a contender is asked for; it needs jax, flax and optax.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from benchmarks.programs import Program, Result, compile_function, count, differ
 from benchmarks.tasks import Size, Task
 
 GROUP = "rivals"
-"""Stands for all of them on the command line."""
+"""Stands for all rivals on the command line."""
 
 
 @functools.cache
 def contenders() -> dict[str, Contender]:
-    """All rivals by the names that ``--model`` of the experiments has for them."""
+    """All rivals, by their names in ``--model`` of the experiments."""
     from experiments.rivals import RIVALS, arguments
 
     return {
@@ -63,7 +63,7 @@ def shape(name: str, size: Size) -> tuple[int, int]:
 
 
 def build(name: str, task: Task) -> Program:
-    """The program of a rival; in training with what only training does, such as batch statistics."""
+    """The program of a rival; in training it includes what only training computes, such as batch statistics."""
     layer = options(name, task.size).layer().clone(dtype=task.precision.dtype)
     xs = jax.numpy.asarray(inputs(task.size).swapaxes(0, 1))
     variables = jax.jit(layer.init)(jax.random.key(1), xs)

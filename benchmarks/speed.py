@@ -1,13 +1,13 @@
-"""How fast the tLSTM is, side by side with everything it could be compared to.
+"""The speed of the tLSTM, side by side with the alternatives.
 
-Every contender is checked to compute what it claims to before it is timed. Times are medians of calls
-in turns, in milliseconds; "/ auto" is the time divided by that of this library as it comes, "/ floor"
+Before a contender is timed, its results are checked. Times are medians in milliseconds, of contenders
+called in turns; "/ auto" is the time divided by that of this library with default options, "/ floor"
 by that of the bare matrix products. "compile s" is lowering and compilation, "temp MB" the compiled
 program's temporaries. Stacks of LSTM layers have the tLSTM's depth and number of parameters.
 "ms a timestep" is the time divided by T.
 
 The contender "rivals" stands for this library and all models of experiments/rivals, each at the width at which its
-parameters are nearest to the tLSTM's in number; one of them is a contender by its name.
+number of parameters is nearest to the tLSTM's; the name of such a model selects that model only.
 
 Examples:
     python -m benchmarks.speed --quick

@@ -18,7 +18,7 @@ GATES = "ifgo"
 
 
 def project(params: Any, xs: Any, dtype: Any) -> Any:
-    """The inputs as M features, for all timesteps at once."""
+    """Projects the inputs to M features, for all timesteps at once."""
     return jnp.dot(xs.astype(dtype), params["kernel"].astype(dtype)) + params["bias"].astype(dtype)
 
 
@@ -102,12 +102,12 @@ def pack_cudnn(params: Any) -> Any:
 
 
 def _gates(cell: Any, source: str, leaf: str) -> np.ndarray[Any, Any]:
-    """A layer's kernels or biases side by side; ``source`` is "i" for what comes from below, "h" for its own."""
+    """A layer's kernels or biases side by side; ``source`` is "i" for its input, "h" for its hidden state."""
     return np.concatenate([cell[source + gate][leaf] for gate in GATES], axis=-1)
 
 
 def cudnn_unavailable(task: Task) -> str | None:
-    """Why cuDNN cannot run a task."""
+    """Why cuDNN cannot run a task, or None."""
     if jax.default_backend() != "gpu":
         return "needs an NVIDIA GPU"
     return "knows float32 and TF32 only" if task.precision.is_bfloat16 else None

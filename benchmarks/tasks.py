@@ -1,4 +1,4 @@
-"""What is timed: sizes, precisions, and the two passes."""
+"""The tasks that are timed: sizes, precisions, and the two passes."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Task:
 
     @property
     def pass_name(self) -> str:
-        """As on the command line."""
+        """The name of the pass on the command line."""
         return "training" if self.training else "forward"
 
 
@@ -128,5 +128,5 @@ SIZES = {
         Size("tiny-3d", (2, 2), 4, 3, 5),
     )
 }
-"""a to d are the sizes of the performance notes; the next four rows are the paper's tasks, with the symbols that those
-have as inputs (wikipedia-2 is for machines on which L = 6 takes too long); the last two are for tests."""
+"""a to d are the sizes of the performance notes; the next four rows are the paper's tasks, with as many input features
+as these have (wikipedia-2 is for machines on which L = 6 takes too long); the last two are for tests."""

@@ -1,8 +1,8 @@
-"""The two constants of the time scale: how long the gates remember, and how long the transport takes.
+"""Vary the two constants of the time scale: the gates' longest time constant, and the time of the transport.
 
 ``TLSTMConfig(time_scale=T)`` sets the gates' time constants to 1..2T timesteps and carries memory across the tensor in
-0.85T. Here the two factors are varied, in a grid or one at a time, on a task that is trained until it is solved. Each
-run has a workdir, and the same command resumes or skips it. Options of the task follow after ``--``.
+0.85T timesteps. Here the two factors are varied, in a grid or one at a time, on a task that is trained until it is
+solved. Each run has a workdir, and the same command resumes or skips it. Options of the task follow after ``--``.
 
 Examples:
     python -m benchmarks.time_scale memorization --gates 1 2 4 --transport 0.4 0.85 1.7 --one-at-a-time -- --length 6

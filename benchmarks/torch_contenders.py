@@ -35,7 +35,7 @@ class TLSTMCell(torch.nn.Module):  # type: ignore[misc] # torch is optional and 
             self.register_parameter(f"{group}_{name}", torch.nn.Parameter(tensor(params[group][name])))
 
     def forward(self, projected: Any, h: Any, c: Any) -> tuple[Any, Any]:
-        """Projected inputs ``(B, M)`` and the state, each ``(B, *P, M)``, to the next state."""
+        """The next state, from projected inputs ``(B, M)`` and the state, each ``(B, *P, M)``."""
         m = self.cfg.features
         dims = len(self.cfg.tensor_shape)
         hcat = functional.pad(h, (0, 0, *(1, 1) * dims))
@@ -50,12 +50,12 @@ class TLSTMCell(torch.nn.Module):  # type: ignore[misc] # torch is optional and 
         return normalized.tanh() * o.sigmoid(), c
 
     def shifted(self, padded: Any) -> list[Any]:
-        """A padded tensor seen from each kernel offset."""
+        """A padded tensor shifted by each kernel offset."""
         return [padded[:, *window] for window in self.cfg.windows]
 
 
 class ConvTLSTMCell(torch.nn.Module):  # type: ignore[misc]
-    """One timestep as most would write it first: ``F.conv1d`` or its like, and so channels before locations."""
+    """One timestep in the most common form: ``F.conv1d`` or ``F.conv2d``, and so channels before locations."""
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class ConvTLSTMCell(torch.nn.Module):  # type: ignore[misc]
 
 
 class TLSTM(torch.nn.Module):  # type: ignore[misc]
-    """A cell in a Python loop, with zeros after the end for the outputs that are still inside."""
+    """A cell in a Python loop, with L - 1 zero inputs at the end for the outputs that have not arrived yet."""
 
     def __init__(self, task: Task, cell: type[TLSTMCell | ConvTLSTMCell], *, compiled: bool) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class TLSTM(torch.nn.Module):  # type: ignore[misc]
         return torch.stack(outputs[cfg.delay :])
 
     def gradients(self) -> Any:
-        """In the library's layout."""
+        """The gradients in the library's layout."""
         tree: dict[str, dict[str, Any]] = {"input": {"kernel": self.project.weight.grad.T}, "hidden": {}, "norm": {}}
         tree["input"]["bias"] = self.project.bias.grad
         for name, leaf in self.cell.named_parameters():
@@ -119,7 +119,7 @@ class TLSTM(torch.nn.Module):  # type: ignore[misc]
 
 
 class StackedLSTM(torch.nn.Module):  # type: ignore[misc]
-    """``nn.LSTM`` with L layers, or one layer of it L times where they share parameters."""
+    """``nn.LSTM`` with L layers, or one layer applied L times if layers share parameters."""
 
     def __init__(self, network: Network, task: Task) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class StackedLSTM(torch.nn.Module):  # type: ignore[misc]
 
 
 def tlstm_program(task: Task, *, conv: bool = False, compiled: bool = False) -> Program:
-    """The loop over an eager cell, or over the cell compiled, whose first call counts as its compilation."""
+    """The loop over an eager or a compiled cell; the first call of a compiled cell counts as its compilation."""
     cell = ConvTLSTMCell if conv else TLSTMCell
     if not compiled:
         return program(TLSTM(task, cell, compiled=False), task)
@@ -167,7 +167,7 @@ def stack_program(network: Network, task: Task) -> Program:
 
 
 def program(model: Any, task: Task) -> Program:
-    """One pass over a model, on a GPU where torch has one."""
+    """One pass over a model, on a GPU if torch has one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     allow_tf32 = task.precision.matmul is None
     torch.set_float32_matmul_precision("high" if allow_tf32 else "highest")
@@ -213,7 +213,7 @@ def projection(params: Any) -> Any:
 
 
 def replicate_edges(c: Any, dims: int) -> Any:
-    """Each dimension one longer at both ends, with the values there."""
+    """Pads each dimension by one at both ends, with the values there."""
     for axis in range(1, dims + 1):
         first, last = c.narrow(axis, 0, 1), c.narrow(axis, c.shape[axis] - 1, 1)
         c = torch.cat((first, c, last), dim=axis)

@@ -18,13 +18,13 @@ LONGEST = 2.0
 TRANSPORT = 0.85
 """The time that memory takes from the input's corner to the output's, relative to ``time_scale``."""
 SPREAD = 0.05
-"""The part of each memory kernel that is spread evenly over all offsets, so that none starts without a gradient."""
+"""The fraction of each memory kernel spread evenly over all offsets, so that no offset starts without a gradient."""
 
 
 def default_bias_init(cfg: TLSTMConfig) -> Callable[..., Any]:
     """The default initializer of b^h, as described in :func:`tlstm_jax.init_params`.
 
-    To be wrapped, in ``flax.linen.with_partitioning`` for example.
+    Use it to wrap the default, for example in ``flax.linen.with_partitioning``.
     """
 
     def init(key: Array, shape: tuple[int, ...], dtype: Any = cfg.param_dtype) -> Array:
@@ -76,13 +76,13 @@ def transport_time(cfg: TLSTMConfig) -> float:
 def transport_logits(cfg: TLSTMConfig) -> list[float]:
     """The logits of a memory kernel (eq. 16) that carries memory across the tensor in ``transport_time(cfg)``.
 
-    Along each dimension memory moves by a mean of v = (P - 1) / (time - 1) locations in a timestep: by the two whole
-    numbers next to v, in the shares that make v their mean. All dimensions move together, by an offset of (-1, -1)
-    for example rather than (-1, 0) and (0, -1). :data:`SPREAD` of the kernel is spread evenly over all offsets, which
-    for an even K moves memory too, since its offsets reach farther towards the input.
+    Along each dimension memory moves by v = (P - 1) / (time - 1) locations per timestep on average: the kernel weights
+    the two integers next to v so that their mean is v. All dimensions move together, by an offset of (-1, -1) for
+    example rather than (-1, 0) and (0, -1). A fraction :data:`SPREAD` of the kernel is spread evenly over all offsets.
+    For an even K this moves memory too, since the offsets reach farther towards the input.
 
     Returns:
-        A logit for each offset in ``cfg.offsets``; 0 for those that have no share of the transport.
+        A logit for each offset in ``cfg.offsets``; 0 for offsets that take no part in the transport.
     """
     time, spread, least = transport_time(cfg), SPREAD, SPREAD / cfg.num_offsets
     speeds = []
@@ -100,5 +100,5 @@ def transport_logits(cfg: TLSTMConfig) -> list[float]:
 
 
 def _fewest_moves(size: int, kernel_size: int) -> int:
-    """Timesteps in which a kernel can carry memory from the first of ``size`` locations to the last."""
+    """The fewest timesteps in which a kernel can carry memory from the first of ``size`` locations to the last."""
     return math.ceil((size - 1) / (kernel_size // 2))

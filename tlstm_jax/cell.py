@@ -28,7 +28,7 @@ from tlstm_jax.typing import Array, Float, Locations, Params, Preactivations, Pr
 
 scope = jax.named_scope
 Mix = Callable[[Sequence[Array], Sequence[Locations]], Locations]
-"""Eq. 17 from the memory kernels, ``(*p, b, 1)`` for each offset, and C at each offset."""
+"""A function that computes eq. 17 from the memory kernels, ``(*p, b, 1)`` for each offset, and C at each offset."""
 
 
 class Gates(NamedTuple):
@@ -83,9 +83,10 @@ def gates(a: Sequence[Array]) -> Gates:
 
 @jax.custom_jvp
 def softmax(logits: Sequence[Array]) -> tuple[Array, ...]:
-    """Softmax over the few kernel offsets, one array each: on a GPU a reduction would be a kernel of its own.
+    """Softmax over the kernel offsets, given as one array each: on a GPU, reducing an axis would take another kernel.
 
-    As in :func:`jax.nn.softmax` the derivative is given: the maximum, which only avoids overflow, cancels in it.
+    As in :func:`jax.nn.softmax`, the derivative is written by hand: the maximum, which only avoids overflow, cancels
+    out of it.
     """
     if not logits:
         return ()
@@ -105,7 +106,7 @@ def _softmax_jvp(primals: Any, tangents: Any) -> Any:
 
 
 def mix(q: Sequence[Array], neighbours: Sequence[Locations]) -> Locations:
-    """C^conv_{t-1} (eqs. 16-17): every location mixes its neighbours' memory with a convex kernel of its own."""
+    """C^conv_{t-1} (eqs. 16-17): every location mixes its neighbours' memory with its own convex kernel."""
     with scope("eq17_memory_convolution"):
         return functools.reduce(operator.add, map(operator.mul, q, neighbours))
 
@@ -119,10 +120,10 @@ def pointwise(
     mix: Mix = mix,
     mean: Mean = channel_mean,
 ) -> tuple[Locations | None, Locations]:
-    """Everything of a timestep that is not a matrix product (eqs. 15-21 and 31; the tRNN's 7).
+    """Everything in a timestep except the matrix product (eqs. 15-21 and 31; the tRNN's 7).
 
-    Nothing is shifted or padded here, and all reductions are over channels, unless ``mean`` does otherwise: the
-    statistics of layer normalization, which span all locations, come from outside.
+    Nothing is shifted or padded here, and all reductions are over channels, except in ``mean``: for layer
+    normalization, the caller passes a mean over all locations.
 
     Args:
         a: A_t as :func:`split` returns it, in the memory cell's dtype.
@@ -130,8 +131,8 @@ def pointwise(
             convolution, and nothing for the tRNN.
         params: the parameter groups of :func:`pointwise_params`.
         cfg: the model.
-        mix: the memory-cell convolution from memory kernels and ``neighbours``.
-        mean: the mean of the norm, which keeps the axes that it reduces.
+        mix: the memory-cell convolution, a function of the memory kernels and ``neighbours``.
+        mean: the mean that the norm takes; it keeps the reduced axes with size 1.
 
     Returns:
         C_t (None for the tRNN) and H_t, in the dtype of ``a``.
@@ -143,10 +144,10 @@ def pointwise(
     g, i, f, o, q = gates(a)
     mixed = mix(q, neighbours) if q else neighbours[0]
     with scope("eq18_memory_cell"):
-        c = g * i + mixed * f  # without a memory-cell convolution eq. 12
+        c = g * i + mixed * f  # eq. 12 without a memory-cell convolution
     z = norm(params, c, cfg, mean)
     with scope("eq19_hidden_state"):
-        return c, jnp.tanh(z) * o  # with a norm eq. 31
+        return c, jnp.tanh(z) * o  # eq. 31 with a norm
 
 
 def norm(params: Params, z: Locations, cfg: TLSTMConfig, mean: Mean) -> Locations:
@@ -158,7 +159,7 @@ def norm(params: Params, z: Locations, cfg: TLSTMConfig, mean: Mean) -> Location
 
 
 def pointwise_params(params: Params) -> Params:
-    """The parameter groups that act on each location and channel, ``(*p, m)``, as ``(*p, 1, m)``: all but kernels."""
+    """The parameter groups that act on each location and channel, reshaped from ``(*p, m)`` to ``(*p, 1, m)``."""
     groups = {name: group for name, group in params.items() if name not in ("input", "hidden", "carry")}
     return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, -2), groups)
 

@@ -146,7 +146,7 @@ def check_params(params: Any, cfg: Recurrent) -> Params:
 
 
 def _plain(tree: Any) -> Any:
-    """``tree`` with dicts for Flax's FrozenDicts and arrays for its boxes; the same objects where nothing changes."""
+    """``tree`` with Flax's FrozenDicts replaced by dicts and its boxes by arrays; unchanged nodes are not copied."""
     if isinstance(tree, Mapping):
         plain = {name: _plain(node) for name, node in tree.items()}
         unchanged = type(tree) is dict and all(plain[name] is node for name, node in tree.items())
@@ -284,7 +284,7 @@ def flag(name: str, value: Any) -> bool:
 
 
 def float_dtype(name: str, value: Any) -> Any:
-    """``value`` as the scalar type of a floating-point dtype: equal ones have equal hashes, and none equals None.
+    """``value`` as the scalar type of a floating-point dtype: equal types have equal hashes, and none equals None.
 
     (``np.dtype("float64") == None`` is True, which would make two different configurations equal.)
     """

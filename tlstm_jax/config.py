@@ -67,8 +67,8 @@ class Recurrent(abc.ABC):
         """The configuration that :meth:`to_dict` wrote; fields that are missing have their defaults.
 
         Raises:
-            ValueError: ``fields`` is not a mapping, has a name that is no field or lacks one without a default, or a
-                value is invalid.
+            ValueError: ``fields`` is not a mapping, has a key that is not a field, lacks a field that has no default,
+                or a value is invalid.
         """
         known = {field.name: field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         if not isinstance(fields, Mapping):
@@ -88,7 +88,7 @@ class Recurrent(abc.ABC):
         """The shape of every parameter, as a nested dict."""
 
     def carry_shapes(self) -> dict[str, Any]:
-        """The shapes of the parameter group ``carry``, in a dict of that one name; empty without a learned carry."""
+        """A dict with the shapes of the parameter group ``carry``; empty without a learned carry."""
         shape = (*self.tensor_shape, self.features)
         names = ("h",) if self.cell == "rnn" else ("c", "h")
         return {"carry": dict.fromkeys(names, shape)} if self.learn_carry else {}
@@ -150,8 +150,8 @@ class TLSTMConfig(Recurrent):
         learn_carry: whether the initial carry is a parameter, group ``carry`` of :func:`tlstm_jax.init_params`.
             Sequences without a given initial state, and those after a reset, start from it instead of zeros.
         time_scale: T, for how many timesteps memory has to last; sets the initial biases of the input gate, the forget
-            gate and the memory kernel (below). With None, ``forget_bias`` and ``conveyor_bias`` do; their defaults, 1
-            and 0, are the paper's except for images, where it has a forget bias of 4.
+            gate and the memory kernel (below). With None, ``forget_bias`` and ``conveyor_bias`` apply; their defaults,
+            1 and 0, are the paper's values, except that for images the paper uses a forget bias of 4.
 
     Raises:
         ValueError: a size is not positive, a kernel size is below 2, the dimensions give different
@@ -160,10 +160,10 @@ class TLSTMConfig(Recurrent):
     With ``time_scale=T`` memory lasts for about T timesteps before training. The forget gate of each channel has the
     bias log u and its input gate -log u, with u uniform in 1..2T: a gate of bias log u keeps u / (u + 1) of the memory,
     which then has a time constant of about u (chrono initialization, https://arxiv.org/abs/1804.11188). The biases of
-    the memory kernel make memory move along each dimension by (P - 1) / (0.85 T - 1) locations in a timestep, so that
-    it arrives at the output's corner when it is needed; the rest of it stays, and 5% is spread over all offsets. (The
-    kernel moves memory by at most floor(K/2), which limits this for T near L.) Neither is in the paper. Evidence: the
-    guide, page "Choosing P, K and M".
+    the memory kernel make memory move along each dimension by (P - 1) / (0.85 T - 1) locations per timestep on average,
+    so that it arrives at the output's corner when it is needed; 5% of the kernel is spread evenly over all offsets.
+    (The kernel moves memory by at most floor(K/2) locations per timestep, which limits this for T near L.) Neither is
+    in the paper. For the evidence, see the page "Choosing P, K and M" of the guide.
 
     Example:
         >>> import tlstm_jax as tl
@@ -280,13 +280,13 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
 
     @property
     def windows(self) -> tuple[tuple[slice, ...], ...]:
-        """For each kernel offset, the slices of the padded tensor that give the shifted one."""
+        """For each kernel offset, the slices of the padded tensor that give the shifted tensor."""
         starts = ([step + below for step, (below, _) in zip(s, self.padding, strict=True)] for s in self.offsets)
         return tuple(tuple(slice(s, s + p) for s, p in zip(start, self.tensor_shape, strict=True)) for start in starts)
 
     @property
     def input_taps(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """The locations that read the input: (k, location) for each kernel offset that leads from a location to it."""
+        """The locations that read the input: (k, location) if kernel offset k leads from the location to the input."""
         taps = ((k, tuple(-1 - step for step in offset)) for k, offset in enumerate(self.offsets))
         return tuple(
             (k, location)
@@ -321,12 +321,12 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
 DEFAULTS: dict[str, Any] = {
     field.name: field.default for field in dataclasses.fields(TLSTMConfig) if field.default is not dataclasses.MISSING
 }
-"""The fields of :class:`TLSTMConfig` that have a default, with it."""
+"""The default of each field of :class:`TLSTMConfig` that has one."""
 SET_BY_TIME_SCALE = ("forget_bias", "conveyor_bias")
 
 
 def check_time_scale(given: Mapping[str, Any], cell: str) -> None:
-    """Raises a ValueError for a ``time_scale`` beside a field that it sets, or without memory cells."""
+    """Raises a ValueError for a ``time_scale`` given together with a field that it sets, or without memory cells."""
     if given.get("time_scale") is None:
         return
     if cell == "rnn":
@@ -349,11 +349,11 @@ class Unset:
         return "<unset>"
 
     def __reduce__(self) -> str:
-        return "UNSET"  # copies and pickles are this very instance
+        return "UNSET"  # copying and unpickling return this same instance
 
 
 UNSET = Unset()
-"""Not given; the default of :class:`TLSTMConfig` holds. (None would not do: it is a value of ``norm``.)"""
+"""Stands for a field that is not given and has the default of :class:`TLSTMConfig`. (None is a value of ``norm``.)"""
 
 
 def given_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -373,7 +373,7 @@ def resolve_config(layer: str, config: TLSTMConfig | int | None, given: Mapping[
     Raises:
         ValueError: both were given, neither was given, or a value is invalid.
     """
-    if isinstance(config, int) and "features" not in given:  # in first place, as for Flax's cells
+    if isinstance(config, int) and "features" not in given:  # as the first argument, as in Flax's cells
         config, given = None, {"features": config, **given}
     if config is None:
         if missing := [name for name in ("features", "tensor_shape") if name not in given]:

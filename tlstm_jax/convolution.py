@@ -1,4 +1,4 @@
-"""What a location sees of its neighbours: patches of H (eqs. 5-6, 14) and the memory at each kernel offset (eq. 17)."""
+"""The neighbours of each location: patches of H (eqs. 5-6, 14) and the memory at each kernel offset (eq. 17)."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def hidden_convolution(
 
 
 def patches(h: Locations, projected: Float[Array, "b m"], cfg: TLSTMConfig, width: int) -> Float[Array, "*p b km"]:
-    """The <K> shifted copies of H^cat side by side along the channels: what the kernel sees at each location.
+    """The patches of H^cat that the kernel multiplies at each location: <K> shifted copies along the channels.
 
-    Zero padded to ``width`` channels.
+    They are zero padded to ``width`` channels.
     """
     hcat = concatenate_input(h, projected, cfg)
     columns = jnp.concatenate([hcat[window] for window in cfg.windows], axis=-1)

@@ -187,8 +187,8 @@ def sensitivity(layer: Callable[[Array], Array], xs: Float[Array, "t r"], timest
     Args:
         layer: function from a sequence ``(T, R)`` to outputs ``(T, M)``; need not be a tLSTM.
         xs: the sequence.
-        timestep: of the output, from 0, or an array of them. Outputs are differentiated one at a time to
-            bound the memory, with one compilation.
+        timestep: the timestep of the output, counted from 0, or an array of timesteps. Outputs are differentiated one
+            at a time to bound the memory, with one compilation.
 
     Returns:
         ``(*timestep.shape, T)``, so ``(T,)`` for a single timestep.
@@ -226,7 +226,7 @@ def receptive_field(cfg: TLSTMConfig, num_timesteps: int, timestep: Any, *, alig
     Args:
         cfg: the model.
         num_timesteps: T.
-        timestep: of the output, from 0, or an array of them.
+        timestep: the timestep of the output, counted from 0, or an array of timesteps.
         aligned: as in :func:`tlstm_jax.unroll`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The common part of the linen and nnx layers: from a layer's attributes and arguments to one call of ``unroll``."""
+"""Shared by the linen and nnx layers: turns a layer's attributes and arguments into one call of ``unroll``."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def run(
 
     Args:
         layer: the module, which has the options and ``carry_init`` as attributes.
-        unroll: the model's function of parameters, inputs, configuration, state, lengths, resets, options and names.
+        unroll: runs the model, given parameters, inputs, configuration, state, lengths, resets, options and names.
         config: the model.
         params: its parameters, maybe boxed.
-        inputs: as in the layer's ``__call__``, like the arguments that follow.
+        inputs: as in the layer's ``__call__``.
         initial_carry: the state before the first input, or None.
         next_key: returns the keys with which ``carry_init`` draws the initial carry.
         seq_lengths: lengths of right-padded rows, or None.
@@ -62,7 +62,7 @@ def run(
 
 
 def key_sequence(key: Array | None) -> Callable[[], Array]:
-    """A function that returns a new key at each of two calls; None means ``jax.random.key(0)``, as in Flax."""
+    """A function that can be called twice, for a new key each time; None is ``jax.random.key(0)``, as in Flax."""
 
     def keys() -> Iterator[Array]:  # nothing is computed unless a key is asked for
         yield from jax.random.split(jax.random.key(0) if key is None else key)

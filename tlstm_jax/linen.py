@@ -154,7 +154,7 @@ class RecurrentLayer(nn.Module, kw_only=True):
         reverse: whether to run from the last input to the first.
         keep_order: with ``reverse``, whether to return outputs in the order of the inputs.
         aligned: whether output t answers input t; see :func:`tlstm_jax.unroll`.
-        unroll: timesteps in one iteration of the scan; None is chosen by platform, see :func:`tlstm_jax.unroll`.
+        unroll: timesteps in one iteration of the scan; None chooses by platform, see :func:`tlstm_jax.unroll`.
         remat: rematerialization; see :func:`tlstm_jax.unroll`.
 
     Raises:
@@ -203,7 +203,7 @@ class RecurrentLayer(nn.Module, kw_only=True):
             init_key: the key for ``carry_init``; ``jax.random.key(0)`` by default, as in ``nn.RNN``.
             seq_lengths: ``(*batch,)`` integers, the length of each right-padded row.
             reset: ``(*batch, T)`` booleans; True resets the state to the initial one before that input.
-            return_carry: overrides the attribute, like all that follow.
+            return_carry: overrides the attribute, as do the arguments that follow.
             time_major: whether time is the first axis of inputs, ``reset`` and outputs.
             reverse: whether to run from the last input to the first.
             keep_order: with ``reverse``, whether to return outputs in the order of the inputs.
@@ -267,7 +267,7 @@ class TLSTM(RecurrentLayer, _Model):
         unroll: timesteps in one iteration of the scan (default: None, by platform); see :func:`tlstm_jax.unroll`.
         remat: rematerialization (default: False); see :func:`tlstm_jax.unroll`.
 
-    The attributes are as they were given; the property ``cfg`` is the model's configuration in either case.
+    The attributes have the values that were given; the property ``cfg`` is the model's configuration in either case.
     Initializers may return boxed arrays, as those of ``nn.with_partitioning`` do.
 
     Raises:
@@ -371,8 +371,8 @@ class StackedLSTM(RecurrentLayer):
 def _params(module: nn.Module, groups: parameters.Groups, inputs: Array | None = None) -> Params:
     """The module's parameter groups, created where they do not exist and ``params`` is mutable.
 
-    Groups that exist are returned as they are, maybe boxed, so that the checks of the pure functions report those
-    that do not fit, with messages that say what to do. Only the model's own groups are read, since the scope may
+    Existing groups are returned unchanged, maybe boxed; the checks of the pure functions then report groups that do
+    not fit, with messages that say what to do. Only the model's own groups are read, since the scope may
     hold other parameters, as with ``nn.share_scope``. The learned carry does not depend on the inputs.
     """
     params: Params = {}

@@ -180,7 +180,7 @@ class RecurrentLayer(nnx.Module):
                 by ``carry_init`` if there is one, and zeros otherwise.
             seq_lengths: ``(*batch,)`` integers, the length of each right-padded row.
             reset: ``(*batch, T)`` booleans; True resets the state to the initial one before that input.
-            return_carry: overrides the attribute, like all that follow but ``rngs``.
+            return_carry: overrides the attribute, as do the arguments that follow except ``rngs``.
             time_major: whether time is the first axis of inputs, ``reset`` and outputs.
             reverse: whether to run from the last input to the first.
             keep_order: with ``reverse``, whether to return outputs in the order of the inputs.
@@ -213,7 +213,7 @@ class RecurrentLayer(nnx.Module):
         )
 
     def _set_options(self, arguments: Mapping[str, Any]) -> None:
-        """Takes the options and ``return_carry`` among the constructor's arguments as attributes, after a check."""
+        """Checks the options and ``return_carry`` among the constructor's arguments and sets them as attributes."""
         options = Options(**{f.name: arguments[f.name] for f in dataclasses.fields(Options) if f.name in arguments})
         for name in vars(options).keys() & arguments.keys():
             setattr(self, name, getattr(options, name))
@@ -245,11 +245,11 @@ class TLSTM(RecurrentLayer):
         reverse: whether to run from the last input to the first.
         keep_order: with ``reverse``, whether to return outputs in the order of the inputs.
         aligned: whether output t answers input t; see :func:`tlstm_jax.unroll`.
-        unroll: timesteps in one iteration of the scan; None is chosen by platform, see :func:`tlstm_jax.unroll`.
+        unroll: timesteps in one iteration of the scan; None chooses by platform, see :func:`tlstm_jax.unroll`.
         remat: rematerialization; see :func:`tlstm_jax.unroll`.
         rngs: its ``params`` stream initializes the parameters.
 
-    Initializers may carry metadata, as those of ``nnx.with_partitioning`` do; the parameters then have it.
+    Initializers may attach metadata, as those of ``nnx.with_partitioning`` do; the parameters keep it.
 
     Attributes:
         config: the model's configuration, however it was given.
@@ -393,7 +393,7 @@ class StackedLSTM(RecurrentLayer):
 def _resolve(layer: str, arguments: Mapping[str, Any]) -> tuple[TLSTMConfig, parameters.Groups]:
     """The configuration and the initializers of its parameter groups from a constructor's arguments.
 
-    A configuration may stand in the place of ``features``.
+    The argument ``features`` may be a configuration.
     """
     features, config = arguments["features"], arguments["config"]
     if config is None and (features is None or isinstance(features, (Mapping, Recurrent))):
@@ -422,7 +422,7 @@ def _params(module: TLSTMCell | RecurrentLayer) -> Params:
     """The module's parameters as the plain nested dict of the pure functions.
 
     The names come from the configuration: iterating over an ``nnx.Dict`` would call its methods, which
-    ``nnx.tabulate`` replaces by ones that record submodules, without end here.
+    ``nnx.tabulate`` replaces by methods that record submodules; here these would recurse without end.
     """
     return _read(module, module.config.param_shapes(module.in_features))
 

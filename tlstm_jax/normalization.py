@@ -12,7 +12,7 @@ from tlstm_jax.config import TLSTMConfig
 from tlstm_jax.typing import Array, Locations
 
 Mean = Callable[[Locations], Array]
-"""A mean that keeps the axes that it reduces."""
+"""A mean that keeps the reduced axes with size 1."""
 
 
 def channel_mean(z: Locations) -> Array:
@@ -34,7 +34,7 @@ def mean_of(cfg: TLSTMConfig) -> Mean:
 def standardize(z: Locations, mean: Mean, epsilon: float) -> Locations:
     """Subtracts the mean and divides by the standard deviation (eqs. 20, 21).
 
-    The derivative is given, because the mean of what is centred, which is 0, drops out of it.
+    The derivative is written by hand, because the mean of the centred values, which is 0, drops out of it.
     """
     return _standardize(z, mean, epsilon)[0]
 

@@ -13,7 +13,7 @@ from tlstm_jax.checks import flag, positive_size
 
 @dataclasses.dataclass(frozen=True)
 class Fused:
-    """How the fused implementation of :func:`tlstm_jax.unroll` computes gradients; None is chosen by platform.
+    """How the fused implementation of :func:`tlstm_jax.unroll` computes gradients; None chooses by platform.
 
     Args:
         save: the residuals that the forward loop saves besides the inputs. ``"gates"`` saves H, C and the
@@ -28,22 +28,22 @@ class Fused:
             single matrix product; it launches the fewest kernels on a GPU. ``"kept"`` carries them from one timestep
             to the next, so that the padding is not written again and, with two or more tensorized dimensions, part
             of it is not multiplied either; the fastest on a CPU.
-        kernel: ``"mosaic"`` does everything of a timestep but its matrix product in one GPU kernel, written in Pallas
-            Mosaic from the same equations, forward and backward; ``"xla"`` leaves all of it to XLA. ``"mosaic"`` is for
-            GPUs of compute capability 9.0 (H100) or later and jax 0.11 or later, and for LSTM cells with channel
+        kernel: ``"mosaic"`` computes everything in a timestep except the matrix product in one GPU kernel, written in
+            Pallas Mosaic from the same equations, forward and backward; ``"xla"`` leaves all of it to XLA. ``"mosaic"``
+            is for GPUs of compute capability 9.0 (H100) or later and jax 0.11 or later, and for LSTM cells with channel
             normalization or none, at most 512 features, in float32 or bfloat16, on one device and not under
-            ``jax.vmap``; :func:`tlstm_jax.unroll` raises ``ValueError`` where it sees anything else. Without a GPU
-            the device is not checked, so that programs can be compiled for another machine; JAX refuses to compile
-            the kernel for a CPU. With ``"mosaic"``,
-            ``save="gates"`` saves the patches too, ignores ``gather``, and is the default where the patches of all
-            timesteps fill at most 1 GiB. None is ``"xla"`` everywhere: on an H100, in TF32, ``"mosaic"`` took 0.48 to
-            0.60 of its time (see the guide's performance page), but it does not support ``jax.vmap``.
+            ``jax.vmap``; in any other case :func:`tlstm_jax.unroll` raises ``ValueError``. Without a GPU the device is
+            not checked, so that programs can be compiled for another machine; JAX refuses to compile the kernel for a
+            CPU. With ``"mosaic"``, ``save="gates"`` saves the patches too, ignores ``gather``, and is the default if
+            the patches of all timesteps fill at most 1 GiB. None is ``"xla"`` everywhere: on an H100, in TF32,
+            ``"mosaic"`` took 0.48 to 0.60 of XLA's time (see the guide's performance page), but it does not support
+            ``jax.vmap``.
 
     A CPU gets ``Fused("gates", 1, 16, "kept")`` and ``unroll=1``. Other platforms get ``Fused("states", n, 16,
     "built")``, where n is the number of timesteps whose patches fill 1 GiB, and ``unroll=3``, 4 or 5, whichever
-    has the fewest timesteps compiled: an iteration of several timesteps launches fewer kernels on a GPU, since states
-    are written, counters advanced and arrays copied once in each. More would take more than twice as long to compile;
-    with ``kernel="mosaic"`` it does not, and the default is 8.
+    compiles the fewest timesteps: an iteration of several timesteps launches fewer kernels on a GPU, since states are
+    written, counters advanced and arrays copied once per iteration. A larger ``unroll`` would take more than twice as
+    long to compile, except with ``kernel="mosaic"``, whose default is 8.
 
     Raises:
         ValueError: an option has an invalid value.
@@ -96,8 +96,8 @@ Implementation = Literal["auto", "reference", "fused"] | Fused
 class Options:
     """The options of :func:`tlstm_jax.unroll`, where they are documented. Hashable, a static argument of ``jax.jit``.
 
-    A new option is a field here, with its check in ``__post_init__``. ``unroll`` and the Flax layers repeat it in
-    their signatures, which the tests compare with these fields.
+    To add an option, add a field here and a check in ``__post_init__``. ``unroll`` and the Flax layers repeat the
+    options in their signatures, which the tests compare with these fields.
 
     Raises:
         ValueError: an option has an invalid value; the message names the option.
@@ -141,7 +141,7 @@ class Options:
 
 
 def _timesteps(name: str, value: Any, others: str) -> int | bool:
-    """A number of timesteps or a flag, or a :class:`ValueError` that names ``others`` as what else is valid."""
+    """``value`` as a number of timesteps or a flag; the error message lists ``others`` as further valid values."""
     if not isinstance(value, (bool, int, np.integer)) or (not isinstance(value, bool) and value < 1):
         raise ValueError(f"{name} must be {others} or a positive number of timesteps, got {value!r}.")
     return value if isinstance(value, bool) else int(value)

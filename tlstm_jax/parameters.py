@@ -26,7 +26,7 @@ Groups = dict[str, Callable[[Array, int], Params]]
 
 @dataclasses.dataclass(frozen=True)
 class Initializers:
-    """The initializers of a recurrent model, named as those of Flax's cells; None is the model's own.
+    """The initializers of a recurrent model, named as in Flax's cells; None is the model's default.
 
     Each is called as ``init(key, shape, dtype)`` and may return a boxed array, as those of
     ``flax.linen.with_partitioning`` do.
@@ -59,7 +59,7 @@ REPLACED = {"recurrent_kernel_init": ("kernel_scale",), "bias_init": ("forget_bi
 
 
 def check_initializers(initializers: Initializers, cfg: TLSTMConfig, given: Collection[str] = ()) -> Initializers:
-    """``initializers``; none of them may come with a field of ``cfg`` that it would leave without effect.
+    """``initializers``, after a check that none of them replaces a field of ``cfg`` that is given.
 
     Args:
         initializers: as given.
@@ -111,14 +111,14 @@ def init_params(
     Without the memory-cell convolution there is no q (A = 4M); the tRNN has A = M and no c.
 
     The kernels are uniform. The variance of the recurrent kernel is ``cfg.kernel_scale`` / fan-in, where the
-    fan-in is <K> M. The default of 1 is Glorot's initialization of each gate by itself, a map from <K> M to <K> M
-    values by Glorot's count; Glorot's initialization of all gates at once (about 0.4 for an LSTM) would count outputs
-    that no single gate has. The initial bias of the forget gate is ``cfg.forget_bias``, and that of q's first offset,
-    the one farthest towards the input, is ``cfg.conveyor_bias``; ``cfg.time_scale`` sets those of the input gate, the
-    forget gate and q instead (see :class:`tlstm_jax.TLSTMConfig`). The bias of g (of A for the tRNN) is uniform
+    fan-in is <K> M. The default of 1 is Glorot's initialization of each gate separately, with fan-in and fan-out <K> M;
+    Glorot's initialization of all gates at once (a scale of about 0.4 for an LSTM) would also count the outputs of the
+    other gates. The initial bias of the forget gate is ``cfg.forget_bias``, and that of q's first offset, the one
+    farthest towards the input, is ``cfg.conveyor_bias``; alternatively, ``cfg.time_scale`` sets the biases of the input
+    gate, the forget gate and q (see :class:`tlstm_jax.TLSTMConfig`). The bias of g (of A for the tRNN) is uniform
     within 1 / sqrt(fan-in) rather than 0: with zero biases, the memory of a location is exactly zero until the first
-    input arrives, where the derivative of the norm is 1 / sqrt(epsilon) at every timestep, so that the gradient of b^h
-    explodes as P grows. All other biases are 0 and gains 1.
+    input reaches it, and the derivative of the norm at zero is 1 / sqrt(epsilon) at every timestep, so that the
+    gradient of b^h explodes as P grows. All other biases are 0 and gains 1.
 
     Args:
         key: a JAX PRNG key.
@@ -168,12 +168,12 @@ def param_groups(cfg: TLSTMConfig, initializers: Initializers) -> Groups:
 
 
 def bind_groups(groups: dict[str, Callable[..., Params]], cfg: Recurrent, initializers: Initializers) -> Groups:
-    """From ``init(key, in_features, cfg, initializers)`` for each group to ``init(key, in_features)``."""
+    """Binds ``cfg`` and ``initializers`` in each group's ``init(key, in_features, cfg, initializers)``."""
     return {name: functools.partial(init, cfg=cfg, initializers=initializers) for name, init in groups.items()}
 
 
 def init_groups(key: Array, in_features: int, groups: Groups) -> Params:
-    """Initializes every parameter group with a key of its own."""
+    """Initializes every parameter group with its own key."""
     checks.check_key(key)
     checks.check_in_features(in_features)
     keys = jax.random.split(key, len(groups))
@@ -217,7 +217,7 @@ def init_carry(key: Array, in_features: int, cfg: Recurrent, initializers: Initi
 
 
 def cast_params(params: Params, x: Array, cfg: Recurrent) -> Params:
-    """Kernels in the computation dtype, everything else in the memory cell's: cast once, outside of the loops."""
+    """Casts kernels to the computation dtype, everything else to the memory cell's: once, outside of the loops."""
     dtype = cfg.computation_dtype(x)
     other = cfg.memory_dtype(dtype)
     return {

@@ -29,11 +29,11 @@ def resize(params: Params, cfg: TLSTMConfig, new_cfg: TLSTMConfig) -> Params:
 
     A 2D model can become a model of more dimensions with the same kernel size along each. Its kernel then acts along
     the diagonal and is zero elsewhere, and memory stays on the diagonal up to weights below 5e-5 (the bias of the other
-    logits is -10 rather than minus infinity, so that they can learn). The outputs are then those of the 2D model up to
-    that leak, except with layer normalization, whose statistics span more locations. A model cannot lose dimensions,
+    logits is -10 rather than minus infinity, so that they can learn). Up to that leak the outputs equal those of the 2D
+    model, except with layer normalization, whose statistics span more locations. A model cannot lose dimensions,
     since the part of the kernel off the diagonal would be lost.
 
-    A model of another depth has other outputs, with another delay, and should be trained further.
+    A model of a different depth has different outputs and a different delay, and should be trained further.
 
     Args:
         params: as from :func:`tlstm_jax.init_params` for ``cfg``.
@@ -122,7 +122,7 @@ def _interpolate(tensor_shape: tuple[int, ...], z: Float[Array, "*p m"]) -> Floa
         last = z.shape[axis] - 1
         z = _take(
             z, np.linspace(0, last, size) if size > 1 else np.full(1, last), axis
-        )  # a single location gets the output's
+        )  # a single location gets the value of the output's corner
     return z
 
 

@@ -51,10 +51,10 @@ def run(
     """Runs a cell over sequences in the user's layout.
 
     Args:
-        project: what the cell does to its inputs before anything recurs, for any number of timesteps at once.
+        project: the input projection, applied to any number of timesteps at once, outside of the recurrence.
         span: the recurrence, from projected inputs.
         state: the state before the first timestep, flattened; leaves end in ``(b, m)``.
-        xs: inputs, checked, as are the next two, which :func:`tlstm_jax.unroll` explains.
+        xs: inputs, already checked, as are ``seq_lengths`` and ``reset``; see :func:`tlstm_jax.unroll`.
         seq_lengths: lengths of right-padded rows, or None.
         reset: where the state is reset before the input, or None.
         options: how to run.
@@ -69,7 +69,7 @@ def run(
     valid = None if lengths is None else jnp.arange(layout.num_steps)[:, None] < lengths[None]
     reset = None if reset is None else layout.flatten(reset)
     if valid is not None:
-        xs = jnp.where(valid[..., None], xs, jnp.zeros_like(xs))  # padding and flush are fed the same: zeros
+        xs = jnp.where(valid[..., None], xs, jnp.zeros_like(xs))  # zeros on padding, as in the flush
         reset = None if reset is None else reset & valid
     if options.reverse:
         xs = reverse_sequences(xs, lengths)
@@ -99,7 +99,7 @@ def _in_chunks(
     if not symbolic:
         count = max(1, count)
         size = -(-num_steps // count)
-    fill = count * size - num_steps  # chunks of equal size need a few timesteps more, after all that matters
+    fill = count * size - num_steps  # timesteps added at the end, for chunks of equal size
     if symbolic or fill:
         ends = num_steps if ends is None else ends
         xs, reset = jax.tree.map(lambda z: jnp.pad(z, ((0, fill), *((0, 0),) * (z.ndim - 1))), (xs, reset))
@@ -109,7 +109,7 @@ def _in_chunks(
         state, end = carry
         start, xs, reset = inputs
         here = None if ends is None else ends - start
-        in_a_scan = jax.checkpoint(span, prevent_cse=False)  # which keeps the two computations apart by itself
+        in_a_scan = jax.checkpoint(span, prevent_cse=False)  # the scan prevents CSE
         state, found, ys = in_a_scan(state, xs, reset, here)
         if end is not None and here is not None and found is not None:
             end = select((here >= 0) & (here <= size), found, end)
@@ -150,10 +150,10 @@ def scan_span(
 
 
 def _answered(valid: Array | None, reset: Array | None, delay: int, num_steps: int) -> Array | None:
-    """Where an aligned output answers an input: not on padding, and not if a reset caught the answer inside."""
+    """A mask of the aligned outputs that answer an input: no padding, and no reset before the answer arrived."""
     answered = valid
     if reset is not None and delay:
-        resets = jnp.cumsum(jnp.pad(reset, ((1, 0), (0, 0))), axis=0)  # resets[t]: how many before input t
+        resets = jnp.cumsum(jnp.pad(reset, ((1, 0), (0, 0))), axis=0)  # resets[t]: resets at inputs 0..t-1
         until = jnp.minimum(jnp.arange(num_steps) + delay + 1, num_steps)
         arrived = resets[until] == resets[1:]  # no reset at inputs t+1 .. t+delay
         answered = arrived if answered is None else answered & arrived
@@ -166,14 +166,14 @@ def select(mask: Bool[Array, "*b"], new: State, old: State) -> State:
 
 
 def reset_rows(is_reset: Bool[Array, " b"] | None, state: State, fresh: State | None = None) -> State:
-    """The fresh state in the rows that are reset: zeros, or ``fresh``, whose leaves broadcast against the state's."""
+    """``state`` with reset rows replaced by zeros or by ``fresh``, whose leaves broadcast against the state's."""
     if is_reset is None:
         return state
     return select(is_reset, jax.tree.map(jnp.zeros_like, state) if fresh is None else fresh, state)
 
 
 def reverse_sequences(xs: Array, lengths: Integer[Array, " b"] | None) -> Array:
-    """Reverses ``(t, b, ..)`` in time; with lengths, each row within its own, the padding staying at the end."""
+    """Reverses ``(t, b, ..)`` in time; with lengths, each row within its length, so that padding stays at the end."""
     if lengths is None:
         return xs[::-1]
     steps = jnp.arange(xs.shape[0])[:, None]
@@ -182,5 +182,5 @@ def reverse_sequences(xs: Array, lengths: Integer[Array, " b"] | None) -> Array:
 
 
 def boundaries_after(reset: Bool[Array, "t b"]) -> Bool[Array, "t b"]:
-    """A boundary before input t is one after input t - 1: where a backward pass has to reset."""
+    """Moves each reset from input t to input t - 1, where a reversed run crosses the boundary between the two."""
     return jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])

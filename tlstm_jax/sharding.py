@@ -39,7 +39,7 @@ def vary_alike(tree: Any) -> Any:
 
     In ``jax.shard_map`` zeros and replicated parameters do not vary over the devices. The carry of a scan and the
     cotangents of a ``custom_vjp`` must have the type that they start with, so everything varies from the start. The
-    transpose of this cast sums the cotangents of what was replicated over the devices, once, outside of the loops.
+    transpose of this cast sums the cotangents of replicated arrays over the devices, once, outside of the loops.
     """
     axes = frozenset[Any]().union(*(jax.typeof(leaf).manual_axis_type.varying for leaf in jax.tree.leaves(tree)))
     if not axes:
@@ -58,7 +58,7 @@ def spec(x: Array) -> tuple[Any, ...]:
 
 
 def state_spec(state: TLSTMState | None, batch: tuple[Any, ...], like: TLSTMState) -> TLSTMState:
-    """The spec of a returned state: that of the given one, or else its batch divided as that of the inputs."""
+    """The spec of a returned state: the given state's, or without one its batch divided as the inputs' batch is."""
     if state is not None:
         return jax.tree.map(lambda leaf: PartitionSpec(*spec(leaf)), state)
     return jax.tree.map(lambda _: PartitionSpec(*batch), like)

@@ -41,11 +41,11 @@ class StackedLSTMConfig(Recurrent):
         forget_bias: initial bias of the forget gate.
         dtype: as in :class:`tlstm_jax.TLSTMConfig`.
         param_dtype: dtype of the parameters.
-        precision: precision of the matrix products, as in :class:`tlstm_jax.TLSTMConfig` but not a pair of two
-            different ones, which Flax's cell does not take.
+        precision: precision of the matrix products, as in :class:`tlstm_jax.TLSTMConfig`, except that Flax's cell
+            does not take a pair of two different precisions.
         learn_carry: whether the initial carry is a parameter, as in :class:`tlstm_jax.TLSTMConfig`.
         time_scale: T, for how many timesteps memory has to last; gives the forget gate of each unit the initial bias
-            log u instead of ``forget_bias``, and its input gate -log u, u uniform in 1..2T, as in
+            log u instead of ``forget_bias``, and its input gate -log u, with u uniform in 1..2T, as in
             :class:`tlstm_jax.TLSTMConfig`.
 
     Raises:
@@ -109,7 +109,7 @@ class StackedLSTMConfig(Recurrent):
 
     @property
     def matmul_precision(self) -> contextlib.AbstractContextManager[Any]:
-        """The context in which Flax's cell, which has no ``precision``, uses that of this configuration."""
+        """A context in which Flax's cell, which has no ``precision`` argument, uses this configuration's precision."""
         if self.precision is None:
             return contextlib.nullcontext()
         return jax.default_matmul_precision(cast(jax.lax.Precision, self.precision).name.lower())
@@ -125,8 +125,9 @@ def init_params(
     """Initializes parameters: ``{"input": {"kernel", "bias"}, "layers": {"layer_0": ..}}``.
 
     Layers are initialized as Flax's cell, except that the bias of the forget gate is ``cfg.forget_bias`` instead of 0,
-    and with ``cfg.time_scale`` those of the forget gate and the input gate are drawn as described there.
-    With ``cfg.learn_carry`` there is a group ``carry``, with ``c`` and ``h`` of shape (L, M).
+    or, with ``cfg.time_scale``, the biases of the forget gate and the input gate are drawn as
+    :class:`StackedLSTMConfig` describes. With ``cfg.learn_carry`` there is a group ``carry``, with ``c`` and ``h`` of
+    shape (L, M).
 
     Args:
         key: a JAX PRNG key.
@@ -227,7 +228,7 @@ def call(
     options: Options,
     names: tuple[str, str] = ("xs", "initial_state"),
 ) -> tuple[TLSTMState, Array]:
-    """:func:`unroll` behind its options; see :func:`tlstm_jax.unrolling.call`."""
+    """:func:`unroll` with its options in one object; see :func:`tlstm_jax.unrolling.call`."""
     checks.check_config("cfg", cfg, StackedLSTMConfig)
     arguments = check_arguments(params, xs, cfg, initial_state, seq_lengths, reset, options, names)
     return compiled(_run, cfg, options, *arguments)

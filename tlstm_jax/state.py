@@ -48,7 +48,7 @@ def init_state(cfg: TLSTMConfig, batch_shape: tuple[int, ...] = (), params: Para
 
 
 def zero_state(cfg: Recurrent, batch_shape: tuple[int, ...]) -> TLSTMState:
-    """Zeros, for any recurrent model of this package; shapes and dtypes as of :func:`init_state`."""
+    """Zeros, for any recurrent model of this package; shapes and dtypes as in :func:`init_state`."""
     shape = (*batch_shape, *cfg.tensor_shape, cfg.features)
     h = jnp.zeros(shape, cfg.hidden_dtype)
     return TLSTMState(None if cfg.cell == "rnn" else jnp.zeros(shape, cfg.memory_dtype(h.dtype)), h)
@@ -87,7 +87,7 @@ def start_state(
 ) -> TLSTMState:
     """``state``, or :func:`fresh_state` for None, with H in the computation dtype and C in the memory cell's.
 
-    It varies over the manual axes over which ``x`` does: zeros by themselves would vary over none.
+    The result varies over the manual axes over which ``x`` varies; zeros alone would vary over none.
     """
     state = fresh_state(params, batch_shape, cfg) if state is None else state
     dtype = cfg.computation_dtype(x)

@@ -11,7 +11,7 @@ letter    meaning
 ``*bp``   ``*b`` followed by ``*p`` (jaxtyping allows one starred axis in an annotation)
 ``*k``    kernel size along each tensorized dimension (K_1, .., K_{D-1})
 ``k``     kernel offsets: <K>, the product of all K_d, in row-major order
-``km``    <K> M: the channels of the patch at one location, or of some offsets of it, maybe padded
+``km``    <K> M: the channels of the patch at one location, or of some of its offsets, maybe padded
 ``n``     timesteps of a part of the sequence
 ``a``     channels of the pre-activation A: 4M + <K>, 4M or M (:attr:`TLSTMConfig.gate_features`)
 ========  ===================================================================================

@@ -66,9 +66,9 @@ def unroll(
             each row is reversed within its own length, and with ``reset`` each of its sequences ends
             where another begins, so that none sees another.
         keep_order: with ``reverse``, outputs in the order of the inputs.
-        unroll: timesteps in one iteration of the scan, as in ``jax.lax.scan``; more launch fewer kernels on a GPU, for
-            a longer compilation. None is 1 with the reference implementation, and with the fused one chosen by platform
-            (see :class:`Fused`).
+        unroll: timesteps in one iteration of the scan, as in ``jax.lax.scan``; larger values launch fewer kernels on a
+            GPU but take longer to compile. None is 1 with the reference implementation; with the fused one it chooses
+            by platform (see :class:`Fused`).
         remat: True to rematerialize every timestep in the backward pass, or a number of timesteps
             for each rematerialized chunk: memory for T / n states and n timesteps' residuals (the least
             for n near sqrt(T)).
@@ -113,7 +113,7 @@ def call(
     options: Options,
     names: tuple[str, str] = ("xs", "initial_state"),
 ) -> tuple[TLSTMState, Array]:
-    """:func:`unroll` behind its options; ``names`` are what the caller calls ``xs`` and ``initial_state``."""
+    """:func:`unroll` with its options in one object; ``names`` are the caller's for ``xs`` and ``initial_state``."""
     checks.check_config("cfg", cfg, TLSTMConfig)
     arguments = check_arguments(params, xs, cfg, initial_state, seq_lengths, reset, options, names)
     return compiled(_run, cfg, options, *arguments)
@@ -158,8 +158,8 @@ def compiled(
 def out_specs(xs: Array, initial_state: TLSTMState | None, cfg: Recurrent, options: Options) -> Any:
     """The specs of the state and the outputs of an unroll on a mesh with explicit axes.
 
-    The outputs are divided as the inputs, along time and batch. The state is divided as the given one, for it may be
-    the carry of a scan, or else along the batch.
+    The outputs are divided as the inputs, along time and batch. The state is divided as the given state, since it may
+    be the carry of a scan; without a given state, along the batch.
     """
     *axes, _ = sharding.spec(xs)
     batch = axes[1:] if options.time_major else axes[:-1]
@@ -205,8 +205,8 @@ def step(params: Params, state: TLSTMState, x: Inputs, cfg: TLSTMConfig) -> tupl
     """One timestep (eqs. 14-19), the streaming interface.
 
     The k-th output answers input k - L + 1, L being ``cfg.depth``: the first L - 1 outputs answer
-    nothing yet. Whatever the depth, a step is one timestep: its work grows with the locations, the
-    sequential part of it does not. The state keeps its dtypes.
+    nothing yet. Whatever the depth, a step is one timestep: its work grows with the number of locations, but not the
+    sequential part of that work. The state keeps its dtypes.
 
     Args:
         params: as from :func:`init_params`.
@@ -239,7 +239,7 @@ def step(params: Params, state: TLSTMState, x: Inputs, cfg: TLSTMConfig) -> tupl
 def step_call(
     params: Params, state: Any, x: Any, cfg: TLSTMConfig, names: tuple[str, str] = ("x", "state")
 ) -> tuple[TLSTMState, Array]:
-    """:func:`step`; ``names`` are what the caller calls ``x`` and ``state``."""
+    """:func:`step`; ``names`` are the caller's for ``x`` and ``state``."""
     params = checks.check_params(params, checks.check_config("cfg", cfg, TLSTMConfig))
     x = checks.check_inputs(names[0], x, params, time_axes=0)
     state = checks.check_state(names[1], state, x.shape[:-1], cfg)

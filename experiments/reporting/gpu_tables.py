@@ -101,7 +101,7 @@ def timed_files(folder: Path) -> Rows:
             where = found["environment"]
             commit, _, dirty = (where["commit"] or "unknown").partition("-")
             device = f"{where['cpus']} CPU cores" if where["platform"] == "cpu" else where["device_kind"]
-            precisions = ", ".join(found["options"]["precision"])
+            precisions = ", ".join(found["options"].get("precision", ["default"]))
             name = commit[:7] + (f" ({dirty})" if dirty else "")
             rows.append([f"`{path.name}`", device, precisions, where["jax"], where["python"], name])
     return rows

@@ -12,7 +12,7 @@ import numpy as np
 
 
 def depth(tensor_shape, kernel_size):
-    """Eq. 9, every dimension by itself."""
+    """Eq. 9, for each dimension separately."""
     return {math.ceil(2 * p / (k - k % 2)) for p, k in zip(tensor_shape, kernel_size, strict=True)}
 
 
@@ -49,7 +49,7 @@ def normalize(z, norm, epsilon, params):
 
 
 def step(params, c, h, x, cfg):
-    """One timestep: dicts {location: (.., M)} and x (.., R) to dicts."""
+    """One timestep: the next c and h, from c and h as dicts {location: (.., M)} and x (.., R)."""
     shape, size, m = cfg.tensor_shape, cfg.kernel_size, cfg.features
     rank = len(shape)
     kernel, bias = params["hidden"]["kernel"], params["hidden"]["bias"]

@@ -1,4 +1,4 @@
-"""An oracle of the layers' promises: rows run one at a time through ``tl.step``, without scan, mask or batch."""
+"""An oracle for the layers: rows run one at a time through ``tl.step``, without scan, mask or batch."""
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ def random_state(cfg, batch, seed=50):
 
 
 def row_by_hand(params, row, length, reset, initial, cfg, *, reverse, keep_order, aligned):
-    """One unpadded row through ``tl.step``, sequence by sequence, a flush after each: no scan, no mask, no batch."""
+    """One unpadded row through ``tl.step``, with a flush after each of its sequences: no scan, no mask, no batch."""
     starts = [t for t in range(length) if reset[t]]
     pieces = np.split(np.arange(length), starts)
     if reverse:
@@ -46,7 +46,7 @@ def row_by_hand(params, row, length, reset, initial, cfg, *, reverse, keep_order
                 state, y = tl.step(params, state, np.zeros_like(row[0]), cfg)
                 corners.append(y)
             corners = corners[cfg.depth - 1 :]
-            if i < len(pieces) - 1:  # a reset came before the last answers were out
+            if i < len(pieces) - 1:  # a reset before the last outputs arrived
                 lost = max(0, len(corners) - (cfg.depth - 1))
                 corners[lost:] = [np.zeros_like(y) for y in corners[lost:]]
         answers += corners

@@ -106,7 +106,7 @@ def test_the_learned_carry_of_a_stack():
 
 @pytest.mark.parametrize("implementation", ["reference", "fused", "stack"])
 def test_a_reset_returns_to_the_learned_carry(implementation):
-    """What follows equals a fresh sequence."""
+    """After the reset, outputs equal those of a new sequence."""
     cfg, params = learned()
     run = lambda xs, **arguments: tl.unroll(  # noqa: E731
         params, xs, cfg, aligned=False, implementation=implementation, **arguments

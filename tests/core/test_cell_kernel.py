@@ -53,7 +53,7 @@ PLANS = {
 
 @pytest.fixture(autouse=True)
 def uninitialized(monkeypatch):
-    """What kernels must fill is nan before."""
+    """Fills the arrays that kernels have to write with nan first."""
     monkeypatch.setattr(jax.lax, "empty", lambda shape, dtype: jnp.full(shape, jnp.nan, dtype))
 
 
@@ -63,7 +63,7 @@ def interpreted(detect_races=False):
     from jax._src.pallas.mosaic_gpu.interpret import interpret_pallas_call as interpreter
 
     interpreter.reset_gpu_interpret_mode_state()
-    printed = io.StringIO()  # what is asked for below is the state of the last kernel alone
+    printed = io.StringIO()  # get_races, below, knows the last kernel only
     with pallas.interpreted(detect_races), contextlib.redirect_stdout(printed):
         yield lambda: interpreter.get_races().races_found or "RACE DETECTED" in printed.getvalue()
 
@@ -114,7 +114,7 @@ def test_equals_the_reference(name, option):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["2d", "2d-F", "2d, learned carry", "3d"])
 def test_products_in_bfloat16(name):
-    """As good as the reference's, measured against float32."""
+    """The error relative to float32 is about as small as the reference's."""
     arguments, low = setup(name), setup(name, dtype=jnp.bfloat16)
     options = {"reset": RESET}
     exact = results(*arguments, "reference", **options)[1]
@@ -135,7 +135,7 @@ def test_products_in_bfloat16(name):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("place", ["remat", pytest.param("checkpoint", marks=pytest.mark.slow)])
 def test_rematerialization(place):
-    """By our own option, and by a user's jax.checkpoint in a scan over chunks of a sequence."""
+    """With the option ``remat``, and with a user's jax.checkpoint in a scan over chunks of a sequence."""
     cfg, params, xs, state = setup("2d", steps=2, tensor_shape=(2,))
 
     def gradients(implementation):
@@ -237,7 +237,7 @@ SIZES = [
 @pytest.mark.parametrize(("name", "shape", "features", "batch"), SIZES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_lowering_for_a_gpu(name, shape, features, batch, dtype):
-    """Mosaic's own passes, at sizes that are run; without a plugin for CUDA they end before a cubin."""
+    """Mosaic's own passes, at sizes that are used; without a plugin for CUDA they stop before making a cubin."""
     cfg = tl.TLSTMConfig(features, shape, dtype=jnp.dtype(dtype))
     params = jax.eval_shape(functools.partial(tl.init_params, in_features=R, cfg=cfg), jax.random.key(0))
     xs = jax.ShapeDtypeStruct((batch, 20, R), jnp.float32)
@@ -247,7 +247,7 @@ def test_lowering_for_a_gpu(name, shape, features, batch, dtype):
 
 
 def test_what_is_not_covered_is_refused(monkeypatch):
-    """In one line that says what was given and what to do."""
+    """The error message is one line that says what was given and what to do."""
     cfg, _, xs, _ = setup("2d")
 
     def run(**changes):

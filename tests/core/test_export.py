@@ -1,4 +1,4 @@
-"""Exported programs: any batch size, gradients included, and run where this package is not."""
+"""Exported programs: any batch size, with gradients, and running without this package."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from tests.core.variants import R, T, close, model, refused, setup
 
 
 def shapes(*rest):
-    """Of arrays with a symbolic batch size."""
+    """The shapes of arrays with a symbolic batch size."""
     (batch,) = export.symbolic_shape("b")
     return [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in rest]
 

@@ -1,4 +1,4 @@
-"""The derivative of the fused implementation against JAX's own of the plain scan, in float64, to 1e-10."""
+"""The derivative of the fused implementation against JAX's derivative of the plain scan, in float64, to 1e-10."""
 
 import dataclasses
 import functools
@@ -85,7 +85,7 @@ def matrix():
 
 @functools.lru_cache(maxsize=4)
 def by_reference(name, option):
-    """Once for all plans."""
+    """The reference's results, computed once for all plans."""
     return results(*setup(name), "reference", **OPTIONS[option])
 
 
@@ -124,7 +124,7 @@ def test_a_reset_returns_to_the_learned_carry(x64, plan):
     start = results(cfg, params, xs, None, "auto")
     to_start, to_both = (np.asarray(gradients[0]["carry"]["h"]) for _, gradients in (start, actual))
     assert np.abs(to_both - to_start).max() > 1e-3
-    where = int(np.flatnonzero(RESET[0])[-1])  # from there on row 0 is a sequence of its own
+    where = int(np.flatnonzero(RESET[0])[-1])  # from there on row 0 is a separate sequence
     ys = tl.unroll(params, xs[:1], cfg, reset=RESET[:1], implementation=PLANS[plan])[1]
     close(ys[:, where:], tl.unroll(params, xs[:1, where:], cfg)[1])
 
@@ -139,7 +139,7 @@ def test_a_reset_returns_to_the_learned_carry(x64, plan):
     ],
 )
 def test_mixed_precision(dtype, plan):
-    """Parameters and their gradients in float32, the matrix products in 16 bits: as good as the reference's."""
+    """Parameters and gradients in float32, matrix products in 16 bits: the error is about that of the reference."""
     cfg, params, xs, state = setup("2d-F", "float32")  # a norm over four channels would magnify every rounding
     exact = results(cfg, params, xs, state, "reference")
     low = tl.TLSTMConfig(features=4, dtype=jnp.dtype(dtype), **MODELS["2d-F"])
@@ -192,13 +192,13 @@ def test_given_derivatives_are_those_of_the_equations(x64, norm):
 
 
 def test_the_given_derivative_of_softmax(x64):
-    """It has a ``custom_jvp`` too."""
+    """Softmax has a ``custom_jvp`` too."""
     z = np.random.default_rng(0).normal(size=(2, 3, 4))
     check_grads(jax.jit(lambda z: cell.softmax(jnp.split(z, 4, axis=-1))), (z,), order=2)
 
 
 def with_peepholes(monkeypatch):
-    """Adds peephole connections: I and F see C_{t-1}, O sees C_t; everything outside ``cell.pointwise`` stays."""
+    """Adds peephole connections: I and F see C_{t-1}, O sees C_t; code outside ``cell.pointwise`` does not change."""
     shape = parameters.TLSTMConfig.param_shapes
     groups = parameters.param_groups
 
@@ -232,8 +232,8 @@ def with_peepholes(monkeypatch):
 
 
 def test_a_term_added_to_the_cell_needs_no_derivative_of_its_own(x64, monkeypatch):
-    """A peephole, written in ``cell.pointwise`` with a parameter group of its own, has correct fused gradients."""
-    xs, state = setup("2d")[2:]  # which is cached, so that its parameters must be made before there are peepholes
+    """A peephole, written in ``cell.pointwise`` with its own parameter group, has correct fused gradients."""
+    xs, state = setup("2d")[2:]  # cached: its parameters must be made before peepholes are added
     with_peepholes(monkeypatch)
     # Compiled functions are cached by configuration: no other test has this one, or would get peepholes too.
     cfg = tl.TLSTMConfig(features=4, tensor_shape=(3,), param_dtype=jnp.float64, norm_epsilon=1.23e-6)
@@ -263,14 +263,14 @@ def test_one_loop_forward_and_one_backward(plan):
 
 
 def test_kept_patches_spare_the_products_with_padding():
-    """With P x P locations and a kernel of 3, 2 / 3 P of all factors, but for the input's own."""
+    """With P x P locations and a kernel of 3, they save 2 / 3 P of all factors, less the products of the input."""
     p, batch = 3, 8
     cfg = tl.TLSTMConfig(features=64, tensor_shape=(p, p))
     matrix, bias = jnp.zeros((cfg.num_offsets * cfg.features, cfg.gate_features)), jnp.zeros(cfg.gate_features)
     h, x = jnp.zeros((p, p, batch, cfg.features)), jnp.zeros((batch, cfg.features))
 
     def operations(kept):
-        """Of the convolution, its transpose and the kernel's gradient."""
+        """The FLOP of the convolution, its transpose and the kernel's gradient."""
         products = HiddenConvolution(cfg, kept)
         kernels = products.kernels(matrix, align=1)
         columns = products.build(h, x, kernels)
@@ -350,7 +350,7 @@ def test_under_transformations(x64, plan):
 
 
 def test_the_platform_decides():
-    """One program each: what is compiled for a CPU holds nothing of what a GPU would do."""
+    """Each platform has its own program: one compiled for a CPU contains nothing of the GPU's."""
     cfg, params, xs, _ = setup("2d", "float32")
 
     def gradient(implementation):
@@ -364,7 +364,7 @@ def test_the_platform_decides():
 
 
 def test_residuals_are_neither_copied_nor_literals():
-    cfg = tl.TLSTMConfig(features=64, tensor_shape=(4,))  # of small arrays XLA makes copies that cost nothing
+    cfg = tl.TLSTMConfig(features=64, tensor_shape=(4,))  # XLA does copy small arrays, which costs nothing
     batch, steps = 50, 37
     loss = jax.jit(jax.grad(lambda p, xs: tl.unroll(p, xs, cfg)[1].sum()))
     program = loss.lower(tl.init_params(jax.random.key(0), R, cfg), jnp.ones((batch, steps, R))).compile().as_text()
@@ -384,7 +384,7 @@ def test_memory_of_a_long_sequence_grows_with_its_square_root():
         loss = jax.jit(jax.grad(lambda p, xs: tl.unroll(p, xs, cfg, **options)[1].sum()))
         return loss.lower(params, xs).compile().memory_analysis().temp_size_in_bytes
 
-    inputs = 10_000 * B * (R + 3 * cfg.features) * 4  # themselves, projected, outputs and their derivative
+    inputs = 10_000 * B * (R + 3 * cfg.features) * 4  # inputs, projected inputs, outputs and their derivative
     assert size(10_000, remat=100) < size(10_000) / 4
     assert size(10_000, remat=100) < 3 * inputs
 

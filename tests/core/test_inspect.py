@@ -1,4 +1,4 @@
-"""`tlstm_jax.inspect`: what is recorded is what happened, and reaches as far as eq. 9 says."""
+"""`tlstm_jax.inspect`: records equal a run step by step, and outputs depend on the inputs that eq. 9 gives."""
 
 import jax
 import jax.numpy as jnp

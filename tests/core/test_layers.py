@@ -118,7 +118,7 @@ def test_a_configuration_stays_the_first_argument(kind):
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_configuration_and_a_field(kind, field):
-    """Refused whatever the value, also that of the configuration and the default."""
+    """Refused for every value, including the configuration's value and the default."""
     for value in {id(v): v for v in (OPTIONS[field], getattr(CFG, field))}.values():
         with refused(rf"got both config and {field}", "either config or the fields of one"):
             KINDS[kind](config=CFG, **{field: value})
@@ -157,7 +157,7 @@ def test_options_are_checked_at_construction(make, option):
 
 
 def test_linen_modules_are_copied():
-    """As Flax does whenever it binds, lifts or nests a module."""
+    """Flax copies a module whenever it binds, lifts or nests it."""
     layer = tl.linen.TLSTM(features=M, tensor_shape=3)
     variables = layer.init(KEY, XS)
     assert layer.clone() == copy.deepcopy(layer) == pickle.loads(pickle.dumps(layer)) == layer
@@ -392,7 +392,7 @@ def test_an_annotated_carry_init_draws_a_plain_carry():
 
 
 def test_equal_nnx_layers_have_equal_graphs():
-    """So that jit compiles once for both."""
+    """With equal graphs, jit compiles once for both."""
     make = lambda: tl.nnx.TLSTM(  # noqa: E731
         3, 4, tensor_shape=(3,), learn_carry=True, carry_init=nnx.initializers.normal(), rngs=nnx.Rngs(0)
     )

@@ -131,7 +131,7 @@ def test_layers_and_cells_on_explicit_axes(ambient):
 
 
 def divided(run, *arguments):
-    """``gradient(run)`` inside ``shard_map``, the parameters on all devices and everything else divided by rows."""
+    """``gradient(run)`` inside ``shard_map``, with replicated parameters and everything else divided by rows."""
 
     def here(*arguments):
         loss, gradients = gradient(run)(*arguments)

@@ -146,7 +146,7 @@ def test_initial_carry(cfg):
         assert carry.h.shape == (4, *cfg.tensor_shape, M)
         assert len(np.unique(carry.h)) == carry.h.size
         if cfg is SQUARE:
-            assert not np.isin(carry.c, carry.h).any()  # keys of their own
+            assert not np.isin(carry.c, carry.h).any()  # separate keys
         else:
             assert carry.c is None
     with pytest.raises(ValueError, match=r"carry_init.*needs rngs.*None"):

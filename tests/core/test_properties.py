@@ -1,4 +1,4 @@
-"""What must hold of the model whatever the numbers: separability, chunks, lengths, resets, reversal."""
+"""Properties that hold for any parameters of the model: separability, chunks, lengths, resets, reversal."""
 
 import itertools
 
@@ -44,7 +44,7 @@ def test_what_follows_cannot_change_an_output(name):
 
 
 def test_layer_normalization_is_not_separable():
-    """Its statistics span all locations: documented, and the reason why the paper prefers channel normalization."""
+    """Its statistics span all locations, as documented; the paper prefers channel normalization for this reason."""
     cfg, params, xs, _ = setup("3d+LN", batch_shape=())
     jacobian = np.asarray(jax.jit(jax.jacobian(lambda xs: tl.unroll(params, xs, cfg)[1]))(xs))
     assert np.abs(jacobian[0, :, 1]).max() > 0
@@ -97,7 +97,7 @@ def test_chunks_chain(name, cut):
 def test_lengths_are_each_row_alone(name, aligned):
     cfg, params, xs, state = setup(name, batch_shape=(2, 3))
     lengths = np.array([[0, 2, T], [T, 0, 2]])
-    dirty = np.where(np.arange(T)[:, None] < lengths[..., None, None], xs, np.nan)  # what pads must not matter
+    dirty = np.where(np.arange(T)[:, None] < lengths[..., None, None], xs, np.nan)  # padding must not matter
     final, ys = jax.device_get(tl.unroll(params, dirty, cfg, initial_state=state, seq_lengths=lengths, aligned=aligned))
     for at in np.ndindex(2, 3):
         n, row = int(lengths[at]), jax.tree.map(lambda z, at=at: z[at], state)

@@ -1,4 +1,4 @@
-"""`tlstm_jax.resize`: what stays, what is interpolated, and that a 2D model lives on along a diagonal."""
+"""`tlstm_jax.resize`: arrays that are kept or interpolated, and a 2D model along the diagonal of a larger one."""
 
 import dataclasses
 
@@ -54,7 +54,7 @@ def test_a_2d_model_lives_on_along_the_diagonal(name, dims):
     exact = not cfg.has_memory_kernel
     np.testing.assert_allclose(after, before, atol=1e-12 if exact else 5e-3)
     gradient = jax.grad(lambda p: (tl.unroll(p, xs, new)[1] ** 2).sum())(grown)["hidden"]["kernel"]
-    assert jnp.abs(gradient[(0,) * (dims - 1) + (1,)]).max() > 0  # what is off it can learn
+    assert jnp.abs(gradient[(0,) * (dims - 1) + (1,)]).max() > 0  # weights off the diagonal can learn
 
 
 def test_wider_and_of_more_dimensions_at_once():

@@ -1,7 +1,7 @@
 """The shapes that the annotations promise, checked by jaxtyping and beartype while every variant is traced.
 
-In a process of its own: the checks stand in front of the functions, where they would answer bad input
-before the package's own messages do.
+It runs in a separate process: the checks wrap the functions, where they would report bad input before the
+package's own checks do.
 """
 
 import subprocess
@@ -63,7 +63,7 @@ print("traced", traced)
 
 @pytest.mark.parametrize("ranks", [("2",), ("1", "3")], ids=["2", "1 and 3"])
 def test_annotated_shapes_hold_for_every_variant(ranks):
-    """Of every rank of the tensor of locations."""
+    """For every rank of the tensor of locations."""
     result = subprocess.run([sys.executable, "-c", PROGRAM, *ranks], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-4000:]
     assert result.stdout.split() == ["traced", str(12 * len(ranks))]

@@ -31,7 +31,7 @@ def mesh(data, model):
 
 
 def annotated(with_partitioning, cfg=CFG):
-    """Every initializer, with the names of the axes of what it makes."""
+    """Every initializer, annotated with the names of its array's axes."""
     normal = jax.nn.initializers.normal(0.5)
     return {
         "config": cfg,
@@ -125,7 +125,7 @@ def test_lifted_transformations_name_the_new_axis(lift):
         nearly(ys, jnp.stack([tl.unroll(row, XS, LIFTED)[1] for row in rows]))
 
 
-# Sharded computation: what each device holds is a part, the results are the same
+# Sharded computation: each device holds a part, and the results are the same
 
 MESHES = pytest.mark.parametrize(
     ("data", "model"),

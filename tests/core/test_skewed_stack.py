@@ -1,9 +1,9 @@
 """The 2D tLSTM with K=2 and neither memory convolution nor norm is a stack of LSTM layers that share one kernel.
 
-Layer p at time t is location p at timestep t + p - 1. Before its first input arrives, location p has
-run p - 1 timesteps on what the biases alone make of zero states; a layer has not. So the layers of
-the stack start from what those timesteps left, run here with Flax's own cell as well; with all
-biases zero they leave zero, and the plain stack from zero states is the same.
+Layer p at time t is location p at timestep t + p - 1. Before its first input arrives, location p runs
+p - 1 timesteps from zero states, which only the biases change; a layer does not. So the layers of the
+stack start from the states after those timesteps, which are run here with Flax's own cell as well. With
+all biases zero these states are zero, and the plain stack from zero states gives the same results.
 """
 
 import flax.linen as nn

@@ -38,11 +38,11 @@ def test_gates_have_all_time_constants_up_to_twice_the_time_scale():
 
 
 def mean_arrival(cfg):
-    """Mean timestep in which memory arrives in the output's corner, if it is put into the input's in timestep 1.
+    """Mean timestep in which memory arrives at the output's corner, if it is put into the input's corner in timestep 1.
 
-    Forget gates are open, nothing enters, and the kernel is zero: what moves memory are the initial biases of q. The
-    input's corner keeps what it has, since the memory convolution replicates the boundary, and so does the output's:
-    what arrives in a timestep is the difference.
+    Forget gates are open, input gates are closed, and the kernel is zero, so only the initial biases of q move memory.
+    Both corners keep their memory, since the memory convolution replicates the boundary: the memory that arrives in a
+    timestep is the increase from the timestep before.
     """
     params = jax.tree.map(np.zeros_like, lively(abstract(tl.init_params, KEY, R, cfg)))
     m = cfg.features
@@ -50,7 +50,7 @@ def mean_arrival(cfg):
     params["hidden"]["bias"] = np.concatenate([gates, bias(cfg)[4 * m :]])
     c, h = (np.zeros((*cfg.tensor_shape, m), np.float32) for _ in range(2))
     c[(0,) * len(cfg.tensor_shape)] = 1
-    # the time scale has done its part: one program for all of them
+    # the biases are set already: without the time scale, one program serves all cases
     found = memory_of_the_last_corner(params, tl.TLSTMState(c, h), dataclasses.replace(cfg, time_scale=None))
     arriving = np.diff(np.asarray(found, np.float64), prepend=0)
     return (arriving * np.arange(1, NUM_STEPS + 1)).sum() / arriving.sum()
@@ -58,7 +58,7 @@ def mean_arrival(cfg):
 
 @functools.partial(jax.jit, static_argnames="cfg")
 def memory_of_the_last_corner(params, state, cfg):
-    """Before each of ``NUM_STEPS`` timesteps without input."""
+    """The memory at the output's corner before each of ``NUM_STEPS`` timesteps without input."""
 
     def step(state, _):
         return tl.step(params, state, jnp.zeros(R), cfg)[0], state.c[(-1,) * len(cfg.tensor_shape)].mean()

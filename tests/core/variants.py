@@ -1,4 +1,4 @@
-"""The variants of the model that the tests run over, and what the tests of the package share."""
+"""The variants of the model that the tests run over, and helpers that the package's tests share."""
 
 import functools
 import math
@@ -30,7 +30,7 @@ SEPARABLE = [name for name in MODELS if "LN" not in name]
 
 
 def some(names, *fast):
-    """All the names, those that are not among the fast ones as slow tests."""
+    """Parameters of a test: all names, with those that are not among the fast ones marked as slow."""
     return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
@@ -45,7 +45,7 @@ def setup(name, batch_shape=(2,), dtype="float64"):
 
 
 def random_arguments(cfg, in_features, batch_and_time):
-    """Parameters near their initial values, inputs and a state. With numpy: JAX compiles a program for every shape."""
+    """Parameters near their initial values, inputs and a state. From numpy: JAX would compile one program per shape."""
     rng = np.random.default_rng(0)
 
     def draw(scale, *shape):
@@ -77,7 +77,7 @@ def normal(seed, shape, scale=1.0, dtype=jnp.float32):
 
 
 def lively(params, seed=0, scale=0.7):
-    """The same tree with every leaf random, so that no gate, gain or bias can hide."""
+    """The same tree with every leaf random, so that every gate, gain and bias has an effect."""
     leaves, treedef = jax.tree.flatten(params)
     return treedef.unflatten([normal(seed + i, leaf.shape, scale, leaf.dtype) for i, leaf in enumerate(leaves)])
 
@@ -102,24 +102,24 @@ def signature(tree):
 
 
 def same(actual, expected):
-    """Bit for bit: structure, dtypes and values."""
+    """Asserts that structure, dtypes and values are equal bit for bit."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     assert signature(actual) == signature(expected)
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 def close(actual, expected, **kwargs):
-    """In float64."""
+    """Asserts that the trees are close, with tolerances for float64."""
     chex.assert_trees_all_close(actual, expected, **{"rtol": 1e-9, "atol": 1e-11, **kwargs})
 
 
 def nearly(actual, expected, atol=2e-6):
-    """In float32."""
+    """Asserts that the trees are close, with tolerances for float32."""
     close(actual, expected, rtol=1e-5, atol=atol)
 
 
 def close_in_scale(actual, expected, tolerance=1e-10):
-    """In float64, relative to the largest value of each leaf."""
+    """Asserts that the trees are close in float64, relative to the largest value of each leaf."""
 
     def check(x, y):
         assert x.dtype == y.dtype == np.float64

@@ -1,13 +1,13 @@
-"""The unroll of :mod:`tlstm_jax.unrolling` with a derivative of its own: fewer passes and a fraction of the memory.
+"""The unroll of :mod:`tlstm_jax.unrolling` with a custom derivative: fewer passes and a fraction of the memory.
 
 Differentiating the scan of :func:`tlstm_jax.cell.timestep` saves every intermediate value of every timestep. Here the
 forward loop saves H_{t-1}, C_{t-1} and, if asked, the pre-activations A_t; the backward loop recomputes the rest. The
 equations are those of :mod:`tlstm_jax.cell`: both loops call :func:`tlstm_jax.cell.pointwise`, and the backward loop
-differentiates it with :func:`jax.vjp`. Only linear maps are transposed by hand, because that pays: the hidden
+differentiates it with :func:`jax.vjp`. Only linear maps are transposed by hand, because that is faster: the hidden
 convolution (:mod:`tlstm_jax.fused.hidden`) and the memory-cell convolution (:mod:`tlstm_jax.fused.memory`).
 
-With ``Fused(kernel="mosaic")`` everything of a timestep but the product is one GPU kernel, forward and backward, that
-calls the same function and its :func:`jax.vjp` (:mod:`tlstm_jax.fused.mosaic`).
+With ``Fused(kernel="mosaic")`` one GPU kernel computes everything in a timestep except the matrix product, forward and
+backward. It calls the same function or its :func:`jax.vjp` (:mod:`tlstm_jax.fused.mosaic`).
 
 With d() for the derivative of the loss, s_k for the kernel's offsets, from the last timestep to the first:
 

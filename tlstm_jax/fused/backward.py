@@ -30,7 +30,7 @@ class Cotangents(NamedTuple):
     Attributes:
         state: with respect to C and H, in the memory cell's dtype.
         weights: with respect to the weights, summed over the timesteps so far.
-        patches: not a derivative: the patches of the last chunk, which the next overwrites; None if built anew.
+        patches: not a derivative: the patches of the last chunk, which the next chunk overwrites; None if rebuilt.
     """
 
     state: TLSTMState
@@ -38,10 +38,10 @@ class Cotangents(NamedTuple):
     patches: Array | None
 
 
-# JAX transposes the branches of platform_dependent more than once; under jit the second time takes what is cached.
+# JAX transposes the branches of platform_dependent more than once; under jit, the second time uses the cache.
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState, TLSTMState | None, Array]) -> Any:
-    """The cotangents of the weights, the state, and the inputs, from those of the results."""
+    """The cotangents of the weights, the state and the inputs, from the cotangents of the results."""
     weights, xs, reset, ends, states, saved = residuals
     d_weights = jax.tree.map(jnp.zeros_like, weights)
     weights = cast(weights, states.h.dtype)
@@ -58,14 +58,14 @@ def backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState,
         d_last = jax.tree.map(jnp.zeros_like, d_last)
 
     def add_arriving(d_state: TLSTMState, t: Any) -> TLSTMState:
-        """Adds the cotangents of the states after ``ends`` and ``num_steps`` timesteps, in the rows where that is t."""
+        """Adds the cotangents of the states after ``ends`` and ``num_steps`` timesteps, in rows where these equal t."""
         for end, more in arriving:
             here = jnp.broadcast_to(jnp.asarray(end) == t, (batch,))[:, None]
             d_state = jax.tree.map(lambda d, m, here=here: d + jnp.where(here, m, jnp.zeros_like(m)), d_state, more)
         return d_state
 
     def timestep(carry: tuple[TLSTMState, TLSTMState | None], inputs: Any) -> tuple[Any, Any]:
-        """From the cotangents of C_t, H_t and y_t to those of C_{t-1} and H_{t-1}."""
+        """One backward timestep: the cotangents of C_{t-1} and H_{t-1} from those of C_t, H_t and y_t."""
         d_state, d_fresh = carry
         t, is_reset, d_y, pull = inputs
         with scope("eq8_output_transpose"):
@@ -83,7 +83,7 @@ def backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState,
         return (d_before, d_fresh), (d_a, d_x, d_pointwise, TLSTMState(d_state.c, d_h))
 
     def chunk(carry: Cotangents, start: Any) -> tuple[Cotangents, Array]:
-        """``size`` timesteps, from the last to the first, and the gradient of the weights from them."""
+        """Runs ``size`` timesteps, from the last to the first, and adds their gradient of the weights."""
 
         def timesteps(start: Any, arrays: Any) -> Any:
             return jax.tree.map(lambda z: lax.dynamic_slice_in_dim(z, start, size), arrays)
@@ -130,14 +130,14 @@ def backward(static: Static, residuals: Residuals, cotangents: tuple[TLSTMState,
 
 
 def _over_steps(size: int, function: Any) -> Any:
-    """``function`` of one timestep for ``size`` of them; one does without a further axis."""
+    """Maps ``function``, written for one timestep, over ``size`` timesteps; without vmap if ``size`` is 1."""
     if size > 1:
         return jax.vmap(function)
     return lambda *arrays: jax.tree.map(lambda z: z[None], function(*jax.tree.map(lambda z: z[0], arrays)))
 
 
 def _scan_back(body: Any, carry: Any, xs: Any, size: int, unroll: int | bool) -> tuple[Any, Any]:
-    """A reverse scan; for a single timestep without a loop."""
+    """A reverse scan; a single timestep runs without a loop."""
     if size > 1:
         return lax.scan(body, carry, xs, reverse=True, unroll=unroll)
     carry, ys = body(carry, jax.tree.map(lambda z: z[0], xs))

@@ -1,15 +1,15 @@
-"""A timestep of the tLSTM but for its matrix product as one GPU kernel, and its derivative as another (Pallas Mosaic).
+"""GPU kernels for a timestep of the tLSTM without its matrix product, and for its derivative (Pallas Mosaic).
 
-The equations are those of :func:`tlstm_jax.cell.pointwise`: the body of the forward kernel calls it, that of the
-backward kernel calls :func:`jax.vjp` of it. What is written here is where values are read and written.
+The equations are those of :func:`tlstm_jax.cell.pointwise`: the forward kernel calls it, and the backward kernel calls
+its :func:`jax.vjp`. This module only determines where values are read and written.
 
-Each block of a kernel's grid is one location p of one row b of the batch. It has one warpgroup, which keeps vectors of
-channels in its registers, each padded to a multiple of 128, the number of its threads. Arrays are updated in place
-(they are ``jax.Ref``), so that a loop over timesteps moves nothing besides. What matrix products read or write has
-:attr:`Sizes.stride` channels instead: vectors are read from there with what follows them, which is masked; the
-gates of dA are written in order, each over the surplus of the one before; and patches, whose surplus would belong to
-another block, are written by bulk copies of their exact length. The padding is zero in every result, but for columns
-of dA and of the kept pre-activations that nothing reads.
+Each block of a kernel's grid computes one location p of one row b of the batch. It has one warpgroup, which keeps
+vectors of channels in registers, padded to a multiple of 128, its number of threads. Arrays are updated in place (they
+are ``jax.Ref``), so that a loop over timesteps copies nothing else. Operands and results of matrix products have
+:attr:`Sizes.stride` channels for each gate or kernel offset instead. Reading a vector from them also reads the channels
+that follow it, which are masked. The gates of dA are written in order, so that each overwrites the padding of the gate
+before. Patches are written by bulk copies of their exact length, since their padding would overwrite another block's.
+The padding is zero in every result, except in columns of dA and of the kept pre-activations that nothing reads.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from tlstm_jax.typing import Array, Params
 plgpu: Any = importlib.import_module("jax.experimental.pallas.mosaic_gpu")  # its interface depends on jax's version
 
 BULK = 256
-"""Channels that one bulk copy moves, at most."""
+"""The largest number of channels that one bulk copy moves."""
 Ref = Any
 
 
 class Arrival(NamedTuple):
-    """The cotangents of the state after ``ends[b]`` timesteps: ``(b,)``, and twice ``(p, b, padded)``."""
+    """The cotangents of the state after ``ends[b]`` timesteps; ``ends`` is ``(b,)``, the others ``(p, b, padded)``."""
 
     ends: Ref
     d_c: Ref
@@ -45,7 +45,7 @@ class Arrival(NamedTuple):
 
 
 class Common(NamedTuple):
-    """What both kernels read; ``bias`` is ``(width,)``, the rest as in ``Forward``."""
+    """The arrays that both kernels read; ``bias`` is ``(width,)``, and :class:`Forward` describes the rest."""
 
     bias: Ref
     pointwise: Any
@@ -57,11 +57,11 @@ class Common(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What the forward kernel keeps of n timesteps for the backward pass.
+    """The residuals of n timesteps that the forward kernel saves for the backward pass.
 
     Attributes:
-        a: ``(n, p, b, width)``, the sum over parts of that in ``Forward``.
-        patches: ``(n, p, b, k * stride)``, without padding after them.
+        a: ``(n, p, b, width)``, ``Forward.a`` summed over its parts.
+        patches: ``(n, p, b, k * stride)``, without padding at the end.
     """
 
     a: Ref
@@ -75,13 +75,13 @@ class Forward(NamedTuple):
         common: ``pointwise``, the groups of :func:`tlstm_jax.cell.pointwise_params`, each leaf ``(p, padded)``;
             ``fresh``, the state (c, h) after a reset, ``(p, padded)`` each, or None for zeros; ``reset``,
             ``(n + 1, b)`` integers, or None; ``c``, ``(n + 1, p, b, padded)``, the memory cell after 0, 1, ..
-            timesteps, before any reset; ``steps``, ``(p, b)``, this timestep, which each block counts for itself, so
-            that no other kernel has to.
+            timesteps, before any reset; ``steps``, ``(p, b)``, the current timestep, which each block counts itself, so
+            that no other kernel is needed for it.
         a: ``(parts[0], p, b, width)``, the product of the patches and the kernel.
         xs: ``(n, b, padded)``, projected inputs.
-        h: as ``c``.
+        h: the hidden state, with the shape of ``c``.
         patches: ``(p, b, depth)``, of the next timestep.
-        kept: for the backward pass, or None.
+        kept: the residuals for the backward pass, or None.
     """
 
     common: Common
@@ -97,15 +97,16 @@ class Backward(NamedTuple):
 
     Attributes:
         common: as above; ``steps`` counts down.
-        d_patches: ``(parts[1], p, b, depth)``, from the timestep after this one.
-        d_ys: ``(n, b, padded)``, of the outputs.
-        a: ``(chunk, p, b, width)``, the sum over parts of that in ``Forward``, for each timestep.
+        d_patches: ``(parts[1], p, b, depth)``, the cotangents of the patches, from the timestep after this one.
+        d_ys: ``(n, b, padded)``, the cotangents of the outputs.
+        a: ``(chunk, p, b, width)``, ``Forward.a`` summed over its parts, for each timestep of the chunk.
         arriving: cotangents of states within the sequence.
-        d_c: ``(2, p, b, k, padded)``: what each location adds to dC of its neighbours, of this timestep and the next.
+        d_c: ``(2, p, b, k, padded)``, the terms that each location adds to dC of its neighbours, of this timestep and
+            the next.
         d_a: ``(chunk, p, b, width)``.
         now: ``(p, b, width)``, dA of this timestep in the dtype of matrix products.
-        d_pointwise: ``pointwise`` for each row: leaves ``(p, b, padded)``, summed over timesteps.
-        d_fresh: the same of ``fresh``.
+        d_pointwise: the gradient of ``pointwise`` for each row, leaves ``(p, b, padded)``, summed over timesteps.
+        d_fresh: the gradient of ``fresh`` in the same form.
     """
 
     common: Common
@@ -121,14 +122,14 @@ class Backward(NamedTuple):
 
 
 def forward_step(s: Sizes, refs: Forward) -> None:
-    """C_t and H_t from the product of a timestep, and the patches of the next."""
+    """C_t and H_t from the matrix product of a timestep, and the patches of the next timestep."""
 
     def tlstm_forward(refs: Forward, h_copy: Ref, x_copy: Ref, zeros: Ref | None = None) -> None:
         p, b = lax.axis_index("p"), lax.axis_index("b")
         common, geometry, kept = refs.common, refs.common.tables, refs.kept
         t = common.steps[p, b]
         is_last = t + 1 == refs.xs.shape[0]
-        # All is read before anything is written: what was written might have changed it, so that reading would wait.
+        # Everything is read before anything is written, since a read that follows a write may have to wait for it.
         a = _preactivations(s, refs.a, [(n, p, b) for n in range(s.parts[0])])
         readers = [geometry.reader[p, k] for k in range(s.cfg.num_offsets)]
         is_zero = [geometry.zero[p, k] > 0 for k in range(s.cfg.num_offsets)]
@@ -167,7 +168,7 @@ def forward_step(s: Sizes, refs: Forward) -> None:
 
 
 def backward_step(s: Sizes, refs: Backward) -> None:
-    """dA_t, and what a timestep adds to dC of the one before and to the gradients of ``pointwise`` and ``fresh``."""
+    """dA_t, and the terms that a timestep adds to dC_{t-1} and to the gradients of ``pointwise`` and ``fresh``."""
 
     def tlstm_backward(refs: Backward) -> None:
         p, b = lax.axis_index("p"), lax.axis_index("b")
@@ -185,7 +186,7 @@ def backward_step(s: Sizes, refs: Backward) -> None:
             pair, count = geometry.pairs[p, j], geometry.neighbour.shape[1]
             source, offset = lax.div(lax.max(pair, 0), count), lax.rem(lax.max(pair, 0), count)
             d_c += _keep(pair >= 0, refs.d_c[parity, source, b, offset, :])
-        if common.reset is not None:  # after this timestep: the state that follows does not depend on this one
+        if common.reset is not None:  # after this timestep: the next state does not depend on this one
             is_reset = common.reset[t + 1, b] > 0
             for total, d in zip(refs.d_fresh or (), (d_c, d_h), strict=False):
                 total[p, b, :] = total[p, b, :] + _keep(is_reset, d)
@@ -227,7 +228,7 @@ def _launch(body: Callable[..., None], s: Sizes, refs: Any, scratch: Sequence[An
 
 
 def _pointwise(s: Sizes) -> Callable[..., Any]:
-    """:func:`tlstm_jax.cell.pointwise` of one location and row, from gates and logits apart."""
+    """:func:`tlstm_jax.cell.pointwise` of one location and row, with the logits of q in a separate list."""
 
     def mean(z: Array) -> Array:
         total = jnp.sum(jnp.where(_channels(z) < s.cfg.features, z, 0.0))
@@ -248,7 +249,7 @@ def _preactivations(s: Sizes, a: Ref, places: Sequence[tuple[Any, ...]]) -> tupl
 
 
 def _write_gates(s: Sizes, arrays: Sequence[Ref], place: tuple[Any, ...], gates: Sequence[Array], q: Any) -> None:
-    """Writes rows of arrays that are read by :func:`_preactivations`: each gate over the padding of the one before."""
+    """Writes rows that :func:`_preactivations` reads; each gate overwrites the padding of the gate before."""
     for array in arrays:
         for n, z in enumerate(gates):
             array[(*place, pl.ds(n * s.stride, s.padded))] = z.astype(array.dtype)
@@ -257,7 +258,7 @@ def _write_gates(s: Sizes, arrays: Sequence[Ref], place: tuple[Any, ...], gates:
 
 
 def _arguments(s: Sizes, common: Common, a: tuple[list[Array], list[Any]], p: Any, b: Any, t: Any) -> Any:
-    """What :func:`_pointwise` takes at location p of row b, in timestep t, from pre-activations without the bias."""
+    """The arguments of :func:`_pointwise` at location p of row b in timestep t, from pre-activations without bias."""
     gates = [z + _part(s, common.bias, [()], n) for n, z in enumerate(a[0])]
     q = [z + common.bias[4 * s.stride + k] for k, z in enumerate(a[1])]
     places = [common.tables.neighbour[p, k] for k in range(common.tables.neighbour.shape[1])]
@@ -278,7 +279,7 @@ def _channels(z: Array) -> Array:
 
 
 def _part(s: Sizes, ref: Ref, places: Sequence[tuple[Any, ...]], part: int) -> Array:
-    """The channels of one gate or kernel offset in an operand of a product, zeros after them; the sum of some rows."""
+    """The channels of one gate or kernel offset in an array of a product, zero padded and summed over ``places``."""
     z = functools.reduce(operator.add, [ref[(*place, pl.ds(part * s.stride, s.padded))] for place in places])
     return z if s.stride == s.padded else jnp.where(_channels(z) < s.stride, z, 0.0)
 
@@ -289,13 +290,13 @@ def _keep(condition: Any, z: Array) -> Array:
 
 
 def _select(condition: Any, one: Array, other: Array) -> Array:
-    """One of two vectors by a scalar condition, which Mosaic GPU selects by only as a comparison of vectors."""
+    """One of two vectors by a scalar condition, as a comparison of vectors: Mosaic GPU selects by nothing else."""
     bound = jnp.where(condition, jnp.int32(one.shape[0]), jnp.int32(0))
     return jnp.where(_channels(one) < bound, one, other)
 
 
 def _copy_part(s: Sizes, source: Ref, patches: Ref, k: int) -> None:
-    """Starts to write the channels of one kernel offset in the patches of a location."""
+    """Starts to copy the channels of one kernel offset into the patches of a location."""
     for first in range(0, s.stride, BULK):
         count = min(BULK, s.stride - first)
         to = patches.at[pl.ds(k * s.stride + first, count)]
@@ -303,7 +304,7 @@ def _copy_part(s: Sizes, source: Ref, patches: Ref, k: int) -> None:
 
 
 def lowerable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` in primitives that Mosaic GPU lowers, which lacks those that only derivatives need."""
+    """``function`` without the primitives that only derivatives use, which Mosaic GPU cannot lower."""
 
     def evaluate(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
         values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))

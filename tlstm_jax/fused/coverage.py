@@ -1,4 +1,4 @@
-"""What the GPU kernels of :mod:`tlstm_jax.fused.mosaic` cover. Nothing of Pallas is imported to find out."""
+"""The models and devices that the GPU kernels of :mod:`tlstm_jax.fused.mosaic` support, without importing Pallas."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from tlstm_jax.config import TLSTMConfig
 from tlstm_jax.typing import Array, TLSTMState
 
 MOST_FEATURES = 512
-"""M up to which the vectors of a location are meant to fit into the registers of one warpgroup."""
+"""The largest M at which the vectors of a location are meant to fit into the registers of one warpgroup."""
 LEAST_CAPABILITY = 9.0
 """Bulk copies from shared memory came with Hopper."""
 
 
 def check_covered(cfg: TLSTMConfig, state: TLSTMState, xs: Array) -> None:
-    """Refuses what ``Fused(kernel="mosaic")`` does not cover.
+    """Raises an error for anything that ``Fused(kernel="mosaic")`` does not support.
 
     Args:
         cfg: the model.
-        state: in the computation dtype, as the loops start from it.
+        state: the state from which the loops start, in the computation dtype.
         xs: projected inputs, ``(n, b, m)``.
 
     Raises:
@@ -45,7 +45,7 @@ def check_covered(cfg: TLSTMConfig, state: TLSTMState, xs: Array) -> None:
 
 
 def environment_needs() -> list[tuple[str, str, bool]]:
-    """What the kernels need of jax and the device: what is expected, what there is, and whether that will do."""
+    """The kernels' requirements of jax and the device, each as (expected, found, whether it is met)."""
     version, capability = tuple(map(int, jax.__version__.split(".")[:2])), compute_capability()
     expected = f"a GPU of compute capability {LEAST_CAPABILITY} or later"
     return [
@@ -55,9 +55,9 @@ def environment_needs() -> list[tuple[str, str, bool]]:
 
 
 def compute_capability() -> float | None:
-    """The lowest of the local GPUs.
+    """The lowest compute capability of the local GPUs.
 
-    None without a GPU: the program may be compiled for another machine, so that the device is not checked.
+    None without a GPU: the program may be compiled for another machine, so the device is not checked.
     """
     if jax.default_backend() != "gpu":
         return None

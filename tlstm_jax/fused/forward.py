@@ -1,4 +1,4 @@
-"""The forward loop, and what it keeps for the backward loop."""
+"""The forward loop, and the residuals that it saves for the backward loop."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tlstm_jax.typing import Array, Bool, Float, TLSTMState
 
 
 class Residuals(NamedTuple):
-    """What the backward loop needs.
+    """The residuals of the backward loop.
 
     Attributes:
         weights: the parameters.
         xs: projected inputs of all timesteps of the loops, which may be a few more than the span's.
         reset: where the state is reset before the input, or None.
-        ends: as in :class:`tlstm_jax.scan.Span`, where that is an array.
+        ends: as in :class:`tlstm_jax.scan.Span` if that is an array, else None.
         states: the state before every timestep, before any reset; with save="gates" also the last one.
         a: the pre-activations of all timesteps, if saved.
     """
@@ -48,7 +48,7 @@ class Residuals(NamedTuple):
 def forward(
     static: Static, weights: Weights, state: TLSTMState, xs: Array, reset: Array | None, ends: Array | None
 ) -> tuple[tuple[TLSTMState, TLSTMState | None, Array], Residuals]:
-    """The results of a :class:`tlstm_jax.scan.Span`, and what :func:`tlstm_jax.fused.backward.backward` needs."""
+    """The results of a :class:`tlstm_jax.scan.Span`, and residuals for :func:`tlstm_jax.fused.backward.backward`."""
     num_steps, cast_weights = xs.shape[0], cast(weights, state.h.dtype)
     if export.is_symbolic_dim(num_steps):
         raise ValueError(
@@ -73,7 +73,7 @@ def _in_place(
 ) -> tuple[TLSTMState, Saved]:
     """All states, the last one included, and all pre-activations.
 
-    The loop works in the arrays that it leaves behind, so that they are written once and never copied.
+    The loop updates the arrays that it returns in place, so that they are written once and never copied.
     """
     total, hidden = len(xs), static.hidden
 
@@ -86,12 +86,12 @@ def _in_place(
         if patches is not None:
             patches = hidden.put(patches, state.h, x)
         a = preactivations(static, weights, state.h, x, patches)
-        # What follows reads A where it is saved, so that it is written only once.
+        # The rest of the timestep reads A from the saved array, so that A is written only once.
         saved = lax.optimization_barrier(_put(saved, a, t))
         a = _get(saved, t)
         return (_put(states, advance(static, weights, state, a), t + 1), saved, patches), None
 
-    # The arrays start with different numbers, all overwritten, or XLA would fill one and copy it to the others.
+    # The arrays start with different numbers, all overwritten later: XLA would fill equal arrays once and copy them.
     numbers = itertools.count()
     states = jax.tree.map(lambda leaf: _filled(total + 1, leaf, next(numbers)).at[0].set(leaf), state)
     a = jax.eval_shape(functools.partial(preactivations, static, weights), state.h, xs[0])
@@ -106,7 +106,7 @@ def _in_place(
 def _stacked(
     static: Static, weights: Weights, state: TLSTMState, xs: Array, reset: Array | None
 ) -> tuple[TLSTMState, TLSTMState]:
-    """The states before each timestep, which a scan writes once in an iteration, and the last one."""
+    """The states before each timestep, which a scan writes once per iteration, and the last state."""
     hidden = static.hidden
 
     def body(
@@ -126,12 +126,12 @@ def _stacked(
 
 
 def pad_steps(z: Array, num_steps: int) -> Array:
-    """``z`` with zeros for timesteps after its own."""
+    """``z``, zero padded at the end to ``num_steps`` timesteps."""
     return jnp.pad(z, ((0, num_steps - len(z)), *((0, 0),) * (z.ndim - 1)))
 
 
 def _filled(count: int, leaf: Any, number: int) -> Array:
-    """An array like ``leaf`` for each of ``count`` timesteps, with a value that XLA cannot fold to a literal."""
+    """``count`` arrays like ``leaf``, stacked and filled with a value that XLA cannot fold to a literal."""
     return jnp.full((count, *leaf.shape), lax.optimization_barrier(jnp.asarray(number, leaf.dtype)))
 
 
@@ -148,7 +148,7 @@ def _put(residuals: Any, now: Any, t: Array) -> Any:
 def state_after(ends: Ends, states: Any, final: Any = None) -> Any:
     """The state after ``ends`` timesteps, an int for all rows or an array with one for each.
 
-    Leaves of ``states`` are ``(n, *p, b, m)``; ``final``, if given, follows them.
+    Leaves of ``states`` are ``(n, *p, b, m)``; ``final``, if given, is the state that follows the last of them.
     """
     if ends is None:
         return None

@@ -14,7 +14,7 @@ from tlstm_jax.config import TLSTMConfig
 LANES = 128
 """Threads of a warpgroup."""
 PROCESSORS, TILE = 132, 64
-"""Multiprocessors of an H100, and rows and columns of what one of them computes of a product."""
+"""Multiprocessors of an H100, and rows and columns of the tile of a product that one of them computes."""
 
 
 class Sizes(NamedTuple):
@@ -27,11 +27,11 @@ class Sizes(NamedTuple):
         stride: channels of each gate and of each kernel offset in the operands of matrix products.
         width: columns of A.
         depth: columns of the patches.
-        parts: split-K factors of the forward and the backward product: the inner dimension is divided into so many
+        parts: split-K factors of the forward and the backward product: the inner dimension is divided into this many
             parts, so that a small product occupies more multiprocessors. The cell kernels add up the partial products,
-            which would be a launch of its own in XLA.
-        chunk: timesteps in the arrays of pre-activations and their derivatives, which the timesteps of the backward
-            pass fill from the last to the first, chunk by chunk.
+            which would take a separate launch in XLA.
+        chunk: timesteps in the arrays of pre-activations and their derivatives. The backward pass runs chunk by chunk,
+            each from its last timestep to its first.
     """
 
     cfg: TLSTMConfig
@@ -51,7 +51,7 @@ class Sizes(NamedTuple):
         depth = (cfg.num_offsets - 1) * stride + max(stride, padded)
         rows = math.prod(cfg.tensor_shape) * batch
         tiles = [math.ceil(rows / TILE) * math.ceil(columns / TILE) for columns in (width, depth)]
-        # Measured on an H100. The backward kernel reads each part at K offsets, so that fewer are faster there.
+        # Measured on an H100. The backward kernel reads each part at K offsets, so fewer parts are faster there.
         parts = max(1, min(8, 2 * PROCESSORS // tiles[0])), max(1, min(4, PROCESSORS // tiles[1]))
         return cls(cfg, batch, padded, stride, _up(width, unit * parts[1]), _up(depth, unit * parts[0]), parts)
 
@@ -71,12 +71,12 @@ def memory_offsets(cfg: TLSTMConfig) -> int:
 
 
 class Tables(NamedTuple):
-    """The geometry, as numbers of locations in row-major order.
+    """The geometry, with locations numbered in row-major order.
 
     Attributes:
-        neighbour: ``(p, k)``, the location whose memory p reads at each kernel offset: the nearest inside (eq. 17).
+        neighbour: ``(p, k)``, the location whose memory p reads at each kernel offset, clipped to the tensor (eq. 17).
         reader: ``(p, k)``, the location whose patches hold p at each kernel offset, or -1 (eq. 14).
-        pairs: ``(p, j)``, the pairs (location, offset) for which ``neighbour`` is p, as one number, then -1.
+        pairs: ``(p, j)``, the pairs (location, offset) for which ``neighbour`` is p, each as one number; -1 pads them.
         zero: ``(p, k)``, 1 for an offset at which the patches of p have neither a location nor the input, else 0.
     """
 
@@ -111,5 +111,5 @@ def tables(cfg: TLSTMConfig) -> Tables:
 
 
 def input_taps(cfg: TLSTMConfig) -> list[tuple[int, int]]:
-    """Kernel offset and number of the location of each copy of the input in the patches."""
+    """The kernel offset and the location's number of each copy of the input in the patches."""
     return [(k, int(np.ravel_multi_index(location, cfg.tensor_shape))) for k, location in cfg.input_taps]

@@ -1,16 +1,16 @@
 """The convolution of H (eqs. 5, 14) as matrix products, and their transposes.
 
-A product multiplies patches, the shifted copies of H of some kernel offsets side by side, with the rows of the kernel
-that belong to these offsets. There are two ways:
+A product multiplies patches (copies of H shifted by some kernel offsets, side by side) by the rows of the kernel that
+belong to these offsets. There are two ways:
 
 - "built": one product over all offsets; the patches are built anew at every timestep. On a GPU this launches the
   fewest kernels.
 - "kept": the loops carry the patches from one timestep to the next and overwrite only what is not padding. With
   two or more dimensions of locations there is one product per offset along the first dimension, which skips the rows
   of locations where that offset leads out of the tensor. This leaves out part of the products with padding: 2 / 3 P of
-  all factors with a kernel of 3. All these products read the same patches, those of the other dimensions. The input,
-  which enters beyond the tensor's corner, then has products of its own. (With one dimension there is less to save, and
-  three small products take longer than a large one.)
+  all factors with a kernel of 3. All these products read the same patches, which hold the offsets along the other
+  dimensions. The input, which enters beyond the tensor's corner, then has separate products. (With one dimension there
+  is less to save, and three small products take longer than a large one.)
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tlstm_jax.layout import to_rank
 from tlstm_jax.typing import Array, Float, Locations, Preactivations
 
 Kernels = tuple[Array, ...]
-"""One for each of :attr:`HiddenConvolution.terms`, ``(offsets m, a)``, then of ``inputs``, ``(m, a)``."""
+"""A kernel for each of :attr:`HiddenConvolution.terms`, ``(offsets m, a)``, then for each of ``inputs``, ``(m, a)``."""
 
 
 class Term(NamedTuple):
@@ -59,12 +59,12 @@ class HiddenConvolution:
 
     @property
     def split(self) -> bool:
-        """Whether each offset along the first dimension has a product of its own."""
+        """Whether each offset along the first dimension has a separate product."""
         return self.kept and len(self.cfg.tensor_shape) > 1
 
     @property
     def all_pairs(self) -> bool:
-        """Whether dQ comes from the products of all pairs of locations, not of neighbours alone.
+        """Whether dQ comes from the products of all pairs of locations, rather than of neighbours only.
 
         On a CPU one batched product is faster than several passes over C, but its arithmetic grows with the square of
         the number of locations. The bound of 32 locations for each offset is an estimate, not a measurement.
@@ -92,11 +92,11 @@ class HiddenConvolution:
 
     @property
     def inputs(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """Kernel offset and location of each product of the input, where it has products of its own."""
+        """Kernel offset and location of each separate product of the input; empty without such products."""
         return self.cfg.input_taps if self.split else ()
 
     def kernels(self, matrix: Float[Array, "km a"], align: int) -> Kernels:
-        """The part of the kernel that each product takes, zero padded to multiples of ``align``."""
+        """The part of the kernel that each product uses, zero padded to multiples of ``align``."""
         columns = -matrix.shape[-1] % align
 
         def part(first: int, count: int, align: int) -> Array:
@@ -112,11 +112,11 @@ class HiddenConvolution:
         return jnp.zeros_like(h, shape=shape)  # varies over the manual axes over which h does
 
     def put(self, kept: Array, h: Array, x: Array) -> Array:
-        """The patches of states ``(.., *p, b, m)`` and inputs ``(.., b, m)``, overwriting those of another timestep."""
+        """The patches of states ``(.., *p, b, m)`` and inputs ``(.., b, m)``, written over another timestep's."""
         m, size = self.cfg.features, self.cfg.tensor_shape
         before = (0,) * (h.ndim - len(size) - 2)
-        # Inputs first: the product reads the result of the last write, and XLA would make a small last write twice
-        # (once in the product's layout), each time into a copy of all the patches.
+        # Inputs are written first: the product reads the result of the last write, and XLA would do a small last write
+        # twice (once in the product's layout), each time into a copy of all the patches.
         for k, location in () if self.split else self.cfg.input_taps:
             corner = jnp.expand_dims(x.astype(h.dtype), tuple(range(len(before), len(before) + len(size))))
             kept = lax.dynamic_update_slice(kept, corner, (*before, *location, 0, k * m))
@@ -189,7 +189,7 @@ class HiddenConvolution:
 
         rows: tuple[slice, ...] = (slice(None),)
         d_a = d_a.astype(columns.dtype)
-        if len(d_a) == 1:  # the same slices as in `transpose`, which XLA then makes once
+        if len(d_a) == 1:  # the same slices as in `transpose`, so that XLA makes them once
             columns, d_a, rows = columns[0], d_a[0], ()
         terms = (
             product(columns[*rows, term.start + term.step : term.stop + term.step], d_a[*rows, term.start : term.stop])

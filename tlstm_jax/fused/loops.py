@@ -28,25 +28,25 @@ from tlstm_jax.scan import Ends, Span, scan_span
 from tlstm_jax.typing import Array, Params, TLSTMState
 
 PATCHES_BYTES = 2**30
-"""Off the CPU, the size of the patches from which weight gradients are taken at a time."""
+"""Except on a CPU, the size of the patches from which weight gradients are computed at once."""
 
 UNROLLS = (3, 4, 5)
-"""Off the CPU, the timesteps in one iteration of a loop, unless ``unroll`` says otherwise; see :func:`several`."""
+"""Except on a CPU, the choices for the timesteps in one iteration if ``unroll`` is None; see :func:`several`."""
 
 KERNEL_UNROLL = 8
-"""The same with ``kernel="mosaic"``, whose kernels are compiled once for all timesteps."""
+"""The timesteps in one iteration with ``kernel="mosaic"``, whose kernels are compiled once for all timesteps."""
 
 
 def fused_span(
     params: Params, cfg: TLSTMConfig, fused: Fused, unroll: int | bool | None, fresh: TLSTMState | None
 ) -> Span[TLSTMState]:
-    """A :class:`tlstm_jax.scan.Span` of :func:`tlstm_jax.cell.timestep` with a derivative of its own.
+    """A :class:`tlstm_jax.scan.Span` of :func:`tlstm_jax.cell.timestep` with a custom derivative.
 
     Args:
         params: kernels not yet in the computation dtype, so that their gradients are summed in float32 at least.
         cfg: the model.
-        fused: how to differentiate; what is None follows from the platform.
-        unroll: timesteps in one iteration of a scan; None follows from the platform too.
+        fused: how to differentiate; options that are None are chosen by platform.
+        unroll: timesteps in one iteration of a scan; None chooses by platform, too.
         fresh: the state after a reset, ``(*p, 1, m)``; None for zeros.
     """
     params, fresh = reverse_only((params, fresh))
@@ -66,7 +66,7 @@ def fused_span(
         arguments = (*reverse_only((state, xs)), reset, array_ends)
         if fused.kernel == "mosaic":
             check_covered(cfg, state, xs)
-            from tlstm_jax.fused import mosaic  # only where it is asked for: it imports Pallas, and needs a later jax
+            from tlstm_jax.fused import mosaic  # only if asked for, since it imports Pallas and needs a later jax
 
             fits = (fused.gather or gather) >= xs.shape[0]
             plan = fused.or_else("gates" if fits else "states", gather, 16, "built")
@@ -81,9 +81,9 @@ def fused_span(
 
 
 def several(num_steps: int) -> int:
-    """The value in :data:`UNROLLS` that compiles the fewest timesteps; of several, the largest.
+    """The value in :data:`UNROLLS` that compiles the fewest timesteps; the largest of several such values.
 
-    The timesteps of the loop's body are compiled, and those of the remainder.
+    The timesteps of the loop's body and of the remainder are compiled.
     """
     if export.is_symbolic_dim(num_steps):
         return 1

@@ -1,9 +1,9 @@
 """The memory-cell convolution (eqs. 16-17) in fewer passes over C, with its transpose written by hand.
 
 Padding C by replication is the same as folding the weights that reach beyond the boundary onto the boundary, location
-by location (:func:`fold`). Such a weight is zero then, so the value of C there, if finite, does not matter: C and
-dC are shifted along the flattened list of locations (:func:`shifts`), and the boundary is handled in the small
-arrays of Q. With d() for the derivative of the loss and s_k for the kernel's offsets:
+by location (:func:`fold`). These weights are then zero, so the values of C beyond the boundary do not matter if they
+are finite: C and dC are shifted along the flattened list of locations (:func:`shifts`), and the boundary is handled in
+the small arrays of Q. With d() for the derivative of the loss and s_k for the kernel's offsets:
 
     C^conv(p) = sum_k Q_k(p) C(p+s_k)      dQ_k(p) = sum_m dC^conv(p) . C(p+s_k)      dC(p+s_k) += Q_k(p) dC^conv(p)
 """
@@ -44,7 +44,7 @@ def memory_convolution(cfg: TLSTMConfig, all_pairs: bool, q: Sequence[Array], c:
 
 
 def convolve(cfg: TLSTMConfig, q: Sequence[Array], c: Locations) -> Locations:
-    """:func:`memory_convolution` with JAX's own derivatives, forward mode among them."""
+    """:func:`memory_convolution` with JAX's own derivatives, including forward mode."""
     return mix(fold(q, cfg), shifts(c, cfg))
 
 
@@ -85,9 +85,10 @@ def shifts(z: Locations, cfg: TLSTMConfig, sign: int = 1) -> list[Locations]:
 
 
 def fold(q: Sequence[Array], cfg: TLSTMConfig) -> list[Array]:
-    """Memory kernels that do to C padded with zeros what ``q`` does to C padded by replication.
+    """Memory kernels whose effect on C padded with zeros equals the effect of ``q`` on C padded by replication.
 
-    A weight whose offset leads outside is added to that of the offset which leads to the nearest location inside.
+    A weight whose offset leads outside of the tensor is added to the weight of the offset that leads to the nearest
+    location inside.
     """
     return _sum_where(q, [(to, source, where) for source, to, where in _folds(cfg)])
 
@@ -108,7 +109,7 @@ def _sum_where(weights: Sequence[Array], folds: Sequence[tuple[int, int, NDArray
 
 @functools.cache
 def _folds(cfg: TLSTMConfig) -> list[tuple[int, int, NDArray[np.bool_]]]:
-    """Pairs of offsets, and the locations ``(*p)`` where the first, clipped to the tensor, is the second."""
+    """Pairs of offsets with a mask ``(*p)`` of the locations where the first, clipped to the tensor, is the second."""
     locations, nearest_inside = _locations(cfg), _nearest(cfg)
     folds = []
     for (k, nearest), (to, offset) in itertools.product(enumerate(nearest_inside), enumerate(cfg.offsets)):
@@ -119,7 +120,7 @@ def _folds(cfg: TLSTMConfig) -> list[tuple[int, int, NDArray[np.bool_]]]:
 
 
 def inner_products(z: Locations, c: Locations, cfg: TLSTMConfig) -> list[Array]:
-    """For each kernel offset, ``sum_m z(p) C(p + offset)``, C padded by replication, from those of all pairs."""
+    """For each kernel offset, ``sum_m z(p) C(p + offset)`` with C padded by replication, from the sums of all pairs."""
     count = math.prod(cfg.tensor_shape)
     z, c = (array.reshape(count, *array.shape[-2:]) for array in (z, c))
     pairs = lax.dot_general(z, c, (((2,), (2,)), ((1,), (1,))), precision=lax.Precision.HIGHEST)  # (b, p, p)
@@ -130,7 +131,7 @@ def inner_products(z: Locations, c: Locations, cfg: TLSTMConfig) -> list[Array]:
 
 
 def _nearest(cfg: TLSTMConfig) -> list[NDArray[np.int_]]:
-    """For each kernel offset, the location inside that is nearest to where it leads, ``(*p, d)``."""
+    """For each kernel offset, the index ``(*p, d)`` of the location inside the tensor nearest to where it leads."""
     return [np.clip(_locations(cfg) + offset, 0, np.subtract(cfg.tensor_shape, 1)) for offset in cfg.offsets]
 
 

@@ -1,7 +1,8 @@
 """The loops of :mod:`tlstm_jax.fused.loops` around the GPU kernels of :mod:`tlstm_jax.fused.cell_kernel`.
 
-A timestep is a matrix product and a kernel, forward and backward. The equations of the derivative are those of
-:mod:`tlstm_jax.fused`; the pre-activations and the gradient of W^h are computed for many timesteps at once.
+A timestep is one matrix product and one kernel, in the forward and in the backward pass. The equations of the
+derivative are those of :mod:`tlstm_jax.fused`; the gradient of W^h, and pre-activations that are recomputed, are
+computed for many timesteps at once.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Weights(NamedTuple):
 
 
 class Static(NamedTuple):
-    """What is known at compile time; ``end`` is ``ends`` where that is an int."""
+    """Everything that is known at compile time; ``end`` is ``ends`` if that is an int."""
 
     sizes: Sizes
     gather: int
@@ -69,7 +70,7 @@ def run(
     ends: Array | None,
     fresh: TLSTMState | None,
 ) -> tuple[TLSTMState, TLSTMState | None, Array]:
-    """A :class:`tlstm_jax.scan.Span`, for checked arguments; nothing of ``fused`` is None, ``until`` is an int end."""
+    """A :class:`tlstm_jax.scan.Span` for checked arguments and a ``fused`` without None; ``until`` is an int end."""
     s = Sizes.of(cfg, xs.shape[1], state.h.dtype.itemsize, fused.align or 1)
     keeps = fused.save == "gates"
     static = Static(s, len(xs) if keeps else fused.gather or 1, keeps, unroll, until)
@@ -81,7 +82,7 @@ def run(
 
 
 def prepare(s: Sizes, params: Params, fresh: TLSTMState | None) -> Weights:
-    """The parameters as the kernels use them: each pass casts the kernel, once."""
+    """The parameters as the kernels use them, in float32; each pass casts the kernel once."""
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
     kernel, features = params["hidden"]["kernel"], s.cfg.features
     kernel = _pad_gates(s, kernel.reshape(s.cfg.num_offsets, features, -1))
@@ -101,7 +102,7 @@ def _pad(z: Array, size: int) -> Array:
 
 
 def _pad_gates(s: Sizes, z: Float[Array, "*n a"]) -> Float[Array, "*n width"]:
-    """With zeros after the channels of each gate, and after all."""
+    """``z`` with zeros after the channels of each gate and at the end."""
     *gates, q = jnp.split(z, [n * s.cfg.features for n in range(1, 5)], axis=-1)
     return _pad(jnp.concatenate([*(_pad(gate, s.stride) for gate in gates), q], axis=-1), s.width)
 
@@ -115,7 +116,7 @@ def _unflat(s: Sizes, z: Float[Array, "p b padded"]) -> Array:
 
 
 def _patches(s: Sizes, h: Float[Array, "p b padded"], x: Float[Array, "b padded"]) -> Float[Array, "p b depth"]:
-    """What the kernel of W^h sees at each location (eqs. 5, 14)."""
+    """The patches, which W^h multiplies at each location (eqs. 5, 14)."""
     h = h[..., : s.stride].reshape(*s.cfg.tensor_shape, s.batch, s.stride)
     return patches(h, x[..., : s.stride], s.cfg, s.depth).reshape(s.locations, s.batch, s.depth)
 
@@ -128,7 +129,7 @@ def _product(s: Sizes, z: Array, kernel: Array) -> Array:
 
 
 def _product_in_parts(s: Sizes, z: Float[Array, "p b j"], kernel: Float[Array, "j k"], parts: int) -> Array:
-    """As :func:`_product`, as many sums of a part of it each: ``(parts, p, b, k)``."""
+    """:func:`_product` as partial sums over ``parts`` parts of the inner dimension: ``(parts, p, b, k)``."""
     z, kernel = z.reshape(-1, parts, z.shape[-1] // parts), kernel.reshape(parts, -1, kernel.shape[-1])
     a = lax.dot_general(
         z, kernel, (((2,), (1,)), ((1,), (0,))), precision=s.cfg.precision, preferred_element_type=jnp.float32
@@ -144,9 +145,10 @@ def _common(s: Sizes, weights: Weights, reset: Array | None, c: Any, steps: Any)
 
 
 class Residuals(NamedTuple):
-    """What the backward loop needs; ``states`` before the first timestep and after every one, before any reset.
+    """The residuals of the backward loop.
 
-    ``kept`` is None where pre-activations and patches are computed again, chunk by chunk.
+    ``states`` are the states before the first and after every timestep, before any reset. ``kept`` is None if
+    pre-activations and patches are recomputed, chunk by chunk.
     """
 
     weights: Weights
@@ -160,7 +162,7 @@ class Residuals(NamedTuple):
 def _gradient(s: Sizes, columns: Float[Array, "n depth"], d_a: Float[Array, "n width"]) -> Array:
     """The gradient of the kernel, a sum over n rows.
 
-    XLA divides a sum this long into parts, and copies both arrays for it where their number does not divide n.
+    XLA divides a sum this long into parts, and copies both arrays if the number of parts does not divide n.
     """
     parts = max(parts for parts in range(1, 9) if len(columns) % parts == 0)
     columns, d_a = (z.reshape(parts, -1, z.shape[-1]) for z in (columns, d_a))
@@ -171,7 +173,7 @@ def _gradient(s: Sizes, columns: Float[Array, "n depth"], d_a: Float[Array, "n w
 
 
 class Updated(NamedTuple):
-    """What the backward kernel updates in place, as in :class:`tlstm_jax.fused.cell_kernel.Backward`; first ``d_c``."""
+    """The arrays that the backward kernel updates in place, as in :class:`Backward`; ``slots`` is its ``d_c``."""
 
     slots: Any
     steps: Any
@@ -205,7 +207,7 @@ def _forward(
     s, num_steps = static.sizes, len(xs)
     total = math.prod(chunks(num_steps, static.gather))
     xs = jnp.pad(xs, ((0, total - num_steps), (0, 0), (0, 0)))
-    if reset is not None:  # and one more: the cell writes the patches of the timestep after
+    if reset is not None:  # one more, since the kernel also writes the next timestep's patches
         reset = jnp.pad(reset, ((0, total + 1 - num_steps), (0, 0))).astype(jnp.int32)
     kernel = weights.kernel.astype(state[1].dtype)
     first = state[1] if reset is None else _reset(reset[0], state[1], weights, 1)
@@ -224,7 +226,7 @@ def _forward(
         lax.scan(body, (), None, length=total, unroll=static.unroll)
 
     def before(leaf: Array, count: int) -> Array:
-        """An array for ``count`` timesteps, of which only the first has a value."""
+        """An array for ``count`` timesteps, uninitialized except for the first, which is ``leaf``."""
         return lax.empty((count, *leaf.shape), leaf.dtype).at[0].set(leaf)
 
     start: Any = tuple(before(leaf, total + 1) for leaf in state)
@@ -252,7 +254,7 @@ def _refuse_vmap(*_: Any) -> NoReturn:
 
 
 def _reset(is_reset: Array, z: Float[Array, "p b padded"], weights: Weights, which: int) -> Array:
-    """C (0) or H (1) after a reset where there is one."""
+    """``z``, which is C (``which`` is 0) or H (1), with the reset rows replaced."""
     fresh = None if weights.fresh is None else weights.fresh[which][:, None].astype(z.dtype)
     return reset_rows(is_reset > 0, z, fresh)
 
@@ -275,8 +277,8 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
     if total > num_steps:
         arriving.append(Arrival(rows(num_steps), *float32(d_last)))
         d_last = jax.tree.map(jnp.zeros_like, d_last)
-    arriving = lax.optimization_barrier(arriving)  # or XLA would make zeros anew in every iteration
-    d_c, d_h = float32(d_last)  # as if a timestep after the last had passed them on, at the offset that does not move
+    arriving = lax.optimization_barrier(arriving)  # otherwise XLA would make zeros again in every iteration
+    d_c, d_h = float32(d_last)  # as if a timestep after the last had passed them on, at offset (0, .., 0)
     still = s.cfg.offsets.index((0,) * len(s.cfg.tensor_shape))
     d_columns = _place(d_h[None, ..., : s.stride], (s.parts[1], *d_h.shape[:2], s.depth), (0, 0, 0, still * s.stride))
     offsets = max(1, memory_offsets(s.cfg))
@@ -296,7 +298,7 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
     )
 
     def again(start: Any) -> tuple[Array, Array]:
-        """Patches and pre-activations of a chunk."""
+        """Recomputes the patches and pre-activations of a chunk."""
 
         def timesteps(z: Array) -> Array:
             return lax.dynamic_slice_in_dim(z, start, size)
@@ -353,7 +355,7 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
             more = [jnp.where(is_reset, d, 0).sum(1) for d in (d_c, d_h)]
             fresh = tuple(total.sum(1) + d for total, d in zip(updated.d_fresh, more, strict=True))
         d_c, d_h = (jnp.where(is_reset, 0, d) for d in (d_c, d_h))
-    for arrival in arriving:  # in rows that end before they begin
+    for arrival in arriving:  # in rows that end after 0 timesteps
         here = to_rank((arrival.ends == 0)[:, None], 3)
         d_c, d_h = (d + jnp.where(here, more, 0) for d, more in zip((d_c, d_h), arrival[1:], strict=True))
     d_pointwise = jax.tree.map(lambda total: total.sum(1), updated.d_pointwise)
@@ -366,13 +368,13 @@ _span.defvjp(_forward, _backward)
 
 
 def _place(z: Array, shape: Sequence[int], place: Sequence[int]) -> Array:
-    """Zeros with ``z`` in one place: a padding, which is one launch where an update of zeros would be two."""
+    """Zeros of ``shape`` with ``z`` at ``place``. Padding takes one launch; updating an array of zeros takes two."""
     widths = [(first, size - first - inner) for first, size, inner in zip(place, shape, z.shape, strict=True)]
     return jnp.pad(z, widths)
 
 
 def _first_memory(s: Sizes, slots: Float[Array, "p b k padded"]) -> Float[Array, "p b padded"]:
-    """dC_0 from what the first timestep adds to its neighbours."""
+    """dC_0, from the terms that each location adds to its neighbours in the first timestep."""
     neighbour = tables(s.cfg).neighbour
     d_c = jnp.zeros((s.locations, s.batch, s.padded), slots.dtype)
     return d_c.at[neighbour.T].add(jnp.moveaxis(slots, 2, 0))

@@ -1,8 +1,8 @@
-"""A clear message where a function with a custom reverse derivative is differentiated forward.
+"""A clear error message for forward-mode differentiation of a function with a custom reverse-mode derivative.
 
 The message of ``jax.custom_vjp`` cannot name another implementation. The inputs therefore pass through an
-identity whose tangent is a primitive that can be transposed, which is all that reverse mode does, but
-neither evaluated nor compiled, as forward mode would.
+identity whose tangent is a primitive that can be transposed, which is all that reverse mode does with it, but
+not evaluated or compiled, as forward mode would do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _tangent = Primitive("tlstm_jax_reverse_only_tangent")
 
 
 def reverse_only(tree: T) -> T:
-    """``tree`` as it is, but a forward-mode derivative with respect to it is a ``ValueError`` that says what to do."""
+    """``tree`` unchanged; a forward-mode derivative with respect to it raises a ``ValueError`` that says what to do."""
     return jax.tree.map(_identity.bind, tree)
 
 

@@ -39,13 +39,13 @@ class Weights(NamedTuple):
 
 
 def chunks(num_steps: int, gather: int | None) -> tuple[int, int]:
-    """Number and size of the chunks of the backward loop, which together may have a few timesteps more."""
+    """Number and size of the chunks of the backward loop, in all maybe a few timesteps more than ``num_steps``."""
     count = math.ceil(num_steps / min(gather or 1, num_steps))
     return count, math.ceil(num_steps / count)
 
 
 class Static(NamedTuple):
-    """Everything that is known at compile time; ``end`` is ``ends`` where that is an int."""
+    """Everything that is known at compile time; ``end`` is ``ends`` if that is an int."""
 
     cfg: TLSTMConfig
     plan: Fused
@@ -54,12 +54,12 @@ class Static(NamedTuple):
 
     @property
     def hidden(self) -> HiddenConvolution:
-        """How H is convolved."""
+        """The hidden convolution."""
         return HiddenConvolution(self.cfg, self.plan.patches == "kept")
 
 
 def prepare(params: Params, static: Static, dtype: Any, fresh: TLSTMState | None) -> Weights:
-    """The parameters as the loops use them, in the memory cell's dtype: each pass casts the kernels, once."""
+    """The parameters as the loops use them, in the memory cell's dtype; each pass casts the kernels once."""
     params = jax.tree.map(lambda leaf: leaf.astype(static.cfg.memory_dtype(dtype)), params)
     kernel, bias, align = params["hidden"]["kernel"], params["hidden"]["bias"], static.plan.align or 1
     kernels = static.hidden.kernels(kernel.reshape(-1, kernel.shape[-1]), align)
@@ -70,7 +70,7 @@ def prepare(params: Params, static: Static, dtype: Any, fresh: TLSTMState | None
 def preactivations(
     static: Static, weights: Weights, h: Locations, x: Float[Array, "b m"], patches: Array | None = None
 ) -> Saved:
-    """Eqs. 5 and 14, from the patches of ``h`` if they are there already."""
+    """Eqs. 5 and 14, from ``patches`` if given, otherwise from patches built here."""
     with scope("eq14_hidden_convolution"):
         patches = static.hidden.build(h, x, weights.kernels) if patches is None else patches
         a = static.hidden.preactivations(weights.kernels, weights.bias, patches, x)
@@ -78,7 +78,7 @@ def preactivations(
 
 
 def by_gates(a: Preactivations, cfg: TLSTMConfig) -> Saved:
-    """Slices A_t, so that each gate is contiguous."""
+    """Splits A_t, so that each gate is contiguous."""
     return jnp.split(a, [n * cfg.features for n in range(1, 5) if n * cfg.features < a.shape[-1]], axis=-1)
 
 
@@ -87,8 +87,8 @@ def pointwise(
 ) -> tuple[Locations | None, Locations]:
     """:func:`tlstm_jax.cell.pointwise` with the memory-cell convolution of :mod:`tlstm_jax.fused.memory`.
 
-    ``transposed`` where it is differentiated with respect to ``c``, with the transpose written by hand. Elsewhere a
-    ``custom_vjp`` would stand in the way of second derivatives, which are forward over reverse.
+    ``transposed`` selects the transpose written by hand, for differentiation with respect to ``c``. Elsewhere a
+    ``custom_vjp`` would prevent second derivatives, which are forward over reverse.
     """
     cfg = static.cfg
 
@@ -108,7 +108,7 @@ def advance(static: Static, weights: Weights, state: TLSTMState, a: Saved) -> TL
 
 
 def cast(weights: Weights, dtype: Any) -> Weights:
-    """The weights with what is multiplied, kernels and H, in the computation dtype."""
+    """The weights with the operands of products, the kernels and the H of ``fresh``, in the computation dtype."""
     fresh = weights.fresh
     return weights._replace(
         kernels=tuple(kernel.astype(dtype) for kernel in weights.kernels),
