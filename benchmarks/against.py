@@ -29,6 +29,7 @@ from benchmarks.measure import Elapsed, Limits, Timing, interleave
 from benchmarks.record import ROOT, commit, number
 from benchmarks.tasks import SIZES, Size
 from experiments.common.commandline import exit_status, user_path
+from experiments.common.errors import CommandError
 from experiments.common.tables import aligned
 
 MODULE = "benchmarks.against"
@@ -124,7 +125,7 @@ def compared(what: str, timings: Mapping[str, Timing]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Apart:
-    """A program in another process.
+    """A program in another process, which imports the library of its checkout (that of ``benchmarks.apart`` has ours).
 
     Args:
         process: reads a line for each call and answers with its seconds.
@@ -164,9 +165,9 @@ def answer(process: subprocess.Popen[str]) -> Any:
 
 
 def failed(process: subprocess.Popen[str]) -> NoReturn:
-    """Raises an error with the last messages of a process that has ended."""
+    """Raises a CommandError with the last messages of a process that has ended."""
     assert process.stderr is not None
-    raise RuntimeError(f"the program of a checkout has ended: {process.stderr.read()[-2000:]}")
+    raise CommandError(f"the program of a checkout has ended: {process.stderr.read()[-2000:]}")
 
 
 def epoch(checkout: Path, command: Sequence[str]) -> float:
@@ -178,8 +179,12 @@ def epoch(checkout: Path, command: Sequence[str]) -> float:
             words, cwd=checkout, env=environment(checkout), capture_output=True, text=True, check=False
         )
         if ended.returncode:
-            raise RuntimeError(f"the run of {checkout} failed: {ended.stderr[-2000:]}")
+            raise CommandError(f"the run of {checkout} failed: {ended.stderr[-2000:]}")
         records = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
+    if len(records) < 2:
+        raise CommandError(
+            f"the run of {checkout} has {len(records)} epoch, and the first compiles: give --run at least 2"
+        )
     return statistics.median(record["seconds"] for record in records[1:])
 
 

@@ -63,7 +63,7 @@ def depth_panels(lines: Sequence[Line], paper: Mapping[str, tuple[str, float]]) 
         if not found:
             single += groups
             continue
-        others = alone(groups, found)
+        others = bests([group for group in groups if group.first.model not in found])
         panels: list[Panel] = [functools.partial(against_depth, found=found, others=others)]
         if groups[0].info.until_solved:
             panels.insert(0, functools.partial(learning, found=found, others=others))
@@ -133,16 +133,6 @@ def series(groups: Sequence[Group]) -> Series:
             longest = (depths for depths in variants.values() if len(depths) == most)
             found[model] = dict(sorted(min(longest, key=lambda depths: depths[max(depths)].rank).items()))
     return found
-
-
-def alone(groups: Sequence[Group], found: Series) -> list[Group]:
-    """The best group of each model that is in no series."""
-    drawn = {group.first.model for depths in found.values() for group in depths.values()}
-    rest: dict[str, list[Group]] = {}
-    for group in groups:
-        if group.first.model not in drawn:
-            rest.setdefault(group.first.model, []).append(group)
-    return [min(members, key=lambda group: group.rank) for members in rest.values()]
 
 
 def style_of(model: str) -> dict[str, Any]:

@@ -196,11 +196,20 @@ def spread(values: Sequence[float], show: Callable[[float], str]) -> str:
 
 def seeds(group: Group) -> str:
     """The number of seeds, for example "3 seeds", or "1 of 3 seeds" if the others were cut short."""
+    distinct = len({line.seed for line in group.lines})
+    if group.complete and distinct < len(group.lines):
+        return f"{distinct} seed{'s' * (distinct != 1)}, {len(group.lines)} runs"
     return f"{count_seeds(group)} seed{'s' * (len(group.lines) != 1)}"
 
 
 def count_seeds(group: Group) -> str:
-    """The number of seeds, for example "3", or "1 of 3" if the others were cut short."""
+    """The number of seeds, for example "3", or "1 of 3" if the others were cut short.
+
+    A seed that was run twice, with another limit, is one: "2 (3 runs)". On another machine its result differs.
+    """
+    distinct = len({line.seed for line in group.lines})
+    if group.complete and distinct < len(group.lines):
+        return f"{distinct} ({len(group.lines)} runs)"
     return str(len(group.lines)) if group.complete else f"{len(group.finished)} of {len(group.lines)}"
 
 

@@ -30,10 +30,26 @@ def test_runs_are_timed(tmp_path):
     assert row["ours_ms"] > 0
 
 
+@pytest.mark.parametrize(
+    ("lines", "code", "message"),
+    [(1, 0, "has 1 epoch and needs 2"), (2, 3, "failed: no such option")],
+)
+def test_a_run_must_have_epochs_to_time(monkeypatch, lines, code, message):
+    def ended(words, **options):
+        folder = against.Path(words[-1])
+        folder.mkdir()
+        (folder / "metrics.jsonl").write_text('{"seconds": 1.0}\n' * lines)
+        return against.subprocess.CompletedProcess(words, code, "", "no such option")
+
+    monkeypatch.setattr(against.subprocess, "run", ended)
+    with pytest.raises(against.CommandError, match=message):
+        against.epoch(against.ROOT, ["memorization"])
+
+
 def test_a_failed_program_says_why(monkeypatch):
     monkeypatch.setattr(against, "PROGRAM", "raise SystemExit('no such option')")
     with (
-        pytest.raises(RuntimeError, match="no such option"),
+        pytest.raises(against.CommandError, match="no such option"),
         against.started(against.ROOT, against.SIZES["tiny"]) as program,
     ):
         program.call()

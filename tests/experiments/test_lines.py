@@ -1,5 +1,6 @@
 """Result lines: reading them, statistics over seeds, and the comparison with the paper's numbers."""
 
+import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -280,3 +281,13 @@ def test_a_lock_that_another_process_keeps_is_named(tmp_path, monkeypatch):
     with lines.locked(path), pytest.raises(FileError, match=r"held the lock .*\.lines\.jsonl\.lock"):
         lines.add(path, [line()])
     lines.add(path, [line()])
+
+
+def test_a_seed_that_was_run_twice_counts_once():
+    """Runs with another limit are in one group."""
+    same = dataclasses.replace(line(end=0.995), id="other")
+    twice = group(line(end=0.995), same, line(end=0.995, seed=1))
+    assert summary.count_seeds(twice) == "2 (3 runs)"
+    assert summary.seeds(twice) == "2 seeds, 3 runs"
+    assert summary.outcome(twice).endswith("samples, 2 seeds, 3 runs")
+    assert summary.seeds(group(line(), same)) == "1 seed, 2 runs"
