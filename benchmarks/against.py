@@ -182,9 +182,7 @@ def epoch(checkout: Path, command: Sequence[str]) -> float:
             raise CommandError(f"the run of {checkout} failed: {ended.stderr[-2000:]}")
         records = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
     if len(records) < 2:
-        raise CommandError(
-            f"the run of {checkout} has {len(records)} epoch, and the first compiles: give --run at least 2"
-        )
+        raise CommandError(f"the run of {checkout} has {len(records)} epoch and needs 2: the first compiles")
     return statistics.median(record["seconds"] for record in records[1:])
 
 
