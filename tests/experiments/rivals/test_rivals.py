@@ -112,3 +112,19 @@ def test_what_the_command_line_shows(name):
         if field not in Rival.__dataclass_fields__ and field != "num_layers":
             assert f"    {field}: " in documented, f"{field} is not documented"
     assert ">>>" in documented
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "time_scale"), [("fslstm", None), ("hmlstm", 784.0)])
+def test_layer_normalization_amplifies_the_first_gradients(name, time_scale):
+    """What the guide says of the gradients of M=100 and 784 timesteps, beside those of an LSTM."""
+    xs = jnp.asarray(common.inputs(common.BATCH, 784, 1), jnp.float32)
+
+    def norm(name, time_scale):
+        layer = RIVALS[name](100, time_scale=time_scale)
+        variables = jax.jit(layer.init)(jax.random.key(0), xs)
+        gradients = jax.jit(jax.grad(lambda v: layer.apply(v, xs)[:, -1].mean()))(variables)
+        return np.sqrt(sum(float(np.sum(np.square(leaf, dtype=np.float64))) for leaf in jax.tree.leaves(gradients)))
+
+    found = norm(name, time_scale)
+    assert np.isnan(found) if name == "fslstm" else not found < 1e6 * norm("lstm", time_scale)
