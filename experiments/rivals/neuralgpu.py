@@ -44,6 +44,27 @@ def diagonal(s: jax.Array) -> jax.Array:
     return jnp.concatenate([right, stay, left], axis=-1)
 
 
+def conv_by_product(s: jax.Array, kernel: jax.Array, *_: Any, precision: Any = None, **__: Any) -> jax.Array:
+    """The convolution of ``nn.Conv`` for kernels of 3x3 that keep the size, as one product.
+
+    In a ``scan``, XLA for CPUs computes the gradient of a convolution's kernel by plain loops: the gradient for 15
+    sequences of 21 timesteps with M=48 took 13 times as long with it as with this product.
+
+    Args:
+        s: (batch, w, T, C).
+        kernel: (3, 3, C, M).
+        precision: of the product.
+
+    Returns:
+        (batch, w, T, M).
+    """
+    height, width = s.shape[-3:-1]
+    padded = jnp.pad(s, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    neighbours = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    weights = kernel.reshape(-1, kernel.shape[-1])
+    return jnp.matmul(jnp.concatenate(neighbours, axis=-1), weights, precision=precision)
+
+
 class CGRUStep(nn.Module):
     """One transformation of the state by all layers.
 
@@ -90,6 +111,7 @@ class CGRUStep(nn.Module):
             bias_init=bias_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            conv_general_dilated=conv_by_product,
             name=name,
         )
         return lambda s: conv(s).astype(self.param_dtype)
