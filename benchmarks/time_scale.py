@@ -1,12 +1,13 @@
 """Vary the two constants of the time scale: the gates' longest time constant, and the time of the transport.
 
 ``TLSTMConfig(time_scale=T)`` sets the gates' time constants to 1..2T timesteps and carries memory across the tensor in
-0.85T timesteps. Here the two factors are varied, in a grid or one at a time, on a task that is trained until it is
-solved. Each run has a workdir, and the same command resumes or skips it. Options of the task follow after ``--``.
+0.85T timesteps. Here the two factors are varied, in a grid or one at a time, on a task. Each run has a workdir, and the
+same command resumes or skips it. Options of the task follow after ``--``.
 
 Examples:
     python -m benchmarks.time_scale memorization --gates 1 2 4 --transport 0.4 0.85 1.7 --one-at-a-time -- --length 6
     python -m benchmarks.time_scale addition --gates 2 --transport 0.4 0.85 1.7 --together
+    python -m benchmarks.time_scale mnist --gates 1 2 4 -- --data digits --time-scale 64
 """
 
 from __future__ import annotations
@@ -57,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of a command line."""
     parser = commandline.Parser(MODULE, __doc__)
-    able = [name for name, info in tasks.TASKS.items() if info.until_solved]
-    parser.add_argument("task", choices=able, metavar="TASK", help="memorization or addition")
+    parser.add_argument("task", choices=list(tasks.TASKS), metavar="TASK", help=", ".join(tasks.TASKS))
     factor, ours = commandline.positive_float, {"gates": biases.LONGEST, "transport": biases.TRANSPORT}
     for name, about in (("gates", "longest time constant of the gates"), ("transport", "time of the transport")):
         text = f"{about}, relative to the task's time scale (default: the library's, {ours[name]:g})"
@@ -107,7 +107,10 @@ def experiment(module: Any, options: Any, gates: float, transport: float) -> Exp
     """
     built: Experiment = module.build(options)
     if built.model.model != "tlstm" or not built.model.time_scale:
-        raise ValueError("this varies the start of a tLSTM with a time scale: leave out --model and --time-scale 0.")
+        raise ValueError(
+            "this varies the start of a tLSTM with a time scale: leave out --model and --time-scale 0; the digits have "
+            "no time scale by default: give --time-scale 64, for example."
+        )
     layer = built.params["layer"]
     bias = initial_bias(built.model.config, layer["hidden"]["bias"], options.train.seed, gates, transport)
     params = {**built.params, "layer": {**layer, "hidden": {**layer["hidden"], "bias": bias}}}
@@ -127,17 +130,19 @@ def initial_bias(cfg: TLSTMConfig, bias: jax.Array, seed: int, gates: float, tra
 
 
 def row(member: Member, diverged: bool) -> dict[str, Any]:
-    """The result of a run."""
-    summary = wd.read_summary(member.workdir) or {}
+    """The result of a run: the samples until it was solved and, of the best parameters, the measure of the task."""
+    summary = {} if diverged else wd.read_summary(member.workdir) or {}
+    measure = tasks.find(member.config["task"]).measure
+    found = {f"{split}_{measure}": summary.get(f"{split}_{measure}") for split in ("validation", "test")}
     return {
         "task": member.experiment.title,
         "time_scale": member.experiment.model.config.time_scale,
         "gates": member.config["gates"],
         "transport": member.config["transport"],
         "seed": member.options.seed,
-        "solved": not diverged and summary["solved"],
+        "solved": summary.get("solved", False),
         "samples": summary.get("samples"),
-        "test_accuracy": round(summary.get("test_accuracy", 0.0), 4),
+        **{name: round(value, 4) for name, value in found.items() if value is not None},
     }
 
 

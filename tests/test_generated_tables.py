@@ -131,6 +131,9 @@ def test_the_table_of_the_time_scale(tmp_path):
     rows = [row(0.4, 0, 3000), row(0.4, 1, 5000), row(0.85, 0, 3000), row(0.85, 1, 9000, 0.5)]
     rows += [row(1.7, 0, 9000, 0.25), row(1.7, 1, 9000, 0.5)]
     (tmp_path / "time-scale-one.json").write_text(json.dumps({"rows": rows}))
+    digits = [{**row(0.4, seed, 55000, 0.9), "task": "digits"} for seed in (0, 1, 2)]
+    digits = [{**each, "validation_accuracy": 0.95 + 0.01 * seed} for seed, each in enumerate(digits[:2])] + digits[2:]
+    (tmp_path / "time-scale-two.json").write_text(json.dumps({"rows": digits}))
     assert measurements.time_scale(tmp_path) == [
         ["task, model, T", *(f"gates 2 T, transport {transport} T" for transport in (0.4, 0.85, 1.7))],
         [
@@ -139,6 +142,7 @@ def test_the_table_of_the_time_scale(tmp_path):
             "3,000 (3,000 to 3,000), 1 of 2 seeds",
             "not solved: 25.0% to 50.0%",
         ],
+        ["digits, T=10", "95.5% (95.0% to 96.0%), 2 of 3 seeds", "", ""],
     ]
     with pytest.raises(FileError, match=r"has no time-scale-\*.json"):
         measurements.time_scale(tmp_path / "other")

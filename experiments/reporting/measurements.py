@@ -127,7 +127,7 @@ def kernels(folder: Path) -> Rows:
 
 
 def time_scale(folder: Path) -> Rows:
-    """Training samples until solved with other factors of the time scale: a column for each pair of factors."""
+    """Results with other factors of the time scale: a column for each pair of factors."""
     measured = [read(path)["rows"] for path in sorted(folder.glob("time-scale-*.json"))]
     if not measured:
         raise FileError(f"{folder} has no time-scale-*.json: run python -m benchmarks.time_scale")
@@ -138,17 +138,22 @@ def time_scale(folder: Path) -> Rows:
         for row in rows:
             cells.setdefault((row["gates"], row["transport"]), []).append(row)
         name = f"{rows[0]['task']}, T={rows[0]['time_scale']:g}"
-        table.append([name, *(_solved(cells.get(pair, [])) for pair in pairs)])
+        table.append([name, *(_outcome(cells.get(pair, [])) for pair in pairs)])
     return table
 
 
-def _solved(rows: list[dict[str, Any]]) -> str:
-    """The samples of the solved seeds, and their number if not all were solved; the accuracies if none was solved."""
-    solved = [row["samples"] for row in rows if row["solved"]]
-    if solved:
-        few = "" if len(solved) == len(rows) else f", {len(solved)} of {len(rows)} seeds"
-        return f"{sum(solved) / len(solved):,.0f} ({min(solved):,} to {max(solved):,}){few}"
-    accuracies = [row["test_accuracy"] for row in rows]
+def _outcome(rows: list[dict[str, Any]]) -> str:
+    """The mean over seeds, with its range, of the validation results, or of the samples until the task was solved.
+
+    The test accuracies of a task that was never solved.
+    """
+    for name, form in (("validation_accuracy", "{:.1%}"), ("validation_bits", "{:.3f}"), ("samples", "{:,.0f}")):
+        values = [row[name] for row in rows if name in row and (name != "samples" or row["solved"])]
+        if values:
+            few = "" if len(values) == len(rows) else f", {len(values)} of {len(rows)} seeds"
+            mean, least, most = map(form.format, (sum(values) / len(values), min(values), max(values)))
+            return f"{mean} ({least} to {most}){few}"
+    accuracies = [row.get("test_accuracy", 0.0) for row in rows]
     return f"not solved: {min(accuracies):.1%} to {max(accuracies):.1%}" if rows else ""
 
 

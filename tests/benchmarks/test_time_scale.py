@@ -49,7 +49,24 @@ def test_a_measurement(tmp_path, capsys):
     assert "epoch" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("rest", [["--model", "lstm"], ["--time-scale", "0"]])
-def test_only_a_tlstm_with_a_time_scale(tmp_path, rest):
+def test_a_task_of_epochs(tmp_path):
+    arguments = ["mnist", "--gates", "1", "--seeds", "0", "--folder", str(tmp_path / "runs"), "--out"]
+    digits = ["--data", "digits", "--time-scale", "64", "--features", "4", "--epochs", "1", "--batch-size", "500"]
+    assert time_scale.main([*arguments, str(tmp_path / "out.json"), "--", *digits]) == 0
+    (row,) = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert (row["time_scale"], row["gates"], row["solved"]) == (64, 1, False)
+    assert 0 <= row["validation_accuracy"] <= 1
+    assert 0 <= row["test_accuracy"] <= 1
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        ["memorization", "--", "--model", "lstm"],
+        ["addition", "--", "--time-scale", "0"],
+        ["mnist", "--", "--data", "digits"],
+    ],
+)
+def test_only_a_tlstm_with_a_time_scale(tmp_path, task):
     with pytest.raises(time_scale.UsageError, match="leave out --model and --time-scale 0"):
-        time_scale.main(["memorization", "--folder", str(tmp_path), "--", *rest])
+        time_scale.main([task[0], "--folder", str(tmp_path), *task[1:]])
