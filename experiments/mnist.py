@@ -60,6 +60,8 @@ class Options:
     """Permute the pixels of every image by one fixed permutation (pMNIST)."""
     permutation_seed: int = 92916
     """The permutation is numpy.random.RandomState(SEED).permutation(784); the default is the literature's."""
+    bit_reversal: bool = False
+    """Order the pixels by the reversed bits of their indices, as S4 and its successors do instead of permuting them."""
     paper: bool = False
     """Take the values of the paper's largest experiment for the options that are not given."""
     model: ModelOptions = tasks.MNIST.model
@@ -127,6 +129,7 @@ def build(options: Options, data: datasets.Dataset | None = None) -> Experiment:
         "task": tasks.MNIST.name,
         "data": options.data,
         "permutation": None if order is None else list(order),
+        **({"bit_reversal": True} if options.bit_reversal else {}),
     }
     return Experiment(
         name=tasks.MNIST.setting(config),
@@ -220,6 +223,12 @@ def classification(
 
 def pixel_order(options: Options, num_pixels: int) -> tuple[int, ...] | None:
     """The order of the pixels of an image, or None for scanlines."""
+    if options.bit_reversal:
+        if options.permuted:
+            raise ValueError("permuted and bit_reversal are two orders of the pixels: give one of them.")
+        bits = (num_pixels - 1).bit_length()
+        reversed_bits = (int(f"{number:0{bits}b}"[::-1], base=2) for number in range(2**bits))
+        return tuple(index for index in reversed_bits if index < num_pixels)
     if not options.permuted:
         return None
     if not 0 <= options.permutation_seed < 2**32:

@@ -137,6 +137,13 @@ def alphabet_size(vocabulary: Sequence[int] | str) -> int:
     return int(vocabulary.split()[0]) if isinstance(vocabulary, str) else len(vocabulary)
 
 
+def _order(config: Config) -> str:
+    """The order of the pixels, as a part of the name of a setting."""
+    if config.get("bit_reversal"):
+        return " in bit-reversed order"
+    return " permuted" if config["permutation"] else ""
+
+
 MEMORIZATION = TaskInfo(
     name="memorization",
     title="Memorization",
@@ -176,8 +183,8 @@ MNIST = TaskInfo(
     unit="samples",
     depths=(1, 3, 5),
     model=ModelOptions(),
-    setting=lambda config: f"{config['data']}{' permuted' if config['permutation'] else ''}",
-    setting_options=("data",),  # the permutation itself is not in the setting's name
+    setting=lambda config: f"{config['data']}{_order(config)}",
+    setting_options=("data", "bit_reversal"),  # the permutation itself is not in the setting's name
     inputs=1,
     classes=lambda config: 10,
     smoke=Smoke({"data": "digits", "data_dir": None}, {"epochs": 1, "batch_size": 500}),

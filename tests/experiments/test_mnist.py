@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import mnist
+from experiments import mnist, tasks
 from experiments.running import workdir as wd
 from tests.experiments.small_runs import TINY
 
@@ -45,6 +45,16 @@ def test_permuted_records_its_permutation(tiny, tmp_path):
     assert recorded == np.random.RandomState(92916).permutation(6).tolist()
 
 
+def test_bit_reversal(tiny, tmp_path):
+    assert mnist.main([*TINY, "--bit-reversal", "--epochs", "1", "--workdir", str(tmp_path)]) == 0
+    config = json.loads((tmp_path / wd.CONFIG).read_text())
+    assert config["permutation"] == [0, 4, 2, 1, 5, 3]  # of 000 100 010 110 001 101 011 111
+    assert tasks.MNIST.setting(config) == "digits in bit-reversed order"
+    order = mnist.pixel_order(mnist.Options(bit_reversal=True), 784)
+    assert sorted(order) == list(range(784))
+    assert order[:5] == (0, 512, 256, 768, 128)
+
+
 def test_the_permutation_of_the_literature():
     options = mnist.Options(permuted=True)
     order = mnist.pixel_order(options, 784)
@@ -78,6 +88,7 @@ def test_pixels_come_in_the_order_asked_for():
         (["--model", "trnn", "--no-memory-conv"], "memory_conv does not apply to trnn"),
         (["--num-layers", "2"], "num_layers does not apply to tlstm"),
         (["--permuted", "--permutation-seed", "-1"], "permutation_seed must be in"),
+        (["--permuted", "--bit-reversal"], "permuted and bit_reversal are two orders"),
     ],
 )
 def test_bad_options_exit_with_2_and_one_line(tiny, tmp_path, capsys, arguments, message):
