@@ -39,8 +39,6 @@ RECIPES = {
     "enwik8": EpochOptions(batch_size=100, epochs=50),
 }
 """The default training options of each corpus: the paper's for enwik8; for stdlib, options that take minutes."""
-TIME_SCALE = 200
-"""The number of characters that memory lasts before training."""
 EVALUATED = ("validation", "test")
 SHORTEST_STREAM = 1000
 """The least number of characters of a stream in evaluation, if there is more than one stream."""
@@ -131,7 +129,8 @@ def build(options: Options, corpus: texts.Corpus | None = None) -> Experiment:
     default = PAPER if options.paper else Options()
     options.model.check_task(tasks.LANGUAGE.name)
     inputs = len(corpus.vocabulary)
-    model = options.model.resolved(default.model, lambda delay: TIME_SCALE, forget_bias=1.0, inputs=inputs)
+    # without a time scale, which is no better at any length of memory and worse at long ones (docs/choosing.md)
+    model = options.model.resolved(default.model, forget_bias=1.0, inputs=inputs)
     labeler = SymbolLabeler(model.layer(), inputs)
     if options.steps < model.delay + 1:
         raise ValueError(
