@@ -12,6 +12,7 @@ from experiments.reporting.measurements import Rows
 from experiments.reporting.paper import Quoted
 from experiments.reporting.summary import Group
 from experiments.rivals import RIVALS, Rival
+from experiments.running.models import SET_BY_TIME_SCALE
 from experiments.tasks import TaskInfo
 
 EQUAL = 1.1
@@ -65,7 +66,11 @@ class Contest(NamedTuple):
     @property
     def title(self) -> str:
         """The setting, the size and the training."""
-        until = f"{self.limit:,} samples" if self.info.until_solved else f"{self.limit} epochs"
+        until = (
+            f"{self.limit:,} samples"
+            if self.info.until_solved
+            else f"{self.limit} epoch{'s' if self.limit > 1 else ''}"
+        )
         size = f"about {self.core / 1000:,.0f}K core parameters"
         return f"{self.setting}, {size}, batches of {self.batch_size}, at most {until}"
 
@@ -169,10 +174,11 @@ def entries_of(sized: Sequence[tuple[int, Group]]) -> list[Entry]:
 
 
 def tuned(groups: Iterable[Group]) -> Group | None:
-    """The complete group that represents a model, its learning rate chosen with the first seed.
+    """The complete group that represents a model, its learning rate and time scale chosen with the first seed.
 
-    Of configurations that differ only in the learning rate, the one that was best with the first seed is kept; with
-    more seeds, it may be worse than another that was tried with one seed. Returns the best of those kept.
+    Of configurations that differ only in these and in the biases that a time scale replaces, the one that was best with
+    the first seed is kept; with more seeds, it may be worse than another that was tried with one seed. Returns the best
+    of those kept.
     """
     complete = [group for group in groups if group.complete]
     rates = summary.grouped(
@@ -188,7 +194,7 @@ def tuned(groups: Iterable[Group]) -> Group | None:
     return summary.best(chosen)
 
 
-VARIED = (*summary.WITHIN_GROUP, "learning_rate")
+VARIED = (*summary.WITHIN_GROUP, "learning_rate", "time_scale", *SET_BY_TIME_SCALE)
 """Options in which runs may differ when :func:`tuned` chooses among them with one seed."""
 
 

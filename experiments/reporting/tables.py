@@ -108,16 +108,17 @@ def not_run(settings: dict[str, str], lines: Sequence[Line]) -> str:
 def learnt(lines: Sequence[Line]) -> Rows:
     """The best tLSTM with channel normalization of each setting, beside the best plain LSTM of equal size.
 
-    A tLSTM without a plain LSTM of its size is left out. A plain LSTM is one LSTM layer, or several that share their
-    parameters or do not. The settings of a task in which neither solved it share a row.
+    Both are trained in the same batches and, in a task of epochs, for as many. A tLSTM without such a plain LSTM is
+    left out. A plain LSTM is one LSTM layer, or several that share their parameters or do not. The settings of a task
+    in which neither solved it share a row.
     """
     rows = [["task", "tLSTM+CN", "best plain LSTM, recurrent parameters equal within 10%"]]
     unsolved: dict[str, list[list[str]]] = {}
     for setting, members in summary.by_setting(lines).items():
         plain = [line for line in members if line.model in PLAIN and line.finished]
         own = [line for line in members if line.model in OURS]
-        ours = best_of([line for line in own if any(are_equal(other, line) for other in plain)], OURS)
-        theirs = ours and best_of([line for line in plain if are_equal(line, ours.first)], PLAIN)
+        ours = best_of([line for line in own if any(comparable(other, line) for other in plain)], OURS)
+        theirs = ours and best_of([line for line in plain if comparable(line, ours.first)], PLAIN)
         if ours is None or theirs is None:
             continue
         both = [*ours.lines, *theirs.lines]
@@ -137,8 +138,13 @@ PLAIN = ("sLSTM", "sLSTM (unshared)", "lstm")
 """The names of stacks of LSTM layers, and of one layer."""
 
 
-def are_equal(line: Line, other: Line) -> bool:
-    """Whether two models have equally many recurrent parameters, or core parameters if one is a rival."""
+def comparable(line: Line, other: Line) -> bool:
+    """Whether two runs have the same batches and epochs, and as many recurrent parameters.
+
+    If one is a rival, the core parameters are compared.
+    """
+    if any(line.options.get(name) != other.options.get(name) for name in ("batch_size", "epochs")):
+        return False
     size = core_parameters if is_rival(line) or is_rival(other) else recurrent_size
     return max(size(line), size(other)) <= EQUAL * min(size(line), size(other))
 

@@ -225,7 +225,7 @@ def test_the_table_of_what_it_learns_has_the_best_of_each_model():
         line(depth=8, end=0.995, samples=900),
         line(depth=8, end=0.995, samples=100, batch_size=2),
         line(depth=8, end=0.5, seed=1, samples=100, batch_size=2, finished=False),
-        *(line(model="sLSTM", depth=depth, end=0.1 * depth, features=123) for depth in (1, 2)),
+        *(line(model="sLSTM", depth=depth, end=0.1 * depth, features=123, batch_size=5) for depth in (1, 2)),
         line("addition n=4", end=0.3),
         line("addition n=4", "sLSTM", end=0.2, features=123),
         line("addition n=9", end=0.2),
@@ -236,8 +236,8 @@ def test_the_table_of_what_it_learns_has_the_best_of_each_model():
     assert tables.learnt(summary.in_order(members))[1:] == [
         [
             "memorization n=20",
-            "2D L=8 M=100 (12K), B=5: solved after 500 samples, 2 seeds",
-            f"L=2 M=123 (12K), B=15: {within}: 20.0%, 1 seed",
+            "2D L=8 M=100 (12K): solved after 500 samples, 2 seeds",
+            f"L=2 M=123 (12K): {within}: 20.0%, 1 seed",
         ],
         [
             "addition n=4<br>addition n=9",
@@ -255,6 +255,17 @@ def test_the_plain_lstm_beside_ours_is_the_best_of_as_many_parameters():
     assert tables.learnt(summary.in_order(members))[1:] == [
         ["digits (accuracy)", "2D L=4 M=100 (12K): 80.0%, 1 seed", "unshared L=4 M=61 (12K): 70.0%, 1 seed"]
     ]
+
+
+@pytest.mark.parametrize("longer", [{"epochs": 9}, {"batch_size": 99}])
+def test_the_plain_lstm_beside_ours_is_trained_alike(longer):
+    """A tLSTM that was trained for longer is not compared, nor is such an LSTM."""
+    ours, theirs = line("digits", end=0.8), line("digits", "sLSTM", end=0.6, features=123)
+    alike = tables.learnt([ours, theirs])
+    assert len(alike) == 2
+    assert tables.learnt([ours, theirs, line("digits", end=0.9, **longer)]) == alike
+    assert tables.learnt([ours, theirs, line("digits", "sLSTM", end=0.9, features=123, **longer)]) == alike
+    assert tables.learnt([line("digits", end=0.9, **longer), theirs])[1:] == []
 
 
 def test_a_tlstm_without_a_plain_lstm_of_its_size_does_not_hide_one_with_it():

@@ -28,6 +28,14 @@ def names(contest):
     return [entry.name for entry in contest.entries]
 
 
+def test_the_time_scale_is_chosen_with_the_first_seed():
+    started = {"time_scale": 11.0, "forget_bias": None}
+    best = [run("rhn", end=end, seed=seed, **started) for seed, end in enumerate((0.8, 0.2))]
+    (found,) = rivals.contests([*best, run("rhn", end=0.7, forget_bias=1.0), run("lstm", end=0.6)])
+    assert names(found) == ["lstm", "rhn"]
+    assert (found.entries[1].group.values, found.entries[1].tried) == ([0.8, 0.2], 2)
+
+
 def test_the_learning_rate_is_chosen_with_the_first_seed():
     """The other seeds do not change the choice, nor does a rate that was tried with one seed and was worse there."""
     best = [run("rhn", learning_rate=0.002, end=0.8, seed=0), run("rhn", learning_rate=0.002, end=0.2, seed=1)]
