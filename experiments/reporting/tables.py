@@ -106,19 +106,24 @@ def not_run(settings: dict[str, str], lines: Sequence[Line]) -> str:
 
 
 def learnt(lines: Sequence[Line]) -> Rows:
-    """The best tLSTM with channel normalization of each setting, beside the best plain LSTM of equal size.
+    """The best result of each setting, by a tLSTM or by a plain LSTM, beside the best of the other.
 
-    Both are trained in the same batches and, in a task of epochs, for as many. A tLSTM without such a plain LSTM is
-    left out. A plain LSTM is one LSTM layer, or several that share their parameters or do not. The settings of a task
-    in which neither solved it share a row.
+    The tLSTM has channel normalization. Both have the same size and are trained in the same batches and, in a task
+    of epochs, for as many; what has no such counterpart is left out. A plain LSTM is one LSTM layer, or several
+    that share their parameters or do not. The settings of a task in which neither solved it share a row.
     """
     rows = [["task", "tLSTM+CN", "best plain LSTM, recurrent parameters equal within 10%"]]
     unsolved: dict[str, list[list[str]]] = {}
     for setting, members in summary.by_setting(lines).items():
         plain = [line for line in members if line.model in PLAIN and line.finished]
         own = [line for line in members if line.model in OURS]
-        ours = best_of([line for line in own if any(comparable(other, line) for other in plain)], OURS)
-        theirs = ours and best_of([line for line in plain if comparable(line, ours.first)], PLAIN)
+        paired = [line for line in own if any(comparable(other, line) for other in plain)]
+        paired += [line for line in plain if any(comparable(other, line) for other in own if other.finished)]
+        leader = best_of(paired, (*OURS, *PLAIN))
+        if leader is None:
+            continue
+        alike = [line for line in members if comparable(line, leader.first)]
+        ours, theirs = best_of(alike, OURS), best_of(alike, PLAIN)
         if ours is None or theirs is None:
             continue
         both = [*ours.lines, *theirs.lines]

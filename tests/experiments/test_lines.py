@@ -268,6 +268,14 @@ def test_the_plain_lstm_beside_ours_is_trained_alike(longer):
     assert tables.learnt([line("digits", end=0.9, **longer), theirs])[1:] == []
 
 
+def test_a_pair_in_which_the_plain_lstm_is_best_is_not_hidden():
+    best = [line("digits", end=0.8), line("digits", "sLSTM", end=0.9, features=123)]
+    other = [line("digits", end=0.85, epochs=1), line("digits", "sLSTM", end=0.6, features=123, epochs=1)]
+    assert tables.learnt([*other, *best])[1:] == [
+        ["digits (accuracy)", "2D L=4 M=100 (12K): 80.0%, 1 seed", "L=4 M=123 (12K): 90.0%, 1 seed"]
+    ]
+
+
 def test_a_tlstm_without_a_plain_lstm_of_its_size_does_not_hide_one_with_it():
     alone = line("digits", end=0.95, features=200)
     cut = line("digits", "sLSTM", end=0.9, features=246, finished=False)
