@@ -108,8 +108,8 @@ def experiment(module: Any, options: Any, gates: float, transport: float) -> Exp
     built: Experiment = module.build(options)
     if built.model.model != "tlstm" or not built.model.time_scale:
         raise ValueError(
-            "this varies the start of a tLSTM with a time scale: leave out --model and --time-scale 0; the digits have "
-            "no time scale by default: give --time-scale 64, for example."
+            "this varies the start of a tLSTM with a time scale: leave out --model and --time-scale 0; digits and text "
+            "have no time scale by default: give --time-scale 64, for example."
         )
     layer = built.params["layer"]
     bias = initial_bias(built.model.config, layer["hidden"]["bias"], options.train.seed, gates, transport)

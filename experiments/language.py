@@ -129,7 +129,7 @@ def build(options: Options, corpus: texts.Corpus | None = None) -> Experiment:
     default = PAPER if options.paper else Options()
     options.model.check_task(tasks.LANGUAGE.name)
     inputs = len(corpus.vocabulary)
-    # without a time scale, which is no better at any length of memory and worse at long ones (docs/choosing.md)
+    # no time scale: a short one makes little difference, and a long one slows learning (docs/choosing.md)
     model = options.model.resolved(default.model, forget_bias=1.0, inputs=inputs)
     labeler = SymbolLabeler(model.layer(), inputs)
     if options.steps < model.delay + 1:

@@ -55,8 +55,9 @@ def test_a_task_of_epochs(tmp_path):
     assert time_scale.main([*arguments, str(tmp_path / "out.json"), "--", *digits]) == 0
     (row,) = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert (row["time_scale"], row["gates"], row["solved"]) == (64, 1, False)
-    assert 0 <= row["validation_accuracy"] <= 1
-    assert 0 <= row["test_accuracy"] <= 1
+    summary = json.loads(next((tmp_path / "runs").glob("*/summary.json")).read_text())
+    for name in ("validation_accuracy", "test_accuracy"):
+        assert row[name] == round(summary[name], 4)
 
 
 @pytest.mark.parametrize(
