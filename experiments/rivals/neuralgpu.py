@@ -47,8 +47,8 @@ def diagonal(s: jax.Array) -> jax.Array:
 def conv_by_product(s: jax.Array, kernel: jax.Array, *_: Any, precision: Any = None, **__: Any) -> jax.Array:
     """The convolution of ``nn.Conv`` for kernels of 3x3 that keep the size, as one product.
 
-    In a ``scan``, XLA for CPUs computes the gradient of a convolution's kernel by plain loops: the gradient for 15
-    sequences of 21 timesteps with M=48 took 13 times as long with it as with this product.
+    In a ``scan``, the gradient of a convolution's kernel is slow with XLA for CPUs: training on memorization took 12
+    times as long with it as with this product (``benchmarks/results/against-5f4a15e-neuralgpu-cpu.json``).
 
     Args:
         s: (batch, w, T, C).
