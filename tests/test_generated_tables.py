@@ -92,6 +92,10 @@ def test_bad_pages_exit_with_2_and_one_line(tmp_path, capsys):
     assert "give --benchmarks a folder" in error("--pages", kernels, "--benchmarks", str(tmp_path))
 
 
+SUITE_TIMES = {"xla-8": 120.0, "mosaic-8": 30.0, "floor": 12.3}
+"""Microseconds per timestep."""
+
+
 def test_gpu_and_cpu_stand_side_by_side(tmp_path):
     def timings(device, *rows):
         keys = ("model", "pass", "depth", "ms_per_timestep")
@@ -120,6 +124,27 @@ def test_every_file_of_timings_says_where_it_comes_from(tmp_path):
     assert gpu_tables.timed_files(tmp_path)[1:] == [
         ["`a.json`", "16 CPU cores", "highest, default", "0.11.2", "3.12.3", "unknown"],
         ["`b.json`", "NVIDIA H200", "highest, default", "0.11.2", "3.12.3", "0123456 (dirty)"],
+    ]
+
+
+def test_the_tables_of_the_gpu_suite(tmp_path):
+    size = {"tensor_shape": [4], "features": 8, "batch_size": 2, "num_steps": 5, "median_ms": 1.0}
+    cells = [{**size, "contender": name, "us_per_timestep": time} for name, time in SUITE_TIMES.items()]
+    cells.append({**size, "contender": "mosaic-1", "us_per_timestep": 99.0})
+    stacks = [
+        {"model": model, "depth": depth, "median_ms": time}
+        for (model, depth), time in {("2d-mosaic", 10): 2.0, ("2d-mosaic", 1): 1.5, ("cudnn", 10): 9.0}.items()
+    ]
+    stacks += [{"model": "cudnn", "depth": 1, "median_ms": 0.5}, {"model": "cudnn", "depth": 10, "failed": "memory"}]
+    options, parts = {"precision": ["default"]}, {"unroll": cells, "kernel-3x3": cells, "kernel-10x10": cells}
+    parts["kernel-depth"] = stacks
+    found = [{"name": name, "results": {"rows": rows, "options": options}} for name, rows in parts.items()]
+    (tmp_path / "suite-h100.json").write_text(json.dumps({"parts": found}))
+    assert [row[1:] for row in gpu_tables.gpu_cell_kernel(tmp_path)[1:]] == 3 * [["120", "30.0", "0.25", "12.3"]]
+    assert gpu_tables.gpu_kernel_depth(tmp_path) == [
+        ["ms per batch", "L = 1", "L = 10", "time / ours, L = 10"],
+        ['2D tLSTM+CN, kernel="mosaic"', "1.50", "2.00", "1.00"],
+        ["cuDNN LSTM (unshared)", "0.50", "9.00", "4.50"],
     ]
 
 

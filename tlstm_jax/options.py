@@ -36,7 +36,7 @@ class Fused:
             not checked, so that programs can be compiled for another machine; JAX refuses to compile the kernel for a
             CPU. With ``"mosaic"``, ``save="gates"`` saves the patches too, ignores ``gather``, and is the default if
             the patches of all timesteps fill at most 1 GiB. None is ``"xla"`` everywhere: on an H100, in TF32,
-            ``"mosaic"`` took 0.48 to 0.60 of XLA's time (see the guide's performance page), but it does not support
+            ``"mosaic"`` took 0.52 to 0.63 of XLA's time (see the guide's performance page), but it does not support
             ``jax.vmap``.
 
     A CPU gets ``Fused("gates", 1, 16, "kept")`` and ``unroll=1``. Other platforms get ``Fused("states", n, 16,

@@ -78,18 +78,31 @@ def gpu_speed(folder: Path) -> Rows:
 def gpu_cell_kernel(folder: Path) -> Rows:
     """Microseconds of forward + backward per timestep with XLA's kernels and with ours."""
     rows = [["us per timestep", "XLA", "the kernel", "kernel / XLA", "bare matrix products"]]
-    for file in ("cell-kernel-h100.json", "speed-h100.json"):
-        found: dict[str, dict[str, Any]] = {}
-        for row in read(folder / file)["rows"]:
-            found.setdefault(row["size"], {})[row["contender"]] = row
-        for timed in found.values():
-            if any(size_of(timed["auto"]) == row[0] for row in rows):
-                continue  # the first file has the later version
-            steps = timed["auto"]["num_steps"] + timed["auto"]["depth"] - 1
-            xla, ours, floor = (timed[name]["median_ms"] for name in ("auto", "mosaic", "floor"))
-            times = [f"{1e3 * time / steps:#.4g}" for time in (xla, ours, floor)]
-            rows.append([size_of(timed["auto"]), *times[:2], f"{ours / xla:.2f}", times[2]])
+    for part in ("unroll", "kernel-3x3", "kernel-10x10"):
+        timed = {row["contender"]: row for row in suite_rows(folder, part)}
+        xla, ours, floor = (timed[name]["us_per_timestep"] for name in ("xla-8", "mosaic-8", "floor"))
+        times = [f"{time:#.3g}".removesuffix(".") for time in (xla, ours, floor)]
+        rows.append([size_of(timed["xla-8"]), *times[:2], f"{ours / xla:.2f}", times[2]])
     return rows
+
+
+def gpu_kernel_depth(folder: Path) -> Rows:
+    """Milliseconds of forward + backward per batch with our kernel and of LSTM stacks, at two depths."""
+    found: dict[str, dict[int, float]] = {}
+    for row in suite_rows(folder, "kernel-depth"):
+        found.setdefault(row["model"], {})[row["depth"]] = row["median_ms"]
+    ours = found["2d-mosaic"][DEEP]
+    rows = [["ms per batch", f"L = {SHALLOW}", f"L = {DEEP}", f"time / ours, L = {DEEP}"]]
+    for model, times in found.items():
+        numbers = (times[SHALLOW], times[DEEP], times[DEEP] / ours)
+        rows.append([TIMED_MODELS.get(model, model), *(f"{number:.2f}" for number in numbers)])
+    return rows
+
+
+def suite_rows(folder: Path, part: str) -> list[dict[str, Any]]:
+    """The timings of a part of ``benchmarks.gpu_suite``."""
+    (found,) = (each for each in read(folder / "suite-h100.json")["parts"] if each["name"] == part)
+    return [row for row in found["results"]["rows"] if "median_ms" in row]
 
 
 def timed_files(folder: Path) -> Rows:
@@ -101,9 +114,10 @@ def timed_files(folder: Path) -> Rows:
             where = found["environment"]
             commit, _, dirty = (where["commit"] or "unknown").partition("-")
             device = f"{where['cpus']} CPU cores" if where["platform"] == "cpu" else where["device_kind"]
-            precisions = ", ".join(found["options"].get("precision", ["default"]))
+            options = [found["options"], *(each["results"]["options"] for each in found.get("parts", ()))]
+            precisions = ", ".join(dict.fromkeys(name for each in options for name in each.get("precision", [])))
             name = commit[:7] + (f" ({dirty})" if dirty else "")
-            rows.append([f"`{path.name}`", device, precisions, where["jax"], where["python"], name])
+            rows.append([f"`{path.name}`", device, precisions or "default", where["jax"], where["python"], name])
     return rows
 
 
@@ -112,6 +126,7 @@ TABLES = {
     "gpu-depth": gpu_depth,
     "gpu-speed": gpu_speed,
     "gpu-cell-kernel": gpu_cell_kernel,
+    "gpu-kernel-depth": gpu_kernel_depth,
     "timed-files": timed_files,
 }
 """Each table by its name in the pages; the argument is the folder of measurements."""
