@@ -218,7 +218,9 @@ class Session:
         except CommandError as error:
             return f"{population.name}: cannot run: {error}"
         size = state_bytes(members)
-        whole = "; its state is too large to be kept, so it runs within one budget or not at all"
+        divided = state_bytes(members[:1]) <= archive.MOST_BYTES
+        else_ = "in parts" if divided else "not at all"
+        whole = f"; its state is too large to be kept, so it runs within one budget or {else_}"
         return (
             f"{population.name}: {len(members)} runs of {count_parameters(members[0].experiment.params):,} parameters, "
             f"at most {seconds:,.0f} s, state {size / 2**20:.0f} MB{whole if size > archive.MOST_BYTES else ''}"
@@ -233,6 +235,10 @@ class Session:
         try:
             members = self.members(population)
             if state_bytes(members) > archive.MOST_BYTES and (seconds := most_seconds(members)) > self.left:
+                if state_bytes(members[:1]) <= archive.MOST_BYTES and len(members) > 1:
+                    print(f"{population.name}: in two halves, since its state is too large to be kept", flush=True)
+                    self._train_halves(population)
+                    return
                 told = f"left out, its state is too large to be kept and it would take {seconds:,.0f} s"
                 print(f"{population.name}: {told}", flush=True)
                 return

@@ -160,10 +160,14 @@ class TLSTMConfig(Recurrent):
     With ``time_scale=T`` memory lasts for about T timesteps before training. The forget gate of each channel has the
     bias log u and its input gate -log u, with u uniform in 1..2T: a gate of bias log u keeps u / (u + 1) of the memory,
     which then has a time constant of about u (chrono initialization, https://arxiv.org/abs/1804.11188). The biases of
-    the memory kernel make memory move along each dimension by (P - 1) / (0.85 T - 1) locations per timestep on average,
-    so that it arrives at the output's corner when it is needed; 5% of the kernel is spread evenly over all offsets.
-    (The kernel moves memory by at most floor(K/2) locations per timestep, which limits this for T near L.) Neither is
-    in the paper. For the evidence, see the page "Choosing P, K and M" of the guide.
+    the memory kernel make memory move along each dimension by v = (P - 1) / (0.85 T - 1) locations per timestep on
+    average: from the input's corner to the output's there are P - 1 locations, which take (P - 1) / v timesteps, 0.85 T
+    with both ends, so that memory arrives shortly before it is needed. 5% of the kernel is spread evenly over all
+    offsets. A kernel moves memory by at most floor(K/2) locations per timestep, which limits v for T near L; and for T
+    much larger than P memory arrives sooner, because the spread alone carries it across 3 locations in about 75
+    timesteps. Neither bias is in the paper. As evidence, ``tensor_shape=(10,)`` learns to repeat 20 symbols from 40,500
+    to 58,500 samples with T=30, and with a forget bias of 4 gets at most 46% of them right after 84,000; see the page
+    "Choosing P, K and M" of the guide.
 
     Example:
         >>> import tlstm_jax as tl

@@ -54,7 +54,8 @@ def label_ends(axes: Any, ends: Sequence[End], *, gap: float = 1.25) -> None:
     points = 72 / figure.dpi
     places = [axes.transData.transform((end.x, end.y)) * points for end in ends]
     order = sorted(range(len(ends)), key=lambda i: places[i][1])
-    heights = spread_out([float(places[i][1]) for i in order], gap * size)
+    top = axes.bbox.y1 * points  # above it is the title
+    heights = below(top, spread_out([float(places[i][1]) for i in order], gap * size), gap * size)
     for i, height in zip(order, heights, strict=True):
         end = ends[i]
         axes.annotate(
@@ -81,6 +82,18 @@ def spread_out(values: Sequence[float], distance: float) -> list[float]:
         while len(clusters) > 1 and lowest(clusters[-1], distance) - highest(clusters[-2], distance) < distance:
             clusters[-2:] = [clusters[-2] + clusters[-1]]
     return [lowest(cluster, distance) + i * distance for cluster in clusters for i in range(len(cluster))]
+
+
+def below(top: float, values: Sequence[float], distance: float) -> list[float]:
+    """Sorted values, those above ``top`` moved down, and others with them, so that neighbors stay apart.
+
+    >>> below(9.0, [0.0, 7.0, 10.0], 3.0)
+    [0.0, 6.0, 9.0]
+    """
+    moved: list[float] = []
+    for value in reversed(values):
+        moved.append(min(value, moved[-1] - distance if moved else top))
+    return moved[::-1]
 
 
 def lowest(cluster: Sequence[float], distance: float) -> float:

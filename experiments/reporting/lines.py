@@ -52,6 +52,7 @@ class Line:
         samples: training samples (or characters) seen, repetitions included.
         seconds: time of training and evaluation.
         date: the day on which the run ended or was cut short.
+        devices: the kinds of devices on which the run was trained, one after the other; empty if not recorded.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Line:
     samples: int
     seconds: int | float
     date: str
+    devices: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def info(self) -> tasks.TaskInfo:
@@ -117,7 +119,7 @@ class Line:
                 raise ValueError(f"{name} is missing")
             if not isinstance(record[name], kind):
                 raise ValueError(f"{name} is {json.dumps(record[name])[:40]}")
-        line = cls(**{name: record[name] for name in TYPES})
+        line = cls(**{name: record[name] for name in (*TYPES, *OPTIONAL) if name in record})
         measure = line.info.measure
         if line.finished and f"test_{measure}" not in (line.summary or {}):
             raise ValueError(f"the summary has no test_{measure}")
@@ -130,7 +132,8 @@ class Line:
 
     def to_json(self) -> dict[str, Any]:
         """The line as a JSON object."""
-        return {name: getattr(self, name) for name in TYPES}
+        recorded = (name for name in OPTIONAL if getattr(self, name))
+        return {name: getattr(self, name) for name in (*TYPES, *recorded)}
 
 
 def plain(hint: Any) -> Any:
@@ -140,8 +143,10 @@ def plain(hint: Any) -> Any:
     return typing.get_origin(hint) or hint
 
 
-TYPES = {name: plain(hint) for name, hint in typing.get_type_hints(Line).items()}
-"""The type of each field."""
+OPTIONAL = ("devices",)
+"""Fields that older lines do not have."""
+TYPES = {name: plain(hint) for name, hint in typing.get_type_hints(Line).items() if name not in OPTIONAL}
+"""The type of each other field."""
 
 
 def collect(workdir: Path) -> Line:
@@ -169,6 +174,7 @@ def collect(workdir: Path) -> Line:
         "samples": history[-1].get("samples") if history else 0,
         "seconds": round(sum(record.get("seconds", 0.0) for record in history), 1),
         "date": datetime.datetime.fromtimestamp(latest.stat().st_mtime, datetime.UTC).date().isoformat(),
+        "devices": wd.read_devices(workdir),
     }
     try:
         return Line.from_json(record)

@@ -127,12 +127,19 @@ def series(groups: Sequence[Group]) -> Series:
     for model, members in summary.grouped((line for each in groups for line in each.lines), lambda x: x.model).items():
         variants: dict[str, dict[int, Group]] = {}
         for group in summary.by_configuration(members):
-            variants.setdefault(summary.label(group.first, members), {})[group.first.depth] = group
+            label = summary.label(group.first, members, (*summary.WITHIN_GROUP, "time_scale"))
+            variants.setdefault(f"{label}, {relative_time_scale(group.first)}", {})[group.first.depth] = group
         most = max(len(depths) for depths in variants.values())
         if most > 1:
             longest = (depths for depths in variants.values() if len(depths) == most)
             found[model] = dict(sorted(min(longest, key=lambda depths: depths[max(depths)].rank).items()))
     return found
+
+
+def relative_time_scale(line: Line) -> float | None:
+    """The time scale without the delay, which the time scales of generated tasks include; None without one."""
+    scale = line.model_options.time_scale
+    return scale - line.depth if scale and line.info.until_solved else scale or None
 
 
 def style_of(model: str) -> dict[str, Any]:

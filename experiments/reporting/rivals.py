@@ -224,7 +224,7 @@ def measured(group: Group | None, name: str = "") -> str:
     if group is None:
         return "not run"
     first = group.finished[0]
-    epochs = "" if group.info.until_solved else f"{len_epochs(group)} epochs"
+    epochs = "" if group.info.until_solved else len_epochs(group)
     time = f"{found} a step" if (found := step_time(group)) else ""
     parts = (f"{first.parameters:,} parameters", epochs, time)
     return f"{f'{name}: ' if name else ''}{summary.outcome(group)}, {', '.join(filter(None, parts))}"
@@ -233,12 +233,18 @@ def measured(group: Group | None, name: str = "") -> str:
 def len_epochs(group: Group) -> str:
     """The number of epochs of a group's runs, or their range."""
     found = sorted({(line.summary or {}).get("epochs", line.history[-1]["epoch"]) for line in group.finished})
-    return f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
+    return f"{' to '.join(dict.fromkeys(str(number) for number in (found[0], found[-1])))} epoch{'s' * (found != [1])}"
 
 
 def beside(quoted: Quoted, lines: Sequence[Line]) -> Group | None:
-    """Our runs of a quoted model in one setting; if any have the published options, only these count."""
-    same = [line for line in lines if line.options.get("model") == quoted.model]
+    """Our runs of a quoted model in one setting; if any have the published options, only these count.
+
+    The paper's sLSTM with one layer is an LSTM, too.
+    """
+    one_layer = ("sLSTM", 1) if quoted.model == "lstm" else None
+    same = [
+        line for line in lines if line.options.get("model") == quoted.model or (line.model, line.depth) == one_layer
+    ]
     published = [line for line in same if {*quoted.options} <= {*line.options.get("rival_options", ())}]
     return tuned(summary.by_configuration(published or same))
 

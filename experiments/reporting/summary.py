@@ -194,6 +194,19 @@ def spread(values: Sequence[float], show: Callable[[float], str]) -> str:
     return f"{show(mean(values))} ({show(min(values))} to {show(max(values))})"
 
 
+def results(group: Group) -> str:
+    """The measure of the finished runs: mean and range, or the range alone if others were cut short.
+
+    Runs that solve their task end early, so that a mean over those that have finished would be too good.
+    """
+    return spread(group.values, group.info.format) if group.complete else extent(group.values, group.info.format)
+
+
+def extent(values: Sequence[float], show: Callable[[float], str]) -> str:
+    """The range of some values, or one value if all are equal as formatted."""
+    return " to ".join(dict.fromkeys(map(show, (min(values), max(values)))))
+
+
 def seeds(group: Group) -> str:
     """The number of seeds, for example "3 seeds", or "1 of 3 seeds" if the others were cut short."""
     distinct = len({line.seed for line in group.lines})
@@ -216,18 +229,24 @@ def count_seeds(group: Group) -> str:
 def samples_until_solved(group: Group) -> str:
     """The training samples until the task was solved, or the limit if it was not; empty if no run has finished."""
     solved = [line.samples for line in group.finished if line.solved]
-    failed = [line.samples for line in group.finished if not line.solved]
-    parts = [spread(solved, "{:,.0f}".format)] if solved else []
-    if solved and failed:
-        parts = [f"{parts[0]} for {len(solved)} of {len(group.finished)} seeds"]
-    return "; ".join([*parts, *(f"not within {within:,}" for within in sorted({*failed}))])
+    failed = sorted({line.samples for line in group.finished if not line.solved})
+    stopped = sorted({line.samples for line in group.lines if not line.finished and line.samples})
+    if not group.finished:
+        return ""
+    parts = []
+    if solved:
+        shown = (spread if group.complete else extent)(solved, "{:,.0f}".format)
+        every = len(solved) == len(group.lines)
+        parts = [shown if every else f"{shown} for {len(solved)} of {len(group.lines)} seeds"]
+    parts += [f"not within {within:,}" for within in failed]
+    return "; ".join([*parts, *(f"cut short after {samples:,}" for samples in stopped)])
 
 
 def outcome(group: Group) -> str:
     """The result of a group in a phrase; empty if no run has finished."""
     if not group.finished:
         return ""
-    value = spread(group.values, group.info.format)
+    value = results(group)
     if not group.info.until_solved:
         return f"{value}, {seeds(group)}"
     until = samples_until_solved(group)

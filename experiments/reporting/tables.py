@@ -32,7 +32,7 @@ def configurations(lines: Sequence[Line]) -> Rows:
                 str(first.features),
                 f"{first.parameters:,}",
                 *(options.get(name, "") for name in varied),
-                summary.spread(group.values, info.format),
+                summary.results(group),
                 *([summary.samples_until_solved(group)] if info.until_solved else []),
                 summary.count_seeds(group),
             ]
@@ -76,7 +76,7 @@ def run_row(line: Line, among: Sequence[Line]) -> list[str]:
         summary.headline(line),
         f"{line.seconds:,.0f}",
         f"{line.parameters:,}" if line.parameters else "",
-        str(found.get("device", "")),
+        ", ".join(line.devices) or str(found.get("device", "")),
         str(found.get("jax", "")),
         line.date,
     ]

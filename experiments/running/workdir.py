@@ -182,6 +182,13 @@ def read_config(workdir: Path) -> dict[str, Any]:
     return without_environments(config)
 
 
+def read_devices(workdir: Path) -> list[str]:
+    """The kinds of devices on which a run was trained, one after the other; empty if they were not recorded."""
+    config = read_json(workdir / CONFIG)
+    environments = config.get(environment.RECORDED, []) if isinstance(config, dict) else []
+    return list(dict.fromkeys(each["device"] for each in environments))
+
+
 def read_summary(workdir: Path) -> dict[str, Any] | None:
     """Reads the summary of a finished run; returns None if the run is not finished.
 

@@ -78,6 +78,12 @@ def test_memory_arrives_when_it_is_needed(tensor_shape, kernel_size):
         assert mean_arrival(cfg) == pytest.approx(transport_time(cfg), rel=0.2)
 
 
+def test_with_a_very_long_time_scale_the_spread_carries_memory_across():
+    cfg = tl.TLSTMConfig(1, (3,), 3, norm=None, time_scale=784)
+    assert mean_arrival(cfg) == pytest.approx(75, rel=0.1)  # as documented
+    assert mean_arrival(cfg) < 0.2 * transport_time(cfg)
+
+
 def test_dimensions_of_different_sizes_arrive_together():
     cfg = tl.TLSTMConfig(1, (4, 8), (3, 5), norm=None, time_scale=12)
     assert mean_arrival(cfg) == pytest.approx(transport_time(cfg), rel=0.2)

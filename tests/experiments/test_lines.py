@@ -70,7 +70,15 @@ def test_a_line_in_the_former_format_is_read_and_written_anew(tmp_path, setting)
         ),
         (
             [line(end=0.995), line(seed=1, end=0.9), line(seed=2, end=0.941, samples=90_000, finished=False)],
-            "solved after 1,000 for 1 of 2 seeds; not within 1,000 samples, 2 of 3 seeds",
+            "solved after 1,000 for 1 of 3 seeds; not within 1,000; cut short after 90,000 samples, 2 of 3 seeds",
+        ),
+        (  # no mean over the runs that ended first
+            [
+                line(end=0.995, samples=300),
+                line(seed=1, end=0.995, samples=500),
+                line(seed=2, end=0.1, samples=900, finished=False),
+            ],
+            "solved after 300 to 500 for 2 of 3 seeds; cut short after 900 samples, 2 of 3 seeds",
         ),
         ([line("digits", end=0.97), line("digits", seed=1, end=0.95)], "96.0% (95.0% to 97.0%), 2 seeds"),
         ([line("digits", end=0.9, finished=False)], ""),
@@ -134,9 +142,16 @@ def test_runs_of_two_configurations_have_no_mean():
     assert len(summary.by_configuration(members)) == 2
     assert grid.cell([grid.Result("", 4, one, False) for one in [*members, cut]]) == (
         "not solved within 1,000 samples: 50.0%, 1 seed (conveyor_bias=0); "
-        "not solved within 1,000 samples: 70.0%, 1 of 2 seeds; "
+        "not solved within 1,000; cut short after 1,000 samples: 70.0%, 1 of 2 seeds; "
         "60.0% after 1,000 samples, cut short (seed 2) (conveyor_bias=3)"
     )
+
+
+def test_runs_that_were_cut_short_have_no_mean_in_the_table():
+    members = [line("digits", seed=seed, end=end) for seed, end in enumerate((0.9, 0.96))]
+    cut = line("digits", seed=2, end=0.5, finished=False)
+    assert tables.configurations(members)[1][-2:] == ["93.0% (90.0% to 96.0%)", "2"]
+    assert tables.configurations([*members, cut])[1][-2:] == ["90.0% to 96.0%", "2 of 3"]
 
 
 CAPS = ((2000, 0.9), (1000, 0.8), (900, 0.995))

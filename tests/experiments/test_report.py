@@ -293,6 +293,17 @@ def test_a_series_has_the_most_depths_and_is_the_best_of_these():
     assert result_figures.depth_panels(cut, {}) == []
 
 
+def test_a_series_joins_the_default_time_scales_of_its_depths():
+    given = {"forget_bias": None, "conveyor_bias": None}
+    members = [line(depth=d, time_scale=20.0 + d, **given) for d in (2, 3)]
+    members += [line("mnist", depth=d, time_scale=784.0, **given) for d in (2, 3)]
+    for alike in (members[:2], members[2:]):
+        assert [*result_figures.series(summary.by_configuration(alike))["2D tLSTM+CN"]] == [2, 3]
+    assert result_figures.series(summary.by_configuration([members[0], members[2]])) == {}
+    other = line(depth=3, time_scale=46.0, **given)  # not the default of its depth, if 22 is that of L = 2
+    assert result_figures.series(summary.by_configuration([members[0], other])) == {}
+
+
 def test_a_long_run_has_a_learning_curve():
     long = line("mnist", end=0.97)
     history = [{"epoch": n, "samples": 100 * n, "validation_accuracy": n / 10} for n in range(1, 7)]

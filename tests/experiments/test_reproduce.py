@@ -298,6 +298,23 @@ def test_small_runs_do_not_stand_for_the_papers(tmp_path):
     assert names.isdisjoint(each.name for each in SMALL)
 
 
+def test_runs_whose_state_is_too_large_together_are_trained_in_halves(tmp_path, only, no_runtime, monkeypatch, capsys):
+    only(FAST[:1])
+    fit, sizes = training.fit, []
+    monkeypatch.setattr(reproduce, "most_seconds", lambda members: 1e9)
+    monkeypatch.setattr(reproduce, "state_bytes", lambda members: len(members) * archive.MOST_BYTES)
+    monkeypatch.setattr(training, "fit", lambda members, ended: sizes.append(len(members)) or fit(members, ended))
+    assert reproduce.main(["--smoke", "--plan"]) == 0
+    assert "it runs within one budget or in parts" in capsys.readouterr().out
+    assert smoke(tmp_path, "--budget", "1000") == 0
+    assert sizes == [1, 1]
+    assert archive.read(tmp_path)["finished"][-1] == FAST[0].name
+    monkeypatch.setattr(reproduce, "state_bytes", lambda members: 1 + len(members) * archive.MOST_BYTES)
+    assert smoke(tmp_path / "other", "--budget", "1000") == 0
+    assert sizes == [1, 1]  # one alone is too large, too
+    assert "left out, its state is too large" in capsys.readouterr().out
+
+
 def test_runs_that_do_not_fit_the_memory_are_trained_in_halves(tmp_path, only, no_runtime, monkeypatch):
     """Each half has a state of its own: stopped in the second one, the first is not trained again."""
     only(FAST[:1])

@@ -122,6 +122,13 @@ def cells(table, name, lines):
     return row[2:]
 
 
+def test_one_layer_of_the_papers_stack_is_an_lstm_too():
+    lines = [line("mnist", "lstm", end=0.8), line("mnist", "sLSTM", depth=1, end=0.9)]
+    assert cells(3, "LSTM", lines)[1].startswith("**not reached**: sLSTM: 90.0%")
+    assert cells(3, "LSTM", [*lines, line("mnist", "sLSTM", depth=2, end=0.95)]) == cells(3, "LSTM", lines)
+    assert cells(3, "iRNN", lines)[1] == "not run"
+
+
 def test_ours_stand_beside_what_the_paper_quotes():
     lines = [
         line("mnist", "bnlstm", end=0.981, step_seconds=0.02, summary_too={"epochs": 7}),

@@ -8,7 +8,7 @@ import pytest
 
 from experiments import addition, sweep
 from experiments.common import commandline
-from experiments.reporting import lines
+from experiments.reporting import lines, tables
 from experiments.running import workdir as wd
 from tests.experiments.sweeps import lines_of, write_run
 
@@ -151,6 +151,13 @@ def test_a_run_cut_short_has_a_line_that_says_so(tmp_path):
     assert (line.finished, line.summary, line.samples) == (False, None, 300)
     assert line.title == "memorization n=5, 2D tLSTM+CN L=4 P=4 M=64"
     assert lines.collect(write_run(tmp_path / "early", epochs=0, finished=False)).history == []
+    assert line.devices == []  # an earlier version wrote that workdir
+    assert "devices" not in line.to_json()
+    kinds = [{"device": device, "jax": "0.11"} for device in ("NVIDIA H100", "NVIDIA H200", "NVIDIA H100")]
+    line = lines.collect(write_run(tmp_path / "moved", epochs=3, finished=False, environments=kinds))
+    assert line.devices == line.to_json()["devices"] == ["NVIDIA H100", "NVIDIA H200"]
+    assert lines.Line.from_json(line.to_json()) == line
+    assert "NVIDIA H100, NVIDIA H200" in tables.run_row(line, [line])
 
 
 @pytest.mark.parametrize(
