@@ -54,15 +54,15 @@ READING = (
 PUBLISHED = (
     "In the paper's tables *published* are the numbers that it quotes from other work, each obtained with its own "
     "regularization, schedule and order of the pixels ([The rivals](rivals.md#protocols)); UNVERIFIED is what we found "
-    "in no source that we could read. *Ours* is the best configuration that was run to the end, its learning rate "
-    "chosen with the first seed, after its status; what the published model has and ours has not, in parameters or in "
+    "in no source that we could read. *Ours* is the configuration that was best with the first seed, run to the "
+    "end, after its status; what the published model has and ours has not, in parameters or in "
     "samples, is for the reader to weigh. The time of a step contains the evaluations during training."
 )
 CONTESTS = (
     "The models that the tLSTM is compared with, trained as the tLSTM is: the same samples, batches and limit, and "
     "numbers of core parameters, all but those of the head and of an embedding, that are equal within 10%; *all* has "
-    "these too. Of the learning rates and time scales tried those that were best with the first seed stand here, with "
-    "all seeds that they were run with; *configurations* is how many were tried, and a rival with 1 has not been tuned "
+    "these too. Of a model's configurations (learning rate, time scale, depth, options) the one that was best with the "
+    "first seed stands here, with all seeds that it was run with; *configurations* is how many were tried, and a rival with 1 has not been tuned "
     "yet. Equal parameters are not equal work: see the time of a step, which contains the evaluations during training "
     "and depends on what else ran on the machine. [The rivals](rivals.md) describes the models."
 )

@@ -12,7 +12,6 @@ from experiments.reporting.measurements import Rows
 from experiments.reporting.paper import Quoted
 from experiments.reporting.summary import Group
 from experiments.rivals import RIVALS, Rival
-from experiments.running.models import SET_BY_TIME_SCALE
 from experiments.tasks import TaskInfo
 
 EQUAL = 1.1
@@ -174,28 +173,15 @@ def entries_of(sized: Sequence[tuple[int, Group]]) -> list[Entry]:
 
 
 def tuned(groups: Iterable[Group]) -> Group | None:
-    """The complete group that represents a model, its learning rate and time scale chosen with the first seed.
+    """The complete group that represents a model: of its configurations, the one that was best with the first seed.
 
-    Of configurations that differ only in these and in the biases that a time scale replaces, the one that was best with
-    the first seed is kept; with more seeds, it may be worse than another that was tried with one seed. Returns the best
-    of those kept.
+    With more seeds it may be worse than another that was tried with one seed.
     """
     complete = [group for group in groups if group.complete]
-    rates = summary.grouped(
-        (line for group in complete for line in group.lines),
-        lambda line: str(sorted((name, x) for name, x in line.options.items() if name not in VARIED)),
-    )
-    chosen = []
-    for members in rates.values():
-        seed = min(line.seed for line in members)
-        first = [line for line in members if line.seed == seed]
-        best = min(first, key=lambda line: Group((line,)).rank)
-        chosen += [group for group in complete if best in group.lines]
-    return summary.best(chosen)
-
-
-VARIED = (*summary.WITHIN_GROUP, "learning_rate", "time_scale", *SET_BY_TIME_SCALE)
-"""Options in which runs may differ when :func:`tuned` chooses among them with one seed."""
+    first = min((line.seed for group in complete for line in group.lines), default=0)
+    tried = [Group((line,)) for group in complete for line in group.lines if line.seed == first]
+    best = summary.best(tried)
+    return None if best is None else next(group for group in complete if best.first in group.lines)
 
 
 def step_milliseconds(line: Line) -> float | None:

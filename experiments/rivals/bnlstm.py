@@ -241,12 +241,8 @@ class BNLSTM(Rival):
     batch_statistics: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"max_steps must be at least 1, got {self.max_steps}: give a positive number, or None.")
         if not 0.0 <= self.momentum < 1.0:
             raise ValueError(f"momentum must be at least 0 and below 1, got {self.momentum}: give 0.99, for example.")
-        if self.state_noise < 0.0:
-            raise ValueError(f"state_noise must not be negative, got {self.state_noise}: give 0.1, for example.")
         super().__post_init__()
 
     @property

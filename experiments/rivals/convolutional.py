@@ -141,13 +141,10 @@ class Convolutional(Rival):
         return (carries, ys) if return_carry else ys
 
 
-def check_sizes(num_layers: int, kernel_size: int) -> None:
-    """Raises a ValueError unless there are layers, and taps that look back."""
-    if num_layers < 1 or kernel_size < 2:
-        raise ValueError(
-            f"num_layers={num_layers} and kernel_size={kernel_size}, but there have to be 1 layer or more, of 2 taps "
-            f"or more; give num_layers=8 and kernel_size=2, for example"
-        )
+def check_taps(kernel_size: int) -> None:
+    """Raises a ValueError unless there are taps that look back."""
+    if kernel_size < 2:
+        raise ValueError(f"kernel_size must be at least 2, so that a layer looks back, got {kernel_size}.")
 
 
 class DilatedCNN(Convolutional):
@@ -174,7 +171,7 @@ class DilatedCNN(Convolutional):
 
     def run(self, xs: jax.Array, conv: Callable[..., jax.Array], deterministic: bool) -> jax.Array:
         """The plain and the gated form."""
-        check_sizes(self.num_layers, self.kernel_size)
+        check_taps(self.kernel_size)
         if not self.gated:
             us = xs
             for layer in range(self.num_layers):
@@ -217,7 +214,7 @@ class TCN(Convolutional):
 
     def run(self, xs: jax.Array, conv: Callable[..., jax.Array], deterministic: bool) -> jax.Array:
         """Applies all levels."""
-        check_sizes(self.num_layers, self.kernel_size)
+        check_taps(self.kernel_size)
         us = xs
         for level in range(self.num_layers):
             f = us

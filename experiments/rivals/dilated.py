@@ -149,8 +149,6 @@ def dilated(
 def powers_of_two(num_layers: int, dilations: tuple[int, ...] | None) -> tuple[int, ...]:
     """The dilations of the levels, 1, 2, 4, .. unless given, checked."""
     if dilations is None:
-        if num_layers < 1:
-            raise ValueError(f"num_layers={num_layers}, but there has to be 1 level or more; give num_layers=9")
         return tuple(2**level for level in range(num_layers))
     if len(dilations) != num_layers or min(dilations, default=0) < 1:
         raise ValueError(

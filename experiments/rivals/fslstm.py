@@ -186,15 +186,9 @@ class FSLSTM(CellLayer):
 
     def __post_init__(self) -> None:
         """Checks the options."""
+        super().__post_init__()
         if self.num_layers < 2:
             raise ValueError(f"num_layers is the number of fast cells: give at least 2 instead of {self.num_layers}")
-        if self.slow_features is not None and self.slow_features < 1:
-            raise ValueError(f"slow_features is a number of units: give at least 1 instead of {self.slow_features}")
-        for name in ("dropout", "zoneout_h", "zoneout_c"):
-            rate = getattr(self, name)
-            if not 0 <= rate < 1:
-                raise ValueError(f"{name} is a fraction of units: give at least 0 and less than 1 instead of {rate}")
-        super().__post_init__()
 
     @nn.nowrap
     def cell(self, deterministic: bool) -> nn.RNNCellBase:

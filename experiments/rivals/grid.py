@@ -142,12 +142,6 @@ class GridLSTM(CellLayer):
     forget_bias: float = 1.0
     time_scale: float | None = None
 
-    def __post_init__(self) -> None:
-        """Checks the options."""
-        if self.num_layers < 1:
-            raise ValueError(f"num_layers={self.num_layers}, but a Grid LSTM has 1 layer or more; give num_layers=6")
-        super().__post_init__()
-
     @nn.nowrap
     def cell(self, deterministic: bool) -> nn.RNNCellBase:
         """The cell of all layers."""

@@ -191,17 +191,6 @@ class HyperLSTM(CellStack):
     forget_bias: float = 1.0
     time_scale: float | None = None
 
-    def __post_init__(self) -> None:
-        for name in ("hyper_features", "embedding"):
-            given = getattr(self, name)
-            if given is not None and given < 1:
-                raise ValueError(f"{name} must be at least 1, got {given}: give a positive number, or None.")
-        for name in ("dropout", "hyper_dropout"):
-            given = getattr(self, name)
-            if not 0.0 <= given < 1.0:
-                raise ValueError(f"{name} must be a probability below 1, got {given}: give 0.1, for example.")
-        super().__post_init__()
-
     @nn.nowrap
     def cell(self, index: int, deterministic: bool) -> nn.RNNCellBase:
         """A layer's cell."""

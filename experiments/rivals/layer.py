@@ -17,11 +17,24 @@ Carry = Any
 """The state between two chunks of a sequence: a pytree of arrays ``(*batch, ..)``."""
 
 
+POSITIVE = (
+    *("features", "num_layers", "kernel_size", "width", "factors", "slow_features", "hyper_features", "embedding"),
+    *("max_steps", "rows", "lags", "order", "num_modes"),
+)
+"""Fields that count something, of which there is at least one."""
+NOT_NEGATIVE = ("bias_limit", "epsilon", "initial_scale", "input_std", "state_noise", "unitary_rate")
+PROBABILITIES = ("dropout", "zoneout")
+"""A field with one of these words in its name is a probability."""
+
+
 class Rival(nn.Module):
     """A recurrent layer: maps ``xs`` of shape (*batch, T, R) to ``ys`` of shape (*batch, T, M).
 
     Subclasses implement ``__call__`` with this signature. A layer without ``num_layers`` in its fields has one layer.
     Fields that a subclass adds are its own options, which the command line offers as ``--rival-options name=value``.
+
+    Raises:
+        ValueError: a field is out of its range, see :data:`POSITIVE`, :data:`NOT_NEGATIVE` and :data:`PROBABILITIES`.
 
     Args:
         features: M.
@@ -45,6 +58,20 @@ class Rival(nn.Module):
     """Whether training takes statistics over the batch, from which rows of length 0 in ``seq_lengths`` are left out."""
     features_multiple: ClassVar[int] = 1
     """``features`` must be a multiple of this number."""
+
+    def __post_init__(self) -> None:
+        """Checks the ranges of the fields."""
+        for name in self.__dataclass_fields__:
+            given = getattr(self, name)
+            if given is None:
+                continue
+            if name in POSITIVE and given < 1:
+                raise ValueError(f"{name} must be at least 1, got {given}.")
+            if name in NOT_NEGATIVE and not given >= 0:
+                raise ValueError(f"{name} must not be negative, got {given}.")
+            if any(word in name for word in PROBABILITIES) and not 0 <= given < 1:
+                raise ValueError(f"{name} must be a probability below 1, got {given}: give 0.1, for example.")
+        super().__post_init__()
 
     @nn.nowrap
     def num_constraints(self) -> int:

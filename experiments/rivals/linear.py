@@ -83,12 +83,6 @@ class QRNN(Rival):
     forget_bias: float = 0.0
     time_scale: float | None = None
 
-    def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"width is the number of timesteps that a gate reads, so at least 1, not {self.width}")
-        _check_probability("zoneout", self.zoneout)
-        super().__post_init__()
-
     @nn.compact
     def __call__(
         self,
@@ -165,10 +159,6 @@ class SRU(Rival):
     forget_bias: float = 0.0
     time_scale: float | None = None
 
-    def __post_init__(self) -> None:
-        _check_probability("dropout", self.dropout)
-        super().__post_init__()
-
     @nn.compact
     def __call__(
         self,
@@ -243,8 +233,3 @@ class SRU(Rival):
             return uniform(key, shape, dtype) * jnp.broadcast_to(scales[: shape[-1]], shape)
 
         return init
-
-
-def _check_probability(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} is a probability from 0 to below 1, not {value}")

@@ -154,15 +154,6 @@ class MultiplicativeLSTM(CellStack):
     forget_bias: float = 3.0
     time_scale: float | None = None
 
-    def __post_init__(self) -> None:
-        """Checks the options."""
-        for name in ("dropout", "input_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} is a fraction: give at least 0 and less than 1 instead of {getattr(self, name)}"
-                )
-        super().__post_init__()
-
     @nn.nowrap
     def cell(self, index: int, deterministic: bool) -> nn.RNNCellBase:
         """A layer's cell."""
@@ -230,12 +221,6 @@ class MultiplicativeRNN(CellStack):
 
     factors: int | None = None
     additive: bool = False
-
-    def __post_init__(self) -> None:
-        """Checks the options."""
-        if self.factors is not None and self.factors < 1:
-            raise ValueError(f"factors is a number of units: give at least 1, or None for M, instead of {self.factors}")
-        super().__post_init__()
 
     @nn.nowrap
     def cell(self, index: int, deterministic: bool) -> nn.RNNCellBase:

@@ -147,11 +147,6 @@ class NeuralGPU(Rival):
     tasks: ClassVar[tuple[str, ...]] = ("memorization", "addition")
     outside_core: ClassVar[tuple[str, ...]] = ("embedding",)
 
-    def __post_init__(self) -> None:
-        if self.rows < 1:
-            raise ValueError(f"rows must be at least 1, got {self.rows}: give 4, for example.")
-        super().__post_init__()
-
     @nn.compact
     def __call__(
         self,

@@ -152,8 +152,6 @@ class RHN(Rival):
         deterministic: bool = True,
     ) -> Any:
         """See :meth:`experiments.rivals.Rival.__call__`."""
-        if self.num_layers < 1:
-            raise ValueError(f"num_layers={self.num_layers}, but an RHN has 1 layer or more; give num_layers=10")
         cell = sharing(self, RHNCell, deterministic=deterministic, parent=None)
 
         def whole_sequence(rate: float, values: jax.Array) -> jax.Array:

@@ -114,7 +114,7 @@ def test_what_it_starts_with():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_layers": 0}, "num_layers=0"),
+        ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
         ({"num_layers": 2, "dilations": (1,)}, r"dilations=\(1,\) are not num_layers=2"),
         ({"num_layers": 2, "dilations": (0, 1)}, "positive"),
         ({"num_layers": 2, "dilations": (4, 2)}, "less than the first"),

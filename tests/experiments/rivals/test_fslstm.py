@@ -104,5 +104,5 @@ def test_the_beginning():
 
 @pytest.mark.parametrize("options", [{"num_layers": 1}, {"slow_features": 0}, {"zoneout_c": 1.0}, {"dropout": -0.1}])
 def test_what_is_wrong_with_options(options):
-    with pytest.raises(ValueError, match=rf"{next(iter(options))} is .* give at least"):
+    with pytest.raises(ValueError, match=rf"{next(iter(options))} (is|must be) "):
         FSLSTM(M, **options)

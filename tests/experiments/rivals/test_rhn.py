@@ -114,5 +114,5 @@ def test_what_it_starts_with():
 
 
 def test_depth_must_be_positive():
-    with pytest.raises(ValueError, match="num_layers=0"):
+    with pytest.raises(ValueError, match="num_layers must be at least 1, got 0"):
         RHN(3, num_layers=0).init(jax.random.key(0), jnp.ones((1, 2, 3)))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.rivals import RIVALS, Rival
+from experiments.rivals import layer as ranges
 from tests.experiments.rivals import common
 
 STEPS, HALF = 6, 3
@@ -75,7 +76,7 @@ def test_the_interface(name):
 
 @pytest.mark.parametrize("name", ["lstm", "milstm", "mlstm", "hyperlstm", "hmlstm", "fslstm", "qrnn", "sru", "mingru"])
 def test_gradients_of_long_sequences_at_the_beginning(name):
-    """They are finite, and reach the first of 784 inputs; other models have such a test beside what they start with.
+    """They are finite, and reach the first of 784 inputs; others are in the next test, or beside what they start with.
 
     The time scale is that of the command for MNIST. Without one, at M=100, those of fslstm and hmlstm overflow, through
     the layer normalization.
@@ -98,6 +99,39 @@ def test_gradients_of_long_sequences_at_the_beginning(name):
         assert np.any(leaf != 0) != behind_zeros, leaf_name
     assert np.isfinite(first).all()
     assert (np.abs(first[:, 0]) > 1e-8).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["mrnn", "tt-lstm", "tt-gru", "hot-rnn", "gflstm", "dilated-rnn", "dilated-lstm", "dilated-cnn", "tcn"],
+)
+def test_gradients_of_long_sequences_are_finite(name):
+    rival, xs = RIVALS[name](16), jnp.asarray(common.inputs(common.BATCH, 784, 1), jnp.float32)
+    variables = jax.jit(rival.init)(jax.random.key(0), xs)
+    gradients = jax.jit(jax.grad(lambda v: rival.apply(v, xs)[:, -1].sum()))(variables)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients["params"]):
+        assert np.isfinite(leaf).all(), jax.tree_util.keystr(path)
+
+
+OUT_OF_RANGE = {
+    **dict.fromkeys(ranges.POSITIVE, (0, "must be at least 1, got 0")),
+    **dict.fromkeys(ranges.NOT_NEGATIVE, (-1.0, r"must not be negative, got -1\.0")),
+}
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_options_out_of_their_range(name):
+    """Before anything is traced, so that a command says it in one line."""
+    rival, checked = RIVALS[name], set()
+    for option in rival.__dataclass_fields__:
+        wrong = (1.5, "must be a probability below 1") if "dropout" in option or "zoneout" in option else None
+        wrong = OUT_OF_RANGE.get(option, wrong)
+        if wrong is not None:
+            with pytest.raises(ValueError, match=f"{option} {wrong[1]}"):
+                rival(**{"features": 4, option: wrong[0]})
+            checked.add(option)
+    assert checked >= {"features", "num_layers"} & {*rival.__dataclass_fields__}
 
 
 @pytest.mark.parametrize("name", RIVALS)
