@@ -101,13 +101,13 @@ PARTS = {
     part.name: part
     for part in (
         # Nothing is timed here, so autotuning is off, which shortens compilation.
-        Part("kernel-check", "cell_kernel", "--parts checks", 75, "--xla_gpu_autotune_level=0"),
+        Part("kernel-check", "cell_kernel", "--parts checks", 60, "--xla_gpu_autotune_level=0"),
         # L = 10 first: two of the three ratios need only this depth.
-        Part("kernel-depth", "depth", f"--depths 10 1 --models 2d-mosaic wavefront-shared cudnn {TF32}", 75),
-        Part("kernel-10x10", "cell_kernel", f"--sizes memorization-10 --unroll 8 {KERNEL}", 45),
+        Part("kernel-depth", "depth", f"--depths 10 1 --models 2d-mosaic wavefront-shared cudnn {TF32}", 60),
+        Part("kernel-10x10", "cell_kernel", f"--sizes memorization-10 --unroll 8 {KERNEL}", 60),
         # At this size the default is 3 timesteps per iteration with XLA's kernels, and 8 with "mosaic".
-        Part("unroll", "cell_kernel", f"--sizes a --unroll 1 3 8 {KERNEL}", 60),
-        Part("kernel-3x3", "cell_kernel", f"--sizes d --unroll 8 {KERNEL}", 50),
+        Part("unroll", "cell_kernel", f"--sizes a --unroll 1 3 8 {KERNEL}", 45),
+        Part("kernel-3x3", "cell_kernel", f"--sizes d --unroll 8 {KERNEL}", 55),
         *(
             Part(f"flags-{name}", "speed", f"--sizes a --contenders auto mosaic {TF32}", 35, flags, oldest)
             for name, (flags, oldest) in FLAGS.items()

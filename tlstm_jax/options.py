@@ -32,7 +32,8 @@ class Fused:
             Pallas Mosaic from the same equations, forward and backward; ``"xla"`` leaves all of it to XLA. ``"mosaic"``
             is for GPUs of compute capability 9.0 (H100) or later and jax 0.11 or later, and for LSTM cells with channel
             normalization or none, at most 512 features, in float32 or bfloat16, on one device and not under
-            ``jax.vmap``; in any other case :func:`tlstm_jax.unroll` raises ``ValueError``. Without a GPU the device is
+            ``jax.vmap``; in any other case :func:`tlstm_jax.unroll` raises ``ValueError``, except for arrays that an
+            automatic mesh divides, which it cannot see and which are not supported. Without a GPU the device is
             not checked, so that programs can be compiled for another machine; JAX refuses to compile the kernel for a
             CPU. With ``"mosaic"``, ``save="gates"`` saves the patches too, ignores ``gather``, and is the default if
             the patches of all timesteps fill at most 1 GiB. None is ``"xla"`` everywhere: on an H100, in TF32,

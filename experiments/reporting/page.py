@@ -61,10 +61,11 @@ PUBLISHED = (
 CONTESTS = (
     "The models that the tLSTM is compared with, trained as the tLSTM is: the same samples, batches and limit, and "
     "numbers of core parameters, all but those of the head and of an embedding, that are equal within 10%; *all* has "
-    "these too. Of a model's configurations (learning rate, time scale, depth, options) the one that was best with the "
-    "first seed stands here, with all seeds that it was run with; *configurations* is how many were tried, and a rival with 1 has not been tuned "
-    "yet. Equal parameters are not equal work: see the time of a step, which contains the evaluations during training "
-    "and depends on what else ran on the machine. [The rivals](rivals.md) describes the models."
+    "these too. Of a model's configurations (learning rate, time scale, depth, options) the one that was best with "
+    "the first seed stands here, with all seeds that it was run with; *configurations* is how many were tried, and a "
+    "rival with 1 has not been tuned yet. Equal parameters are not equal work: see the time of a step, which contains "
+    "the evaluations during training and depends on what else ran on the machine. [The rivals](rivals.md) describes "
+    "the models."
 )
 FIGURES = (
     "Points are means over seeds and bars their range; each model is drawn in the same color everywhere. A line "

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import inspect
 import io
+import types
 
 import jax
 import jax.numpy as jnp
@@ -270,6 +271,15 @@ def test_what_is_not_covered_is_refused(monkeypatch):
     monkeypatch.setattr(coverage, "compute_capability", lambda: 8.0)
     with refused("got 8.0", "compute capability 9.0"):
         run(norm_epsilon=2e-6)
+
+
+def test_a_gpu_of_another_maker(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    devices = [types.SimpleNamespace(compute_capability=name) for name in ("gfx942", "gfx942")]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    assert coverage.environment_needs()[1][1:] == ("gfx942", False)
+    devices[:] = [types.SimpleNamespace(compute_capability=name) for name in ("9.0", "10.0")]
+    assert coverage.environment_needs()[1][1:] == ("9.0", True)
 
 
 @needs_pallas

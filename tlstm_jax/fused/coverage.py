@@ -50,15 +50,22 @@ def environment_needs() -> list[tuple[str, str, bool]]:
     expected = f"a GPU of compute capability {LEAST_CAPABILITY} or later"
     return [
         ("jax 0.11 or later", f"jax {jax.__version__}", version >= (0, 11)),
-        (expected, f"{capability}", capability is None or capability >= LEAST_CAPABILITY),
+        (expected, f"{capability}", capability is None or covered_capability(capability)),
     ]
 
 
-def compute_capability() -> float | None:
-    """The lowest compute capability of the local GPUs.
+def covered_capability(capability: float | str) -> bool:
+    """Whether a GPU can run the kernels."""
+    return not isinstance(capability, str) and capability >= LEAST_CAPABILITY
+
+
+def compute_capability() -> float | str | None:
+    """The lowest compute capability of the local GPUs, or the name that another maker's GPU has instead.
 
     None without a GPU: the program may be compiled for another machine, so the device is not checked.
     """
     if jax.default_backend() != "gpu":
         return None
-    return min(float(device.compute_capability) for device in jax.local_devices())
+    found = [str(device.compute_capability) for device in jax.local_devices()]
+    other = [name for name in found if not name.replace(".", "", 1).isdecimal()]
+    return other[0] if other else min(map(float, found))
