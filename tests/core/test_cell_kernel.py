@@ -30,6 +30,7 @@ MODELS = {
     "2d, K=4": {"tensor_shape": (3,), "kernel_size": 4},
     "2d, K=5": {"tensor_shape": (4,), "kernel_size": 5, "norm": None},
     "2d, learned carry": {"tensor_shape": (2,), "learn_carry": True},
+    "2d, M=128": {"tensor_shape": (2,), "features": 128},
     "2d, M=130": {"tensor_shape": (2,), "features": 130},
     "3d": {"tensor_shape": (2, 2)},
     "3d mixed": {"tensor_shape": (2, 4), "kernel_size": (3, 5), "norm": None},
@@ -106,8 +107,9 @@ def test_a_small_case():
 def test_equals_the_reference(name, option):
     plan = list(PLANS)[(list(MODELS).index(name) + list(OPTIONS).index(option)) % len(PLANS)]
     arguments = setup(name)
-    with interpreted():
+    with interpreted(detect_races=True) as races:
         actual = results(*arguments, PLANS[plan], **OPTIONS[option])
+        assert not races()
     assert error(actual, results(*arguments, "reference", **OPTIONS[option])) < 5e-6
 
 
