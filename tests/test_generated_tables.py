@@ -56,8 +56,7 @@ def test_what_could_not_be_timed_has_no_row(tmp_path):
     assert measurements.depth(tmp_path) == [["ms per timestep", "L = 1"], ["2D tLSTM+CN", "1.50"]]
 
 
-def test_speed_is_compared_without_pytorch_in_the_process(tmp_path):
-    """A size that was timed again without it takes its ratios to the contenders of JAX from there."""
+def test_speed_has_a_row_for_each_size(tmp_path):
     size = {"tensor_shape": [3], "features": 8, "batch_size": 2, "num_steps": 5, "median_ms": 1.0, "temp_bytes": 1}
 
     def rows(name, reference):
@@ -67,10 +66,23 @@ def test_speed_is_compared_without_pytorch_in_the_process(tmp_path):
             for contender, ratio in ratios.items()
         ]
 
-    (tmp_path / "speed-cpu.json").write_text(json.dumps({"rows": rows("a", 2.0) + rows("d", 2.0)}))
-    (tmp_path / "speed-cpu-alone.json").write_text(json.dumps({"rows": rows("d", 1.5)}))
+    (tmp_path / "speed-cpu.json").write_text(json.dumps({"rows": rows("a", 2.0) + rows("d", 1.5)}))
     _, *found = measurements.speed(tmp_path)
     assert [row[3:] for row in found] == [["2.00 x", "1.0 x", "3.0 x", "4.0 x"], ["1.50 x", "1.0 x", "3.0 x", "4.0 x"]]
+
+
+def test_the_speed_of_rivals(tmp_path):
+    times = {"grid": 12.34, "auto": 2.0, "tcn": 1.0}
+    rows = [
+        {"contender": name, "median_ms": time, "ratio_to_auto": time / 2, "compile_seconds": 1.0}
+        for name, time in times.items()
+    ]
+    (tmp_path / "speed-cpu-rivals.json").write_text(json.dumps({"rows": [*rows, {"contender": "urnn", "failed": "x"}]}))
+    assert measurements.speed_of_rivals(tmp_path)[1:] == [
+        ["`tcn`", "1.0", "0.50"],
+        ["**the tLSTM**", "2.0", "1.00"],
+        ["`grid`", "12", "6.17"],
+    ]
 
 
 def test_bad_pages_exit_with_2_and_one_line(tmp_path, capsys):

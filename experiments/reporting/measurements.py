@@ -37,23 +37,29 @@ SPEED_COLUMNS = {
 
 
 def speed(folder: Path) -> Rows:
-    """Time of forward + backward for each size, and its ratio to every contender timed alternately with it.
-
-    In speed-cpu.json PyTorch ran in the same process, which can slow JAX. The sizes in speed-cpu-alone.json were timed
-    again without PyTorch, and their ratios to the contenders of JAX are taken from that file.
-    """
+    """Time of forward + backward for each size, and its ratio to every contender timed alternately with it."""
     rows = [["size", "ms", *SPEED_COLUMNS]]
-    alone = by_size(folder / "speed-cpu-alone.json")
-    for size, timed in by_size(folder / "speed-cpu.json").items():
+    for timed in by_size(folder / "speed-cpu.json").values():
         ours = timed["auto"]
         ratios = {
             "temp_bytes": timed["reference"]["temp_bytes"] / ours["temp_bytes"],
-            "floor": alone.get(size, timed)["auto"]["ratio_to_floor"],
-            "reference": alone.get(size, timed)["reference"]["ratio_to_auto"],
+            "floor": timed["auto"]["ratio_to_floor"],
+            "reference": timed["reference"]["ratio_to_auto"],
             **{name: timed[name]["ratio_to_auto"] for name in ("torch-conv", "torch-loop")},
         }
         cells = (form.format(ratios[name]) for name, form in SPEED_COLUMNS.values())
         rows.append([size_of(ours), f"{ours['median_ms']:.0f}", *cells])
+    return rows
+
+
+def speed_of_rivals(folder: Path) -> Rows:
+    """Time of forward + backward of every rival and of the tLSTM, the fastest first."""
+    timed = [row for row in read(folder / "speed-cpu-rivals.json")["rows"] if "median_ms" in row]
+    rows = [["model", "ms", "time / the tLSTM's"]]
+    for row in sorted(timed, key=lambda row: float(row["median_ms"])):
+        name = "**the tLSTM**" if row["contender"] == "auto" else f"`{row['contender']}`"
+        time = row["median_ms"]
+        rows.append([name, f"{time:.{0 if time >= 10 else 1}f}", f"{row['ratio_to_auto']:.2f}"])
     return rows
 
 
@@ -173,6 +179,7 @@ def read(path: Path) -> Any:
 TABLES: dict[str, Callable[[Path], Rows]] = {
     "speed": speed,
     "peers": peers,
+    "rivals-speed": speed_of_rivals,
     "kernels": kernels,
     "depth": depth,
     "memory": memory,

@@ -289,12 +289,15 @@ def gate_bias_init(order: str, forget_bias: float, time_scale: float | None) -> 
 
 
 def per_gate(init: Callable[..., jax.Array], gates: int) -> Callable[..., jax.Array]:
-    """Initializes the matrices of several gates side by side, (n, gates * M), each as ``init`` does (n, M)."""
+    """Initializes the matrices of several gates side by side, (n, gates * M), each as ``init`` does (n, M).
+
+    One after the other: on two CPU cores several QR decompositions of batches of matrices, which ``jax.vmap`` of an
+    orthogonal initializer makes, wait for each other for ever with jax 0.10.
+    """
 
     def blocks(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         block = (*shape[:-1], shape[-1] // gates)
-        found = jax.vmap(lambda each: init(each, block, dtype))(jax.random.split(key, gates))
-        return jnp.moveaxis(found, 0, -2).reshape(shape)
+        return jnp.concatenate([init(each, block, dtype) for each in jax.random.split(key, gates)], axis=-1)
 
     return blocks
 

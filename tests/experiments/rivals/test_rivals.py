@@ -114,6 +114,24 @@ def test_gradients_of_long_sequences_are_finite(name):
         assert np.isfinite(leaf).all(), jax.tree_util.keystr(path)
 
 
+@pytest.mark.parametrize("name", RIVALS)
+def test_no_batches_of_matrices_are_decomposed_at_the_start(name):
+    """With jax 0.10 several such decompositions, on two CPU cores, wait for each other for ever."""
+    rival, xs = RIVALS[name](4), jnp.zeros((1, 2, 3))
+
+    def operands(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name in ("geqrf", "householder_product", "qr", "svd"):
+                yield eqn.primitive.name, eqn.invars[0].aval.ndim
+            for inner in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+                if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                    yield from operands(getattr(inner, "jaxpr", inner))
+
+    found = [*operands(jax.make_jaxpr(rival.init)(jax.random.key(0), xs).jaxpr)]
+    assert {ndim for _, ndim in found} <= {2}
+    assert found or name not in ("lstm", "gflstm", "dilated-gru", "full-urnn")
+
+
 OUT_OF_RANGE = {
     **dict.fromkeys(ranges.POSITIVE, (0, "must be at least 1, got 0")),
     **dict.fromkeys(ranges.NOT_NEGATIVE, (-1.0, r"must not be negative, got -1\.0")),
