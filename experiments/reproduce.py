@@ -219,8 +219,8 @@ class Session:
             return f"{population.name}: cannot run: {error}"
         size = state_bytes(members)
         divided = state_bytes(members[:1]) <= archive.MOST_BYTES
-        else_ = "in parts" if divided else "not at all"
-        whole = f"; its state is too large to be kept, so it runs within one budget or {else_}"
+        otherwise = "in parts" if divided else "not at all"
+        whole = f"; its state is too large to be kept, so it runs within one budget or {otherwise}"
         return (
             f"{population.name}: {len(members)} runs of {count_parameters(members[0].experiment.params):,} parameters, "
             f"at most {seconds:,.0f} s, state {size / 2**20:.0f} MB{whole if size > archive.MOST_BYTES else ''}"

@@ -165,9 +165,9 @@ class TLSTMConfig(Recurrent):
     with both ends, so that memory arrives shortly before it is needed. 5% of the kernel is spread evenly over all
     offsets. A kernel moves memory by at most floor(K/2) locations per timestep, which limits v for T near L; and for T
     much larger than P memory arrives sooner, because the spread alone carries it across 3 locations in about 75
-    timesteps. Neither bias is in the paper. As evidence, ``tensor_shape=(10,)`` learns to repeat 20 symbols from 43,500
-    to 54,000 samples with T=30 (five seeds), and with a forget bias of 4 gets at most 46% of them right after 84,000
-    (two seeds); see the page "Choosing P, K and M" of the guide.
+    timesteps. Neither bias is in the paper. As evidence, ``tensor_shape=(10,)`` has learned to repeat 20 symbols after
+    43,500 to 54,000 samples with T=30 (five seeds), and with a forget bias of 4 gets at most 46% of them right after
+    84,000 (two seeds); see the page "Choosing P, K and M" of the guide.
 
     Example:
         >>> import tlstm_jax as tl
