@@ -218,8 +218,7 @@ class Session:
         except CommandError as error:
             return f"{population.name}: cannot run: {error}"
         size = state_bytes(members)
-        divided = state_bytes(members[:1]) <= archive.MOST_BYTES
-        otherwise = "in parts" if divided else "not at all"
+        otherwise = "in parts" if can_be_divided(members) else "not at all"
         whole = f"; its state is too large to be kept, so it runs within one budget or {otherwise}"
         return (
             f"{population.name}: {len(members)} runs of {count_parameters(members[0].experiment.params):,} parameters, "
@@ -235,7 +234,7 @@ class Session:
         try:
             members = self.members(population)
             if state_bytes(members) > archive.MOST_BYTES and (seconds := most_seconds(members)) > self.left:
-                if state_bytes(members[:1]) <= archive.MOST_BYTES and len(members) > 1:
+                if can_be_divided(members):
                     print(f"{population.name}: in two halves, since its state is too large to be kept", flush=True)
                     self._train_halves(population)
                     return
@@ -372,6 +371,11 @@ def most_seconds(members: Sequence[Member]) -> float:
         if EXHAUSTED not in str(error):
             raise
         raise CommandError("a step of all its runs does not fit the memory") from error
+
+
+def can_be_divided(members: Sequence[Member]) -> bool:
+    """Whether there are several runs, and the state of one is small enough to be kept."""
+    return len(members) > 1 and state_bytes(members[:1]) <= archive.MOST_BYTES
 
 
 def state_bytes(members: Sequence[Member]) -> int:

@@ -45,9 +45,6 @@ class HOTCell(Cell):
     @nn.compact
     def __call__(self, carry: Carry, x: jax.Array) -> tuple[Carry, jax.Array]:
         """Maps ``(c, hs)``, (*batch, M) and (*batch, lags M) from new to old, and x, (*batch, R), to ``(.., h)``."""
-        for name in ("lags", "order"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if len(self.ranks) not in (1, self.order - 1) or min(self.ranks) < 1:
             raise ValueError(
                 f"ranks must be positive, one number for all or one for each of the {self.order - 1} pairs of "

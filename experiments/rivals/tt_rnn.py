@@ -78,8 +78,6 @@ class FactoredCell(Cell):
         given = [modes for modes in (self.input_modes, self.hidden_modes) if modes is not None]
         if self.variant == "denil" and given:
             raise ValueError(f"variant denil has no modes, got {given[0]}: leave them out.")
-        if self.num_modes < 1:
-            raise ValueError(f"num_modes must be at least 1, got {self.num_modes}.")
         if self.variant == "denil" and len(self.ranks or (1,)) != 1:
             raise ValueError(f"variant denil has one rank, got {self.ranks}: give one number.")
         if len(given) == 2 and len(given[0]) != len(given[1]):
