@@ -19,8 +19,6 @@ flags = [
 jaxlib = tuple(map(int, version("jaxlib").split(".")[:2]))  # it aborts at a flag that it does not know
 if jaxlib < (0, 11):
     flags.append("--xla_cpu_use_fusion_emitters=false")
-if jaxlib < (0, 12):  # on a busy machine one of the four devices can wait longer than the 40 s after which XLA aborts
-    flags.append("--xla_cpu_collective_call_terminate_timeout_seconds=300")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
 
 # What one test or worker has compiled, the others need not: they all find this folder in their environment. Storing a
