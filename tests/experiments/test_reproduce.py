@@ -10,7 +10,7 @@ from experiments import reproduce
 from experiments.common.errors import CommandError, Interrupted
 from experiments.reporting import lines, paper
 from experiments.reproducing import archive, rows
-from experiments.running import steps, training
+from experiments.running import devices, steps, training
 
 SMALL = rows.populations(rows.Data(), smoke=True)
 FAST = [each for each in SMALL if each.options[0].model.model == "slstm" or each.options[0].model.preset == "slstm"]
@@ -24,6 +24,16 @@ OF_EACH = {(each.row, each.task): each for each in FAST}
 """One population of each task in each row."""
 LIKE_OTHERS = {(3, "mnist"), (4, "memorization"), (4, "addition")}
 """Those whose tasks other rows have too: row 4 MNIST, rows 1 and 2 the others."""
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """Trains on the first device only.
+
+    With four host devices on two busy cores, XLA's collectives of two programs can wait for each other for ever.
+    """
+    data_mesh = devices.data_mesh
+    monkeypatch.setattr(devices, "data_mesh", lambda count: data_mesh(count or 1))
 
 
 @pytest.fixture
