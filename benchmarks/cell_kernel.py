@@ -3,9 +3,10 @@
 First small models with every argument of a call (resets, lengths, states and their derivatives, bfloat16) are
 compared with XLA's results. After a mismatch the command still times everything, but its exit status is 1.
 Then sizes are timed; before that, each contender is checked against the reference. "us" is microseconds per
-timestep, "/ xla" the time divided by the fastest time with XLA's kernels at that size and precision. The last line
-says which kernel kernel=None should choose here. --parts runs only the checks or only the timings. Without a GPU,
---quick runs tiny sizes in an interpreter, as a test of the command.
+timestep of a call that is waited for, "queued us" of 16 calls that are started before the first is waited for, as in a
+training loop. "/ xla" is the first time divided by the fastest time with XLA's kernels at that size and precision. The
+last line says which kernel kernel=None should choose here. --parts runs only the checks or only the timings. Without a
+GPU, --quick runs tiny sizes in an interpreter, as a test of the command.
 
 Examples:
     python -m benchmarks.cell_kernel --out cell_kernel.json
@@ -78,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report.add([row])  # one by one, so that a stopped command keeps its rows
             print(f"check {name}: {outcome(row) or row['distance']}", flush=True)
         for task in tasks(options) if TIMES in options.parts else ():
-            rows = with_ratios(race(entries(task, options.unroll), commandline.limits(options)), task)
+            timed = race(entries(task, options.unroll), commandline.limits(options), queue=not options.quick)
+            rows = with_ratios(timed, task)
             report.add(rows)
             show(rows, task)
     print(report.path)
@@ -191,7 +193,9 @@ def with_ratios(rows: list[dict[str, Any]], task: Task) -> list[dict[str, Any]]:
     medians = [row["median_ms"] for row in rows if row["contender"].startswith("xla") and "median_ms" in row]
     for row in rows:
         median = row.get("median_ms")
-        row["us_per_timestep"] = None if median is None else 1e3 * median / task.size.total_steps
+        for name, milliseconds in (("us", median), ("queued_us", row.get("queued_ms"))):
+            per_timestep = None if milliseconds is None else 1e3 * milliseconds / task.size.total_steps
+            row[f"{name}_per_timestep"] = per_timestep
         row["ratio_to_xla"] = median / min(medians) if median and medians else None
     return rows
 
@@ -200,9 +204,9 @@ def show(rows: Sequence[Mapping[str, Any]], task: Task) -> None:
     """Prints the rows of a task."""
     print(f"\n{task.size.name}: {task.size.title}, {task.pass_name}, {task.precision.name}")
     ran = [row for row in rows if not outcome(row)]
-    columns = ("us_per_timestep", "ratio_to_xla", "compile_seconds")
+    columns = ("us_per_timestep", "queued_us_per_timestep", "ratio_to_xla", "compile_seconds")
     cells = [(row["contender"], *(number(row[column]) for column in columns)) for row in ran]
-    print(aligned([("", "us", "/ xla", "compile s"), *cells], numbers=True), flush=True)
+    print(aligned([("", "us", "queued us", "/ xla", "compile s"), *cells], numbers=True), flush=True)
     for row in rows:
         if outcome(row):
             print(f"{row['contender']}: {outcome(row)}", flush=True)

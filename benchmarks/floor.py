@@ -45,6 +45,7 @@ def build(task: Task) -> Program:
         parameters=None,
         compile_seconds=seconds,
         temp_bytes=temp_bytes(compiled),
+        start=lambda: compiled(*arguments),
     )
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
+import jax
 import numpy as np
 
 Key = TypeVar("Key")
@@ -75,6 +76,25 @@ def _warm_up(call: Callable[[], object], limits: Limits) -> int:
         if spent > limits.seconds:
             break
     return max(1, min(limits.repetitions, int(limits.seconds / last)))
+
+
+QUEUE = 16
+
+
+def queued(starts: Mapping[Key, Callable[[], object]], rounds: int = 5) -> dict[Key, float]:
+    """Milliseconds of a call when 16 are started one after the other, as in a loop that does not wait for results.
+
+    ``starts`` start a call without waiting for the device. The median of some rounds, which alternate.
+    """
+    seconds: dict[Key, list[float]] = {name: [] for name in starts}
+
+    def in_a_row(start: Callable[[], object]) -> Callable[[], object]:
+        return lambda: jax.block_until_ready([start() for _ in range(QUEUE)])
+
+    for _ in range(rounds):
+        for name, start in starts.items():
+            seconds[name].append(seconds_of(in_a_row(start)))
+    return {name: 1e3 * float(np.median(each)) / QUEUE for name, each in seconds.items()}
 
 
 def seconds_of(call: Callable[[], object]) -> float:

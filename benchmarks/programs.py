@@ -40,6 +40,7 @@ class Program:
         compile_seconds: time of lowering and compilation; None if that is not a separate step.
         temp_bytes: memory of the compiled program's temporaries.
         close: frees the program's resources; ``call`` must not be used after that.
+        start: as ``call``, without waiting for the device; None if it cannot be done.
     """
 
     call: Callable[[], Any]
@@ -48,6 +49,7 @@ class Program:
     compile_seconds: float | None = None
     temp_bytes: int | None = None
     close: Callable[[], None] = lambda: None
+    start: Callable[[], Any] | None = None
 
 
 def differentiated(forward: Forward, training: bool) -> Callable[[Any, Any], Result]:
@@ -101,4 +103,5 @@ def jax_program(forward: Forward, params: Any, xs: Any, task: Task, *, batch_maj
         parameters=count(params),
         compile_seconds=seconds,
         temp_bytes=temp_bytes(compiled),
+        start=lambda: compiled(params, xs),
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from benchmarks.checking import Contender, build
-from benchmarks.measure import Limits, interleave
+from benchmarks.measure import Limits, interleave, queued
 from benchmarks.networks import features
 from benchmarks.programs import Program
 from benchmarks.tasks import Task
@@ -21,11 +21,12 @@ class Entry(NamedTuple):
     task: Task
 
 
-def race(entries: Mapping[str, Entry], limits: Limits) -> list[dict[str, Any]]:
+def race(entries: Mapping[str, Entry], limits: Limits, *, queue: bool = False) -> list[dict[str, Any]]:
     """One row for each entry, by label.
 
     A row has the key ``unavailable`` with the reason if the contender cannot run here, ``error`` if it
-    failed or computes something else, and otherwise the milliseconds of :class:`~benchmarks.measure.Timing`.
+    failed or computes something else, and otherwise the milliseconds of :class:`~benchmarks.measure.Timing`, and with
+    ``queue`` also the ``queued_ms`` of :func:`~benchmarks.measure.queued`.
     """
     rows = {label: _facts(label, entry) for label, entry in entries.items()}
     programs: dict[str, Program] = {}
@@ -43,11 +44,15 @@ def race(entries: Mapping[str, Entry], limits: Limits) -> list[dict[str, Any]]:
             rows[label][name] = getattr(program, name)
     try:
         timings = interleave({label: program.call for label, program in programs.items()}, limits)
+        starts = {label: program.start for label, program in programs.items() if queue and program.start is not None}
+        in_queue = queued(starts)
     finally:
         for program in programs.values():
             program.close()
     for label, timing in timings.items():
         rows[label].update(dataclasses.asdict(timing))
+        if label in in_queue:
+            rows[label]["queued_ms"] = in_queue[label]
     return list(rows.values())
 
 

@@ -81,7 +81,7 @@ def test_checks_and_times_can_run_alone(tmp_path, capsys, monkeypatch):
         return {"check": name, "distance": 1e-7}
 
     monkeypatch.setattr(cell_kernel, "check", check)
-    monkeypatch.setattr(cell_kernel, "race", lambda entries, limits: [timed(name, None) for name in entries])
+    monkeypatch.setattr(cell_kernel, "race", lambda entries, limits, queue: [timed(name, None) for name in entries])
     arguments = ["--models", "2d", "3d", "--sizes", "tiny", "--precision", "highest", "--passes", "training"]
 
     def rows(*parts):

@@ -15,9 +15,10 @@ import pytest
 from jax.experimental import rnn
 
 from benchmarks import floor, pallas, rivals, stacks
+from benchmarks import race as race_module
 from benchmarks.checking import Mismatch, build
 from benchmarks.contenders import CONTENDERS
-from benchmarks.measure import Limits, interleave
+from benchmarks.measure import QUEUE, Limits, interleave, queued
 from benchmarks.networks import inputs, nearest_features, parameters, reference, stack_config, stack_parameters
 from benchmarks.programs import count
 from benchmarks.race import Entry, race
@@ -141,6 +142,30 @@ def test_calls_take_turns(monkeypatch):
     assert timings["b"].median_ms == timings["b"].min_ms == timings["b"].q3_ms == pytest.approx(4000)
     one = interleave({"slow": contender("slow", 100.0)}, Limits(4, 8.0, warmup=5))
     assert one["slow"].repetitions == 1
+
+
+def test_calls_in_a_row_are_waited_for_together(monkeypatch):
+    now, calls = 0.0, []
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+
+    def contender(name, seconds):
+        def start():
+            nonlocal now
+            now += seconds
+            calls.append(name)
+            return jax.numpy.zeros(())
+
+        return start
+
+    assert queued({"a": contender("a", 1.0), "b": contender("b", 4.0)}, rounds=2) == {"a": 1000.0, "b": 4000.0}
+    assert "".join(calls) == ("a" * QUEUE + "b" * QUEUE) * 2
+
+
+def test_a_race_times_calls_in_a_row_if_asked(monkeypatch):
+    entries = {name: Entry(CONTENDERS[name], TINY) for name in ("floor", "reference")}
+    monkeypatch.setattr(race_module, "queued", lambda starts: dict.fromkeys(starts, 1.0))
+    rows = race(entries, Limits(repetitions=1, seconds=1.0, warmup=1), queue=True)
+    assert [row["queued_ms"] for row in rows] == [1.0, 1.0]
 
 
 def build_with_an_import(task):
