@@ -110,7 +110,7 @@ def test_equals_the_reference(name, option):
     with interpreted(detect_races=True) as races:
         actual = results(*arguments, PLANS[plan], **OPTIONS[option])
         assert not races()
-    assert error(actual, results(*arguments, "reference", **OPTIONS[option])) < 5e-6
+    assert error(actual, results(*arguments, "reference", **OPTIONS[option])) < 1e-5
 
 
 @needs_pallas
@@ -156,7 +156,7 @@ def test_rematerialization(place):
 
     with interpreted():
         actual = gradients(CELL)
-    assert error(actual, gradients("reference")) < 5e-6
+    assert error(actual, gradients("reference")) < 1e-5
 
 
 @needs_pallas
@@ -170,7 +170,7 @@ def test_no_races(name):
 
 MUTANTS = {
     "one counter for all blocks, a race": ("common.steps[p, b] = t + 1", "common.steps[0, 0] = t + 1"),
-    "copies before H is in shared memory": ("        plgpu.commit_smem()\n\n", "\n"),
+    "copies before H is in shared memory": ("        _barrier()\n\n", "\n"),
     "no wait for the copies": ("        plgpu.wait_smem_to_gmem(0, wait_read_only=True)\n", ""),
     "patches of the wrong offset": (
         "_copy_part(s, source, refs.patches.at[place, b], k)",

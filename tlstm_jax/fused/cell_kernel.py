@@ -61,7 +61,7 @@ class Kept(NamedTuple):
 
     Attributes:
         a: ``(n, p, b, width)``, ``Forward.a`` summed over its parts.
-        patches: ``(n, p, b, k * stride)``, without padding at the end.
+        patches: ``(n, p, b, k * stride + 8)``, with ones at the end.
     """
 
     a: Ref
@@ -144,7 +144,7 @@ def forward_step(s: Sizes, refs: Forward) -> None:
         if kept is not None and zeros is not None:
             _write_gates(s, [kept.a], (t, p, b), *a)
             zeros[...] = _keep(p < 0, h).astype(zeros.dtype)  # a constant cannot be stored if s.padded is 384
-        plgpu.commit_smem()
+        _barrier()
 
         def copy(source: Ref, place: Any, k: int) -> None:
             _copy_part(s, source, refs.patches.at[place, b], k)
@@ -222,9 +222,11 @@ def _launch(body: Callable[..., None], s: Sizes, refs: Any, scratch: Sequence[An
         body(structure.unflatten(refs[: len(leaves)]), *refs[len(leaves) :])
 
     entry.__name__ = body.__name__  # the kernel's name in profiles
-    semantics = plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup)
+    # Barriers around every store would be half of all barriers; those that are needed are written out.
+    semantics = plgpu.LoweringSemantics.Warpgroup
+    compiler_params = plgpu.CompilerParams(lowering_semantics=semantics, unsafe_no_auto_barriers=True)
     grid = {"grid": (s.locations, s.batch), "grid_names": ("p", "b")}
-    plgpu.kernel(entry, out_type=(), scratch_types=scratch, compiler_params=semantics, **grid)(*leaves)
+    plgpu.kernel(entry, out_type=(), scratch_types=scratch, compiler_params=compiler_params, **grid)(*leaves)
 
 
 def _pointwise(s: Sizes) -> Callable[..., Any]:
@@ -250,9 +252,11 @@ def _preactivations(s: Sizes, a: Ref, places: Sequence[tuple[Any, ...]]) -> tupl
 
 def _write_gates(s: Sizes, arrays: Sequence[Ref], place: tuple[Any, ...], gates: Sequence[Array], q: Any) -> None:
     """Writes rows that :func:`_preactivations` reads; each gate overwrites the padding of the gate before."""
-    for array in arrays:
-        for n, z in enumerate(gates):
+    for n, z in enumerate(gates):
+        for array in arrays:
             array[(*place, pl.ds(n * s.stride, s.padded))] = z.astype(array.dtype)
+        _barrier()
+    for array in arrays:
         for k, z in enumerate(q):
             array[(*place, 4 * s.stride + k)] = z.astype(array.dtype)
 
@@ -272,6 +276,11 @@ def _arguments(s: Sizes, common: Common, a: tuple[list[Array], list[Any]], p: An
 
 def _fresh(s: Sizes, fresh: Any, which: int, p: Any) -> Array:
     return jnp.zeros((s.padded,), jnp.float32) if fresh is None else fresh[which][p, :]
+
+
+def _barrier() -> None:
+    """Waits for all threads of the warpgroup: after that they see what each of them wrote before."""
+    plgpu.commit_smem()
 
 
 def _channels(z: Array) -> Array:
