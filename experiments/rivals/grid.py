@@ -11,11 +11,11 @@ separate for each layer; hD and mD, those along depth, are computed anew at each
 algorithmic tasks, as the invariance along depth is credited with solving the addition of 15 digits.
 Core parameters: 2RM + (1 if tied, else L) (16M^2 + 8M), or RM less without ``initial_memory``.
 
-Initialization: Flax's default for the matrices. The forget bias, 1, and the layer counts of the paper, 18 for addition
-and 43 for memorization, are UNVERIFIED, as are the 6 layers of 1000 on enwik8 (1.47 bits per character, 16.8M
-parameters), from which the default depth is taken. Recipe: Adam with 1e-3, batches of 15, at most 5M fresh samples.
-Known results, tied: over 99% in the addition of 15 digits after 550K samples with M=400, and in the memorization of 20
-symbols after 150K with M=100.
+Initialization: Flax's default for the matrices, and 1 for the forget biases; both are UNVERIFIED. So are the layer
+counts of the paper, 18 for addition and 43 for memorization, and the 6 layers of 1000 on enwik8 (1.47 bits per
+character, 16.8M parameters), from which the default depth is taken. Recipe: Adam with 1e-3, batches of 15, at most 5M
+fresh samples. Known results, tied: over 99% in the addition of 15 digits after 550K samples with M=400, and in the
+memorization of 20 symbols after 150K with M=100.
 
 A timestep takes L blocks one after another, so that its time grows with the depth.
 """
