@@ -36,6 +36,7 @@ from benchmarks.record import number
 from benchmarks.tasks import PASSES, PRECISIONS, SIZES, Task
 from experiments.common.commandline import exit_status
 from experiments.common.tables import aligned
+from tlstm_jax.fused import coverage
 
 MODULE = "benchmarks.cell_kernel"
 CHECKS, TIMES = "checks", "times"
@@ -79,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report.add([row])  # one by one, so that a stopped command keeps its rows
             print(f"check {name}: {outcome(row) or row['distance']}", flush=True)
         for task in tasks(options) if TIMES in options.parts else ():
-            timed = race(entries(task, options.unroll), commandline.limits(options), queue=not options.quick)
+            on_gpu = coverage.compute_capability() is not None
+            timed = race(entries(task, options.unroll), commandline.limits(options), queue=on_gpu)
             rows = with_ratios(timed, task)
             report.add(rows)
             show(rows, task)

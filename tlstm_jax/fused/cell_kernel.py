@@ -61,7 +61,7 @@ class Kept(NamedTuple):
 
     Attributes:
         a: ``(n, p, b, width)``, ``Forward.a`` summed over its parts.
-        patches: ``(n, p, b, k * stride + 8)``, with ones at the end.
+        patches: ``(n, p, b, k * stride)``, without padding at the end.
     """
 
     a: Ref

@@ -15,8 +15,6 @@ LANES = 128
 """Threads of a warpgroup."""
 PROCESSORS, TILE, LONG_TILE = 132, (64, 64), (256, 128)
 """Multiprocessors of an H100, and the tiles that one of them computes of a timestep's product and of a gradient."""
-MOST_PARTS = 16
-"""The largest number of parts of :func:`parts_of_sum`: their sums have to be added up."""
 
 
 class Sizes(NamedTuple):
@@ -28,7 +26,7 @@ class Sizes(NamedTuple):
         padded: channels of a vector in registers.
         stride: channels of each gate and of each kernel offset in the operands of matrix products.
         width: columns of A.
-        depth: columns of the patches, with room for at least one more after those of all offsets.
+        depth: columns of the patches.
         parts: split-K factors of the forward and the backward product: the inner dimension is divided into this many
             parts, so that a small product occupies more multiprocessors. The cell kernels add up the partial products,
             which would take a separate launch in XLA.
@@ -50,17 +48,12 @@ class Sizes(NamedTuple):
         """The sizes for matrix products of this ``itemsize``, padded to multiples of ``align`` and of 16 bytes."""
         padded, stride, unit = _up(cfg.features, LANES), _up(cfg.features, 16 // itemsize), math.lcm(align, 8)
         width = max(4 * stride + memory_offsets(cfg), 3 * stride + padded)
-        depth = max((cfg.num_offsets - 1) * stride + padded, cfg.num_offsets * stride + 1)
+        depth = (cfg.num_offsets - 1) * stride + max(stride, padded)
         rows = math.prod(cfg.tensor_shape) * batch
         tiles = [_tiles(rows, columns, TILE) for columns in (width, depth)]
         # Measured on an H100. The backward kernel reads each part at K offsets, so fewer parts are faster there.
         parts = max(1, min(8, 2 * PROCESSORS // tiles[0])), max(1, min(4, PROCESSORS // tiles[1]))
         return cls(cfg, batch, padded, stride, _up(width, unit * parts[1]), _up(depth, unit * parts[0]), parts)
-
-    @property
-    def channels(self) -> int:
-        """The number of columns of the patches that are not padding."""
-        return self.cfg.num_offsets * self.stride
 
     @property
     def locations(self) -> int:
@@ -71,14 +64,12 @@ class Sizes(NamedTuple):
 def parts_of_sum(length: int, rows: int, columns: int) -> int:
     """The number of parts to divide a sum over ``length`` outer products into, so that few multiprocessors are idle.
 
-    It divides ``length``. The result of the sum is ``(rows, columns)``.
+    It divides ``length`` and is at most 16. It is the smallest that keeps nearly as many busy as the best, since the
+    sums of the parts, ``(rows, columns)`` each, are written to memory and added up.
     """
     tiles = _tiles(rows, columns, LONG_TILE)
-
-    def busy(parts: int) -> float:
-        return parts * tiles / _up(parts * tiles, PROCESSORS)
-
-    return max((parts for parts in range(1, MOST_PARTS + 1) if length % parts == 0), key=busy)
+    busy = {n: n * tiles / _up(n * tiles, PROCESSORS) for n in range(1, 17) if length % n == 0}
+    return min(parts for parts, share in busy.items() if share > 0.9 * max(busy.values()))
 
 
 def _tiles(rows: int, columns: int, tile: tuple[int, int]) -> int:

@@ -31,9 +31,6 @@ from tlstm_jax.options import Fused
 from tlstm_jax.scan import reset_rows
 from tlstm_jax.typing import Array, Bool, Float, Params, TLSTMState
 
-ONES = 8
-"""Columns of ones after the patches that are kept: one is needed, 8 keep the rows aligned."""
-
 
 class Weights(NamedTuple):
     """The parameters as the kernels use them, in float32.
@@ -162,8 +159,8 @@ class Residuals(NamedTuple):
     kept: Kept | None
 
 
-def _gradient(s: Sizes, columns: Float[Array, "n k"], d_a: Float[Array, "n width"]) -> Float[Array, "k width"]:
-    """The gradient of the kernel, and after it of the bias, whose column is ones: a sum over n rows.
+def _gradient(s: Sizes, columns: Float[Array, "n depth"], d_a: Float[Array, "n width"]) -> Array:
+    """The gradient of the kernel, a sum over n rows.
 
     XLA divides a sum this long into parts, and copies both arrays if the number of parts does not divide n.
     """
@@ -235,12 +232,8 @@ def _forward(
     start: Any = tuple(before(leaf, total + 1) for leaf in state)
     kept: Any = None
     if static.keeps:
-        a, patches = (
-            lax.empty((total, s.locations, s.batch, size), dtype)
-            for size, dtype in ((s.width, jnp.float32), (s.channels + ONES, columns.dtype))
-        )
-        patches = patches.at[..., s.channels :].set(1).at[0, ..., : s.channels].set(columns[..., : s.channels])
-        kept = Kept(a, patches)
+        a = lax.empty((total, s.locations, s.batch, s.width), jnp.float32)
+        kept = Kept(a, before(columns[..., : s.cfg.num_offsets * s.stride], total))
     steps = jnp.zeros((s.locations, s.batch), jnp.int32)
     states, _, _, kept = pl.run_state(loop)((start, columns, steps, kept))
     last, end = state_after(num_steps, states), state_after(static.end if ends is None else ends, states)
@@ -314,11 +307,11 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
         if reset is not None:
             before = jax.vmap(lambda is_reset, h: _reset(is_reset, h, weights, 1))(timesteps(reset), before)
         columns = jax.vmap(functools.partial(_patches, s))(before, timesteps(xs))
-        columns = columns.at[..., s.channels].set(1)  # the kernel has zeros there
         return columns, _product(s, columns, kernel)
 
     def chunk(refs: Updated, carry: Any, start: Any) -> Any:
-        d_columns, d_kernel = carry
+        d_columns, d_kernel, d_bias = carry
+
         columns, a = again(start) if kept is None else (kept.patches, kept.a)
 
         def body(d_columns: Array, _: Any) -> tuple[Array, None]:
@@ -331,13 +324,14 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
 
         d_columns, _ = lax.scan(body, d_columns, None, length=size, unroll=static.unroll)
         factor, used = refs.d_a[...], 4 * s.stride + memory_offsets(s.cfg)
-        flat = factor.reshape(-1, s.width).astype(columns.dtype)
-        d_kernel += _gradient(s, columns.reshape(-1, columns.shape[-1]), flat)
+        flat = factor.reshape(-1, s.width)
+        found = _gradient(s, columns.reshape(-1, columns.shape[-1]), flat.astype(columns.dtype))
+        found = jnp.pad(found, ((0, s.depth - len(found)), (0, 0)))
         taps = [
             _product(s, factor[:, place, :, :used], transposed[:used, k * s.stride : (k + 1) * s.stride])
             for k, place in input_taps(s.cfg)
         ]
-        return (d_columns, d_kernel), functools.reduce(jnp.add, taps)
+        return (d_columns, d_kernel + found, d_bias + flat.sum(0)), functools.reduce(jnp.add, taps)
 
     def loop(refs: Any) -> None:
         updated, totals, d_xs = refs
@@ -348,11 +342,9 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
             total[...] = value
         d_xs[...] = found
 
-    d_kernel = jnp.zeros((s.depth if kept is None else kept.patches.shape[-1], s.width), jnp.float32)
+    totals = (d_columns, jnp.zeros_like(weights.kernel), jnp.zeros_like(weights.bias))
     d_xs = jnp.zeros((count, size, s.batch, s.stride), jnp.float32)
-    updated, (d_columns, d_kernel), d_xs = pl.run_state(loop)((updated, (d_columns, d_kernel), d_xs))
-    d_kernel, d_bias = d_kernel[: s.channels], d_kernel[s.channels]
-    d_kernel = jnp.pad(d_kernel, ((0, s.depth - s.channels), (0, 0)))
+    updated, (d_columns, d_kernel, d_bias), d_xs = pl.run_state(loop)((updated, totals, d_xs))
     _, to_first = jax.vjp(lambda h: _patches(s, h, jnp.zeros(xs.shape[1:], jnp.float32)), jnp.zeros_like(d_h))
     (d_h,) = to_first(d_columns.sum(0))
     d_c = _first_memory(s, updated.slots[1])
