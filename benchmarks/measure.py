@@ -79,6 +79,7 @@ def _warm_up(call: Callable[[], object], limits: Limits) -> int:
 
 
 QUEUE = 16
+"""Calls in a row, of :func:`queued`."""
 
 
 def queued(starts: Mapping[Key, Callable[[], object]], rounds: int = 5) -> dict[Key, float]:

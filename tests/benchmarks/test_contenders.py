@@ -168,6 +168,17 @@ def test_a_race_times_calls_in_a_row_if_asked(monkeypatch):
     assert [row["queued_ms"] for row in rows] == [1.0, 1.0]
 
 
+def test_a_failure_of_calls_in_a_row_leaves_the_other_times(monkeypatch, capsys):
+    def fail(starts):
+        raise MemoryError("16 results do not fit")
+
+    monkeypatch.setattr(race_module, "queued", fail)
+    (row,) = race({"floor": Entry(CONTENDERS["floor"], TINY)}, Limits(1, 1.0, warmup=1), queue=True)
+    assert row["median_ms"] > 0
+    assert "queued_ms" not in row
+    assert "16 results do not fit" in capsys.readouterr().err
+
+
 def build_with_an_import(task):
     """As the contenders of PyTorch do: a program whose framework stays in the process that built it."""
     sys.modules["a_framework"] = types.ModuleType("a_framework")
