@@ -124,7 +124,9 @@ def test_the_floor_keeps_every_product(training):
     assert len(re.findall(r" (?:dot|fusion|call)\(", lines)) >= len(expected)
 
 
-def test_calls_take_turns(monkeypatch):
+@pytest.fixture
+def clock(monkeypatch):
+    """A function that makes a call which takes some seconds of a clock of its own, and the names of the calls made."""
     now, calls = 0.0, []
     monkeypatch.setattr(time, "perf_counter", lambda: now)
 
@@ -133,9 +135,15 @@ def test_calls_take_turns(monkeypatch):
             nonlocal now
             now += seconds
             calls.append(name)
+            return np.zeros(())
 
         return call
 
+    return contender, calls
+
+
+def test_calls_take_turns(clock):
+    contender, calls = clock
     timings = interleave({"a": contender("a", 1.0), "b": contender("b", 4.0)}, Limits(4, 8.0, warmup=1))
     assert "".join(calls) == "ab" + "aab" * 2
     assert (timings["a"].repetitions, timings["b"].repetitions) == (4, 2)
@@ -144,19 +152,8 @@ def test_calls_take_turns(monkeypatch):
     assert one["slow"].repetitions == 1
 
 
-def test_calls_in_a_row_are_waited_for_together(monkeypatch):
-    now, calls = 0.0, []
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
-
-    def contender(name, seconds):
-        def start():
-            nonlocal now
-            now += seconds
-            calls.append(name)
-            return jax.numpy.zeros(())
-
-        return start
-
+def test_calls_in_a_row_are_waited_for_together(clock):
+    contender, calls = clock
     assert queued({"a": contender("a", 1.0), "b": contender("b", 4.0)}, rounds=2) == {"a": 1000.0, "b": 4000.0}
     assert "".join(calls) == ("a" * QUEUE + "b" * QUEUE) * 2
 
