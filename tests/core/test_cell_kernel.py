@@ -298,13 +298,6 @@ def test_the_parts_of_a_gradient():
     assert geometry.parts_of_sum(89_100, 4608, 2064) == 2  # 306 tiles each
 
 
-@needs_pallas
-def test_vmap_is_refused():
-    cfg, params, xs, _ = setup("2d")
-    with refused("a batched call", "without axes of jax.vmap"):
-        jax.eval_shape(jax.vmap(lambda x: tl.unroll(params, x, cfg, implementation=CELL)[1]), np.stack([xs, xs]))
-
-
 def test_options():
     with refused("got 'triton'", 'kernel must be "mosaic", "xla" or None'):
         tl.Fused(kernel="triton")

@@ -7,12 +7,15 @@ import jax.numpy as jnp
 from jax import export
 
 from tlstm_jax.config import TLSTMConfig
-from tlstm_jax.typing import Array, TLSTMState
+from tlstm_jax.options import Fused
+from tlstm_jax.typing import Array, Params, TLSTMState
 
 MOST_FEATURES = 512
 """The largest M at which the vectors of a location are meant to fit into the registers of one warpgroup."""
 LEAST_CAPABILITY = 9.0
 """Bulk copies from shared memory came with Hopper."""
+TIMED_CAPABILITY, TIMED_FEATURES = 9.0, 128
+"""The devices (H100, H200) and the M for which the kernels were timed, on an H100 with M = 100 (suite-h100.json)."""
 
 
 def check_covered(cfg: TLSTMConfig, state: TLSTMState, xs: Array) -> None:
@@ -26,10 +29,30 @@ def check_covered(cfg: TLSTMConfig, state: TLSTMState, xs: Array) -> None:
     Raises:
         ValueError: the model, a dtype, a size, the device or the version of jax is not covered.
     """
+    for expected, given, holds in _needs(cfg, state, xs):
+        if not holds:
+            raise ValueError(f'kernel="mosaic" needs {expected}, got {given}: use kernel="xla" or None.')
+
+
+def kernels_are_faster(cfg: TLSTMConfig, fused: Fused, params: Params, state: TLSTMState, xs: Array) -> bool:
+    """Whether ``kernel=None`` is ``"mosaic"`` on the GPU: where it is known to be faster and nothing can go wrong.
+
+    A process with several devices may divide the arrays among them, which is not known while a program is traced.
+    """
+    if fused.kernel is not None or fused.patches == "kept" or compute_capability() != TIMED_CAPABILITY:
+        return False
+    is_timed = cfg.features <= TIMED_FEATURES and state.h.dtype == jnp.float32
+    explicit = any(not jax.typeof(leaf).sharding.mesh.empty for leaf in jax.tree.leaves((params, state, xs)))
+    alone = len(jax.devices()) == 1 and jax.sharding.get_abstract_mesh().empty and not explicit
+    return is_timed and alone and all(holds for *_, holds in _needs(cfg, state, xs))
+
+
+def _needs(cfg: TLSTMConfig, state: TLSTMState, xs: Array) -> list[tuple[str, str, bool]]:
+    """The kernels' requirements, each as (expected, found, whether it is met)."""
     dtypes = (jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16))
     symbolic = any(map(export.is_symbolic_dim, (*xs.shape, *state.h.shape)))
     mesh = jax.sharding.get_abstract_mesh()
-    needs = [
+    return [
         *environment_needs(),
         ('cell="lstm"', f'cell="{cfg.cell}"', cfg.cell == "lstm"),
         ('norm="channel" or None', f'norm="{cfg.norm}"', cfg.norm != "layer"),
@@ -39,9 +62,6 @@ def check_covered(cfg: TLSTMConfig, state: TLSTMState, xs: Array) -> None:
         ("at least one row", "an empty batch", symbolic or xs.shape[1] > 0),
         ("arrays on one device", f"a mesh, {mesh}", mesh.empty or mesh.size == 1),
     ]
-    for expected, given, holds in needs:
-        if not holds:
-            raise ValueError(f'kernel="mosaic" needs {expected}, got {given}: use kernel="xla" or None.')
 
 
 def environment_needs() -> list[tuple[str, str, bool]]:

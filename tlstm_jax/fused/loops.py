@@ -1,30 +1,21 @@
-"""The choice of loops by platform, and the :func:`jax.custom_vjp` around them."""
+"""The choice of loops by platform."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import export, lax
 
-from tlstm_jax import cell
 from tlstm_jax.config import TLSTMConfig
-from tlstm_jax.fused.backward import backward
-from tlstm_jax.fused.coverage import check_covered
-from tlstm_jax.fused.forward import forward
+from tlstm_jax.fused import xla
+from tlstm_jax.fused.coverage import check_covered, kernels_are_faster
 from tlstm_jax.fused.reverse_only import reverse_only
-from tlstm_jax.fused.timestep import (
-    Static,
-    Weights,
-    advance,
-    cast,
-    preactivations,
-    prepare,
-)
+from tlstm_jax.fused.timestep import Static, prepare
 from tlstm_jax.options import Fused
-from tlstm_jax.scan import Ends, Span, scan_span
+from tlstm_jax.scan import Ends, Span
 from tlstm_jax.typing import Array, Params, TLSTMState
 
 PATCHES_BYTES = 2**30
@@ -57,22 +48,33 @@ def fused_span(
 
         def run(plan: Fused, by_default: int, *arguments: Any) -> Any:
             static = Static(cfg, plan, by_default if unroll is None else unroll, end)
-            return _span(static, prepare(params, static, state.h.dtype, fresh), *arguments)
+            return xla.span(static, prepare(params, static, state.h.dtype, fresh), *arguments)
 
         # Batch and timesteps are unknown in a program exported for any number of them.
         gather = 1 if export.is_symbolic_dim(step_bytes) else max(1, PATCHES_BYTES // max(1, step_bytes))
         if xs.shape[0] == 0:
             return state, None if ends is None else state, xs
         arguments = (*reverse_only((state, xs)), reset, array_ends)
-        if fused.kernel == "mosaic":
-            check_covered(cfg, state, xs)
-            from tlstm_jax.fused import mosaic  # only if asked for, since it imports Pallas and needs a later jax
+
+        def with_kernels(state: TLSTMState, xs: Array, reset: Array | None, ends: Array | None) -> Any:
+            from tlstm_jax.fused import gpu, mosaic  # only if used, since they import Pallas and need a later jax
 
             fits = (fused.gather or gather) >= xs.shape[0]
             plan = fused.or_else("gates" if fits else "states", gather, 16, "built")
-            return mosaic.run(params, cfg, plan, KERNEL_UNROLL if unroll is None else unroll, end, *arguments, fresh)
+            kernels = mosaic.static_of(cfg, plan, KERNEL_UNROLL if unroll is None else unroll, end, state, xs)
+            otherwise = None
+            if fused.kernel is None:
+                plan = dataclasses.replace(plan, save="states", gather=kernels.gather)
+                otherwise = Static(cfg, plan, several(xs.shape[0]) if unroll is None else unroll, end)
+            return gpu.span(gpu.Static(kernels, otherwise), mosaic.Inputs(params, fresh, state, xs), reset, ends)
+
+        if fused.kernel == "mosaic":
+            check_covered(cfg, state, xs)
+            return with_kernels(*arguments)
         on_cpu = functools.partial(run, fused.or_else("gates", 1, 16, "kept"), 1)
         elsewhere = functools.partial(run, fused.or_else("states", gather, 16, "built"), several(xs.shape[0]))
+        if kernels_are_faster(cfg, fused, params, state, xs):
+            return lax.platform_dependent(*arguments, cpu=on_cpu, cuda=with_kernels, default=elsewhere)
         if None not in (fused.save, fused.gather, fused.align, fused.patches, unroll):
             return on_cpu(*arguments)
         return lax.platform_dependent(*arguments, cpu=on_cpu, default=elsewhere)
@@ -88,23 +90,3 @@ def several(num_steps: int) -> int:
     if export.is_symbolic_dim(num_steps):
         return 1
     return min(UNROLLS, key=lambda unroll: (unroll + num_steps % unroll, -unroll))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _span(
-    static: Static, weights: Weights, state: TLSTMState, xs: Array, reset: Array | None, ends: Array | None
-) -> tuple[TLSTMState, TLSTMState | None, Array]:
-    weights = cast(weights, state.h.dtype)
-
-    def step(state: TLSTMState, x: Array) -> tuple[TLSTMState, Array]:
-        state = advance(static, weights, state, preactivations(static, weights, state.h, x))
-        return state, cell.output(state.h, static.cfg)
-
-    end = ends if static.end is None else static.end
-    last, end_state, ys = scan_span(step, static.unroll, state, xs, reset, end, weights.fresh)
-    # jax.vmap of a custom_vjp requires each result to be batched along the same axis here and in forward;
-    # concatenation always gives the first, a scan the second.
-    return last, end_state, jnp.concatenate([ys, ys[:0]])
-
-
-_span.defvjp(forward, backward)

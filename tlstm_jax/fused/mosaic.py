@@ -10,10 +10,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax
-import jax.custom_batching
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
@@ -30,6 +29,22 @@ from tlstm_jax.layout import to_rank
 from tlstm_jax.options import Fused
 from tlstm_jax.scan import reset_rows
 from tlstm_jax.typing import Array, Bool, Float, Params, TLSTMState
+
+
+class Inputs(NamedTuple):
+    """What the loops' results are differentiated with respect to.
+
+    Attributes:
+        params: the parameters.
+        fresh: the state after a reset, ``(*p, 1, m)``; None for zeros.
+        state: the state before the first timestep.
+        xs: projected inputs, ``(n, b, m)``.
+    """
+
+    params: Params
+    fresh: TLSTMState | None
+    state: TLSTMState
+    xs: Float[Array, "n b m"]
 
 
 class Weights(NamedTuple):
@@ -58,27 +73,13 @@ class Static(NamedTuple):
     end: int | None
 
 
-def run(
-    params: Params,
-    cfg: TLSTMConfig,
-    fused: Fused,
-    unroll: int | bool,
-    until: int | None,
-    state: TLSTMState,
-    xs: Float[Array, "n b m"],
-    reset: Bool[Array, "n b"] | None,
-    ends: Array | None,
-    fresh: TLSTMState | None,
-) -> tuple[TLSTMState, TLSTMState | None, Array]:
-    """A :class:`tlstm_jax.scan.Span` for checked arguments and a ``fused`` without None; ``until`` is an int end."""
+def static_of(
+    cfg: TLSTMConfig, fused: Fused, unroll: int | bool, until: int | None, state: TLSTMState, xs: Float[Array, "n b m"]
+) -> Static:
+    """What is known at compile time, for a ``fused`` without None; ``until`` is ``ends`` if that is an int."""
     s = Sizes.of(cfg, xs.shape[1], state.h.dtype.itemsize, fused.align or 1)
     keeps = fused.save == "gates"
-    static = Static(s, len(xs) if keeps else fused.gather or 1, keeps, unroll, until)
-    weights = prepare(s, params, fresh)
-    start = jax.tree.map(functools.partial(_flat, s), (state.c, state.h))
-    last, end, ys = _span(static, weights, start, _pad(xs, s.padded), reset, ends)
-    last, end = jax.tree.map(functools.partial(_unflat, s), (last, end))
-    return TLSTMState(*last), None if end is None else TLSTMState(*end), ys[..., : cfg.features]
+    return Static(s, len(xs) if keeps else fused.gather or 1, keeps, unroll, until)
 
 
 def prepare(s: Sizes, params: Params, fresh: TLSTMState | None) -> Weights:
@@ -115,6 +116,12 @@ def _unflat(s: Sizes, z: Float[Array, "p b padded"]) -> Array:
     return z[..., : s.cfg.features].reshape(*s.cfg.tensor_shape, s.batch, s.cfg.features)
 
 
+def _arguments(s: Sizes, inputs: Inputs) -> tuple[Weights, tuple[Array, Array], Array]:
+    """The parameters, the state and the inputs as the kernels use them."""
+    start = jax.tree.map(functools.partial(_flat, s), (inputs.state.c, inputs.state.h))
+    return prepare(s, inputs.params, inputs.fresh), start, _pad(inputs.xs, s.padded)
+
+
 def _patches(s: Sizes, h: Float[Array, "p b padded"], x: Float[Array, "b padded"]) -> Float[Array, "p b depth"]:
     """The patches, which W^h multiplies at each location (eqs. 5, 14)."""
     h = h[..., : s.stride].reshape(*s.cfg.tensor_shape, s.batch, s.stride)
@@ -144,17 +151,14 @@ def _common(s: Sizes, weights: Weights, reset: Array | None, c: Any, steps: Any)
     )
 
 
-class Residuals(NamedTuple):
-    """The residuals of the backward loop.
+class Saved(NamedTuple):
+    """The residuals of the backward loop besides its arguments.
 
-    ``states`` are the states before the first and after every timestep, before any reset. ``kept`` is None if
-    pre-activations and patches are recomputed, chunk by chunk.
+    Attributes:
+        states: C and H before the first and after every timestep, before any reset, ``(n + 1, p, b, padded)`` each.
+        kept: None if pre-activations and patches are recomputed, chunk by chunk.
     """
 
-    weights: Weights
-    xs: Array
-    reset: Array | None
-    ends: Array | None
     states: tuple[Array, Array]
     kept: Kept | None
 
@@ -183,32 +187,21 @@ class Updated(NamedTuple):
     d_fresh: Any
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _span(
-    static: Static,
-    weights: Weights,
-    state: tuple[Array, Array],
-    xs: Array,
-    reset: Array | None,
-    ends: Array | None,
-) -> tuple[Any, Any, Array]:
-    return _forward(static._replace(keeps=False), weights, state, xs, reset, ends)[0]
-
-
-def _forward(
-    static: Static,
-    weights: Weights,
-    state: tuple[Array, Array],
-    xs: Array,
-    reset: Array | None,
-    ends: Array | None,
-) -> tuple[tuple[Any, Any, Array], Residuals]:
-    weights, state, xs = _alone((weights, state, xs))
-    s, num_steps = static.sizes, len(xs)
+def _pad_steps(static: Static, xs: Array, reset: Array | None) -> tuple[Array, Array | None]:
+    """``xs`` and ``reset`` for as many timesteps as the loops run."""
+    num_steps = len(xs)
     total = math.prod(chunks(num_steps, static.gather))
-    xs = jnp.pad(xs, ((0, total - num_steps), (0, 0), (0, 0)))
     if reset is not None:  # one more, since the kernel also writes the next timestep's patches
         reset = jnp.pad(reset, ((0, total + 1 - num_steps), (0, 0))).astype(jnp.int32)
+    return jnp.pad(xs, ((0, total - num_steps), (0, 0), (0, 0))), reset
+
+
+def forward(static: Static, inputs: Inputs, reset: Bool[Array, "n b"] | None, ends: Array | None) -> tuple[Any, Saved]:
+    """The results of a :class:`tlstm_jax.scan.Span`, and what :func:`backward` needs besides the same arguments."""
+    s, num_steps = static.sizes, len(inputs.xs)
+    weights, state, xs = _arguments(s, inputs)
+    xs, reset = _pad_steps(static, xs, reset)
+    total = len(xs)
     kernel = weights.kernel.astype(state[1].dtype)
     first = state[1] if reset is None else _reset(reset[0], state[1], weights, 1)
 
@@ -237,20 +230,9 @@ def _forward(
     steps = jnp.zeros((s.locations, s.batch), jnp.int32)
     states, _, _, kept = pl.run_state(loop)((start, columns, steps, kept))
     last, end = state_after(num_steps, states), state_after(static.end if ends is None else ends, states)
-    return (last, end, states[1][1 : num_steps + 1, -1]), Residuals(weights, xs, reset, ends, states, kept)
-
-
-@jax.custom_batching.custom_vmap
-def _alone(tree: Any) -> Any:
-    return tree
-
-
-@_alone.def_vmap
-def _refuse_vmap(*_: Any) -> NoReturn:
-    raise ValueError(
-        'kernel="mosaic" needs arrays without axes of jax.vmap, got a batched call: use the batch axes of xs, or '
-        'kernel="xla" or None.'
-    )
+    last, end = jax.tree.map(functools.partial(_unflat, s), (last, end))
+    ys = states[1][1 : num_steps + 1, -1, :, : s.cfg.features]
+    return (TLSTMState(*last), None if end is None else TLSTMState(*end), ys), Saved(states, kept)
 
 
 def _reset(is_reset: Array, z: Float[Array, "p b padded"], weights: Weights, which: int) -> Array:
@@ -259,13 +241,23 @@ def _reset(is_reset: Array, z: Float[Array, "p b padded"], weights: Weights, whi
     return reset_rows(is_reset > 0, z, fresh)
 
 
-def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, Array]) -> Any:
-    weights, xs, reset, ends, (cs, hs), kept = residuals
-    d_last, d_end, d_ys = cotangents
-    num_steps, total = len(d_ys), len(xs)
+def backward(
+    static: Static,
+    inputs: Inputs,
+    reset: Bool[Array, "n b"] | None,
+    ends: Array | None,
+    saved: Saved,
+    cotangents: tuple[TLSTMState, TLSTMState | None, Float[Array, "n b m"]],
+) -> Inputs:
+    """The cotangents of the inputs, from those of the results of :func:`forward`."""
+    (weights, _, xs), pull = jax.vjp(functools.partial(_arguments, static.sizes), inputs)
+    xs, reset = _pad_steps(static, xs, reset)
+    (cs, hs), kept = saved
+    num_steps, total = len(inputs.xs), len(xs)
     count, size = chunks(num_steps, static.gather)
     s = static.sizes._replace(chunk=size)
-    d_ys = jnp.pad(d_ys.astype(jnp.float32), ((0, total - num_steps), (0, 0), (0, 0)))
+    d_last, d_end = (None if d is None else jax.tree.map(functools.partial(_flat, s), tuple(d)) for d in cotangents[:2])
+    d_ys = jnp.pad(cotangents[2].astype(jnp.float32), ((0, total - num_steps), (0, 0), (0, s.padded - s.cfg.features)))
     kernel = weights.kernel.astype(hs.dtype)
     transposed = kernel.T
     float32 = functools.partial(jax.tree.map, lambda leaf: leaf.astype(jnp.float32))
@@ -361,10 +353,8 @@ def _backward(static: Static, residuals: Residuals, cotangents: tuple[Any, Any, 
     d_pointwise = jax.tree.map(lambda total: total.sum(1), updated.d_pointwise)
     d_xs = _pad(d_xs.reshape(total, s.batch, s.stride), s.padded)[:num_steps].astype(xs.dtype)
     d_state = (d_c.astype(cs.dtype), d_h.astype(hs.dtype))
-    return Weights(d_kernel, d_bias, d_pointwise, fresh), d_state, d_xs, None, None
-
-
-_span.defvjp(_forward, _backward)
+    (d_inputs,) = pull((Weights(d_kernel, d_bias, d_pointwise, fresh), d_state, d_xs))
+    return d_inputs
 
 
 def _place(z: Array, shape: Sequence[int], place: Sequence[int]) -> Array:

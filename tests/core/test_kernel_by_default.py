@@ -1,0 +1,238 @@
+"""Where ``Fused(kernel=None)`` takes the GPU kernels, and XLA's loops where JAX cannot transform the kernels."""
+
+import dataclasses
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+import tlstm_jax as tl
+from tests.core.test_cell_kernel import CELL, RESET, error, interpreted, needs_pallas, setup
+from tests.core.variants import nearly, refused
+from tlstm_jax.fused import coverage, loops
+
+OPTIONS = {"seq_lengths": np.array([2, 1]), "reset": RESET[:, :2]}
+
+
+@pytest.fixture
+def kernels_by_default(monkeypatch):
+    """Programs have the kernels that they would have on an H100."""
+    monkeypatch.setattr(loops, "kernels_are_faster", lambda *_: True)
+
+
+@pytest.fixture
+def as_on_a_gpu(kernels_by_default, monkeypatch):
+    """They are chosen even for a CPU, for the interpreter."""
+    chosen = jax.lax.platform_dependent
+
+    def platform_dependent(*arguments, cuda=None, **others):
+        return chosen(*arguments, **others) if cuda is None else cuda(*arguments)
+
+    monkeypatch.setattr(loops.lax, "platform_dependent", platform_dependent)
+
+
+@pytest.fixture
+def h100(monkeypatch):
+    """A process with one H100; returns a function that replaces it by several devices."""
+
+    def use(*devices):
+        monkeypatch.setattr(jax, "local_devices", lambda: devices)
+        monkeypatch.setattr(jax, "devices", lambda: devices)
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "__version__", "0.11.0")
+    use(types.SimpleNamespace(compute_capability="9.0"))
+    return use
+
+
+class Functions:
+    """Functions of a small model with lengths, resets, an initial and a last state, and their arguments."""
+
+    def __init__(self, implementation):
+        self.implementation = implementation
+        self.cfg, self.params, self.xs, self.state = setup("2d", steps=2, tensor_shape=(2,), features=3)
+        self.many_xs, self.many = self.stack(self.xs), self.stack((self.params, self.xs, self.state))
+
+    @staticmethod
+    def stack(tree):
+        return jax.tree.map(lambda leaf: jnp.stack([leaf, 1.1 * leaf, -0.9 * leaf]), tree)
+
+    def run(self, params, xs, state):
+        return tl.unroll(params, xs, self.cfg, initial_state=state, implementation=self.implementation, **OPTIONS)
+
+    def loss(self, params, xs, state, scale=1.0):
+        last, ys = self.run(params, xs, state)
+        return scale * jnp.sin(ys).sum() + sum((leaf**2).sum() for leaf in jax.tree.leaves(last))
+
+    def gradients(self, *arguments):
+        return jax.grad(self.loss, argnums=(0, 1, 2))(*arguments)
+
+    def of_bias(self, bias):
+        return self.loss({**self.params, "hidden": {**self.params["hidden"], "bias": bias}}, self.xs, self.state)
+
+    def of_chunks(self, params):
+        def chunk(state, xs):
+            return self.run(params, xs, state)
+
+        _, ys = jax.lax.scan(jax.checkpoint(chunk), self.state, self.many_xs)
+        return (ys**2).sum()
+
+
+def alone(f):
+    return f.gradients(f.params, f.xs, f.state)
+
+
+def forward_of_several(f):
+    return jax.vmap(lambda xs: f.run(f.params, xs, f.state))(f.many_xs)
+
+
+def population(f):
+    """Everything has an axis of vmap."""
+    return jax.vmap(f.gradients)(*f.many)
+
+
+def gradients_of_examples(f):
+    """The parameters have no axis, but their gradients do."""
+    return jax.vmap(f.gradients, (None, 0, None))(f.params, f.many_xs, f.state)
+
+
+def gradient_of_several(f):
+    return jax.grad(lambda params: jax.vmap(lambda xs: f.loss(params, xs, f.state))(f.many_xs).sum())(f.params)
+
+
+def jacobian(f):
+    """Only the backward pass has an axis of vmap."""
+    return jax.jacrev(lambda params: f.run(params, f.xs, f.state)[1])(f.params)
+
+
+def hessian(f):
+    return jax.hessian(f.of_bias)(f.params["hidden"]["bias"])
+
+
+def reverse_over_reverse(f):
+    return jax.jacrev(jax.grad(f.of_bias))(f.params["hidden"]["bias"])
+
+
+def derivative_of_a_cotangent(f):
+    """Only the backward pass is in forward mode."""
+    gradient = functools.partial(jax.grad(f.loss), f.params, f.xs, f.state)
+    return jax.jvp(lambda scale: gradient(scale=scale), (1.0,), (2.0,))
+
+
+def chunks(f):
+    return jax.grad(f.of_chunks)(f.params)
+
+
+def chunks_of_a_population(f):
+    return jax.vmap(jax.grad(f.of_chunks))(f.stack(f.params))
+
+
+FAST = [population, jacobian]
+SLOW = [
+    alone,
+    forward_of_several,
+    gradients_of_examples,
+    gradient_of_several,
+    hessian,
+    reverse_over_reverse,
+    derivative_of_a_cotangent,
+    chunks,
+    chunks_of_a_population,
+]
+
+
+@needs_pallas
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("what", [*FAST, *(pytest.param(what, marks=pytest.mark.slow) for what in SLOW)])
+def test_transformations(what, as_on_a_gpu):
+    with interpreted():
+        actual = jax.block_until_ready(jax.jit(lambda: what(Functions("auto")))())
+    assert error(actual, jax.jit(lambda: what(Functions("reference")))()) < 2e-6
+
+
+@needs_pallas
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_programs_by_platform(kernels_by_default):
+    """Only a program for a GPU has the kernels, and it has none under vmap."""
+
+    def text(what, platform):
+        return jax.jit(lambda: what(Functions("auto"))).trace().lower(lowering_platforms=(platform,)).as_text()
+
+    assert "mosaic_gpu" not in text(alone, "cpu")
+    assert "mosaic_gpu" not in text(population, "cuda")
+    assert text(alone, "cuda").count("mosaic_gpu") >= 2
+    several = export.export(jax.jit(lambda: alone(Functions("auto"))), platforms=("cpu", "cuda"))()
+    assert "mosaic_gpu" not in several.mlir_module()
+    nearly(several.call(), alone(Functions("reference")))
+
+
+@needs_pallas
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_long_forward_pass(kernels_by_default):
+    """XLA's loops, in which memory does not grow with the number of timesteps, run it; the kernels, which save states
+    anyway, differentiate it.
+    """
+    cfg, params, xs, _ = setup("3d")
+    loss = lambda xs: tl.unroll(params, xs, cfg)[1].sum()  # noqa: E731
+
+    def has_kernels(function, num_steps):
+        xs_of_that_length = jax.ShapeDtypeStruct((512, num_steps, *xs.shape[2:]), xs.dtype)
+        lowered = jax.jit(function).trace(xs_of_that_length).lower(lowering_platforms=("cuda",))
+        return "mosaic_gpu" in lowered.as_text()
+
+    assert has_kernels(loss, 500)
+    assert not has_kernels(loss, 600)
+    assert has_kernels(jax.grad(loss), 600)
+
+
+def test_where_they_are_the_default(h100):
+    cfg, params, xs, state = setup("2d")
+
+    def chosen(fused=None, **changes):
+        changed = dataclasses.replace(cfg, **changes)
+        state_in_dtype = state._replace(h=state.h.astype(changed.dtype or jnp.float32))
+        return coverage.kernels_are_faster(changed, fused or tl.Fused(), params, state_in_dtype, xs)
+
+    assert chosen()
+    assert chosen(tl.Fused(save="states", gather=4, align=1, patches="built"))
+    assert not chosen(tl.Fused(patches="kept"))
+    assert not chosen(tl.Fused(kernel="xla"))
+    assert not chosen(cell="rnn")
+    assert not chosen(norm="layer")
+    assert not chosen(dtype=jnp.bfloat16)  # not timed
+    assert not chosen(features=129)  # not timed
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("data",))):
+        assert not chosen()
+    h100(*2 * [types.SimpleNamespace(compute_capability="9.0")])
+    assert not chosen()
+    for other in ("8.0", "10.0", "gfx942"):
+        h100(types.SimpleNamespace(compute_capability=other))
+        assert not chosen()
+
+
+def test_not_on_this_machine_without_a_gpu():
+    cfg, params, xs, state = setup("2d")
+    assert jax.default_backend() != "cpu" or not coverage.kernels_are_faster(cfg, tl.Fused(), params, state, xs)
+
+
+def test_not_where_arrays_have_an_explicit_sharding(h100):
+    cfg, params, xs, state = setup("2d")
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    sharded = jax.device_put(xs, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+    assert not coverage.kernels_are_faster(cfg, tl.Fused(), params, state, sharded)
+
+
+@needs_pallas
+def test_asked_for_by_name_they_refuse_what_jax_cannot_transform():
+    with refused("not for an axis of jax.vmap", 'use kernel="xla" or None'):
+        jax.eval_shape(lambda: forward_of_several(Functions(CELL)))
+    with refused("not for an axis of jax.vmap", 'use kernel="xla" or None'):
+        jax.eval_shape(lambda: jacobian(Functions(CELL)))
+    with refused("not for a second derivative", 'use kernel="xla" or None'):
+        jax.eval_shape(lambda: hessian(Functions(CELL)))
+    with refused("not for a program for several platforms", 'use kernel="xla" or None'):
+        export.export(jax.jit(lambda: alone(Functions(CELL))), platforms=("cpu", "cuda"))()

@@ -1,0 +1,75 @@
+"""A function that JAX can only compile as it is, with another that takes its place everywhere else.
+
+Pallas kernels have no rule for :func:`jax.vmap` here, nor for forward mode, which second derivatives need, nor can they
+be part of a program that is lowered for several platforms at once (:func:`jax.export.export`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
+from jax.interpreters import ad, batching, mlir
+
+Flat = Callable[..., Any]
+
+_call = Primitive("tlstm_jax_with_fallback")
+_call.multiple_results = True
+
+
+def with_fallback(function: Callable[..., Any], fallback: Callable[[str], Callable[..., Any]]) -> Callable[..., Any]:
+    """``function``, in whose place another runs under ``jax.vmap``, in forward mode, and for several platforms at once.
+
+    Args:
+        function: from trees of arrays to a tree of arrays.
+        fallback: returns the other one, with the same arguments and results, or raises an error. Its argument says what
+            JAX cannot do.
+    """
+
+    def call(*arguments: Any) -> Any:
+        leaves, structure = jax.tree.flatten(arguments)
+
+        def flat(*leaves: Any) -> Any:
+            return function(*jax.tree.unflatten(structure, leaves))
+
+        def flat_fallback(what: str) -> Flat:
+            other = fallback(what)
+            return lambda *leaves: jax.tree.leaves(other(*jax.tree.unflatten(structure, leaves)))
+
+        jaxpr, shapes = jax.make_jaxpr(flat, return_shape=True)(*leaves)
+        found = _call.bind(*leaves, jaxpr=jaxpr, fallback=flat_fallback)
+        return jax.tree.unflatten(jax.tree.structure(shapes), found)
+
+    return call
+
+
+def _abstract(*_: Any, jaxpr: ClosedJaxpr, **__: Any) -> Any:
+    return jaxpr.out_avals, jaxpr.effects
+
+
+def _run(*arguments: Any, **parameters: Any) -> Any:
+    return jax.jit(lambda *arguments: _call.bind(*arguments, **parameters))(*arguments)
+
+
+def _batch(arguments: Sequence[Any], axes: Sequence[Any], *, fallback: Callable[[str], Flat], **_: Any) -> Any:
+    found = jax.vmap(fallback("an axis of jax.vmap"), in_axes=tuple(axes))(*arguments)
+    return found, [0] * len(found)
+
+
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, fallback: Callable[[str], Flat], **_: Any) -> Any:
+    return jax.jvp(fallback("a second derivative"), tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
+
+
+def _lower(context: Any, *arguments: Any, jaxpr: ClosedJaxpr, fallback: Callable[[str], Flat]) -> Any:
+    alone = len(context.module_context.platforms) == 1
+    chosen = jaxpr_as_fun(jaxpr) if alone else fallback("a program for several platforms")
+    return mlir.lower_fun(chosen, multiple_results=True)(context, *arguments)
+
+
+_call.def_effectful_abstract_eval(_abstract)
+_call.def_impl(_run)
+batching.primitive_batchers[_call] = _batch
+ad.primitive_jvps[_call] = _jvp
+mlir.register_lowering(_call, _lower)
