@@ -42,6 +42,7 @@ def _ours() -> list[Contender]:
         "fused-gates": "the same, all gates saved for the backward pass",
         "fused-states": "the same, gates computed again in the backward pass",
         "fused-built": "the same, patches built anew at every timestep, for one product",
+        "xla": "the same, all of a timestep left to XLA",
         "mosaic": "the same, everything of a timestep but its product in a GPU kernel",
     }
     named = [ours(name, summary, name) for name, summary in summaries.items()]

@@ -45,8 +45,8 @@ from experiments.common.files import writing
 from experiments.common.tables import aligned
 
 MODULE = "benchmarks.depth"
-TLSTMS = {"2d": 1, "3d": 2, "2d-mosaic": 1, "3d-mosaic": 2}
-"""The number of tensorized dimensions; the last two models use ``Fused(kernel="mosaic")``."""
+TLSTMS = {f"{dims}d{kernel}": dims - 1 for kernel in ("", "-xla", "-mosaic") for dims in (2, 3)}
+"""The number of tensorized dimensions; names that end in "-xla" or "-mosaic" use ``Fused(kernel=..)``."""
 STACKS = ("stack-shared", "stack-unshared", "wavefront-shared", "wavefront-unshared", "cudnn")
 STREAMED: dict[str, Network] = {"2d": "tlstm", "3d": "tlstm", "stack-shared": "shared", "stack-unshared": "unshared"}
 STEP = "step"
@@ -98,7 +98,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     models = (*TLSTMS, *STACKS)
     size = commandline.positive_int
     parser.add_argument("--depths", type=size, nargs="+", default=[1, 2, 4, 7, 10], metavar="L", help="L of each model")
-    by_default = [model for model in models if not model.endswith("-mosaic")]
+    by_default = [model for model in models if not model.endswith(("-xla", "-mosaic"))]
     parser.add_names("--models", models, by_default, "what to compare")
     for name, default in (("features", 100), ("batch-size", 15), ("num-steps", 42)):
         parser.add_argument(f"--{name}", type=size, default=default, metavar="N", help=f"default: {default}")
@@ -146,7 +146,7 @@ def passes(sizes: Mapping[str, Size], precision: Precision, each: str, limits: L
 
 def contender_of(model: str) -> str:
     """The name of a model's contender."""
-    return ("mosaic" if model.endswith("-mosaic") else BASE) if model in TLSTMS else model
+    return (model.partition("-")[2] or BASE) if model in TLSTMS else model
 
 
 def stream(sizes: Mapping[str, Size], precision: Precision, limits: Limits) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """Count the kernels that one timestep launches, without the accelerator: XLA compiles for an absent device.
 
+There "auto" means XLA's kernels: the library takes its own by default only in a process that has the GPU.
+
 At the sizes of the paper the arithmetic of a timestep takes about as long as launching one kernel, so
 that the number of kernels decides the speed.
 

@@ -109,13 +109,13 @@ PARTS = {
         Part("unroll", "cell_kernel", f"--sizes a --unroll 1 3 8 {KERNEL}", 45),
         Part("kernel-3x3", "cell_kernel", f"--sizes d --unroll 8 {KERNEL}", 55),
         *(
-            Part(f"flags-{name}", "speed", f"--sizes a --contenders auto mosaic {TF32}", 35, flags, oldest)
+            Part(f"flags-{name}", "speed", f"--sizes a --contenders xla mosaic {TF32}", 35, flags, oldest)
             for name, (flags, oldest) in FLAGS.items()
         ),
         Part("check", "speed", "--sizes tiny tiny-3d --contenders auto reference --passes training --seconds 0.1", 40),
-        Part("depth", "depth", f"--depths 1 10 --models 2d 2d-mosaic {STACKS} {TRAINING}", 110),
-        Part("speed", "speed", f"--sizes a --contenders auto reference floor conv {STACKS} {TRAINING}", 45),
-        Part("profile", "kernel_times", "--sizes a --contenders auto mosaic --precision default --calls 5", 60),
+        Part("depth", "depth", f"--depths 1 10 --models 2d 2d-xla {STACKS} {TRAINING}", 110),
+        Part("speed", "speed", f"--sizes a --contenders auto xla reference floor conv {STACKS} {TRAINING}", 45),
+        Part("profile", "kernel_times", "--sizes a --contenders xla mosaic --precision default --calls 5", 60),
         Part("depth-3d", "depth", f"--depths 1 10 --models 3d {TRAINING}", 60),
         Part("populations", "populations", "--sizes a --members 1 6 48", 60),
         Part("profile-3d", "kernel_times", "--sizes mnist-3 memorization-10 --precision default --calls 3", 90),

@@ -10,7 +10,6 @@ from typing import Any
 
 from benchmarks import cell_kernel
 from benchmarks.cell_kernel import Verdict
-from benchmarks.contenders import BASE
 from benchmarks.race import outcome
 from benchmarks.record import number
 
@@ -39,7 +38,7 @@ def verdict(parts: Sequence[Part], platform: str, device: str) -> list[str]:
     """
     found = {part["name"]: part for part in parts}
     kernel = choose_kernel(found, platform)
-    # If the choice of kernel was not measured, judge the rest for the current default.
+    # If the choice of kernel was not measured, judge the rest for the one that runs on every GPU.
     used = kernel.choice or "xla"
     return [
         line(f"kernel: None on {device} should choose", kernel),
@@ -88,19 +87,18 @@ def choose_unroll(parts: Mapping[str, Part], kernel: str) -> Verdict:
 
 def choose_flags(parts: Mapping[str, Part], kernel: str) -> Verdict:
     """The flags with which this kernel is fastest, if it is clearly faster than without flags."""
-    contender = "mosaic" if kernel == "mosaic" else BASE
     names = list(dict.fromkeys([NO_FLAGS, *(name for name in parts if name.startswith(FLAGS))]))
     missing = [absence(name, parts.get(name)) for name in names]
-    rows = {name: row for name in names for row in rows_of(parts.get(name)) if row["contender"] == contender}
-    failed = [f"{contender} in {name}: {outcome(row)}" for name, row in rows.items() if outcome(row)]
+    rows = {name: row for name in names for row in rows_of(parts.get(name)) if row["contender"] == kernel}
+    failed = [f"{kernel} in {name}: {outcome(row)}" for name, row in rows.items() if outcome(row)]
     times = {name: row["median_ms"] for name, row in rows.items() if "median_ms" in row}
     if NO_FLAGS not in times or len(times) < 2:
-        return Verdict(None, clauses([*missing, *failed]) or f"{contender} was timed in {NO_FLAGS} alone")
+        return Verdict(None, clauses([*missing, *failed]) or f"{kernel} was timed in {NO_FLAGS} alone")
     best = min(times, key=times.__getitem__)
     share = times[best] / times[NO_FLAGS]
     choice = parts[best]["xla_flags"] if share < 1 - LEAST_GAIN else "nothing added"
     shown = sorted((ms, name.removeprefix(FLAGS)) for name, ms in times.items())
-    figures = f"{contender} at size {rows[best]['size']}: {', '.join(f'{name} {number(ms)} ms' for ms, name in shown)}"
+    figures = f"{kernel} at size {rows[best]['size']}: {', '.join(f'{name} {number(ms)} ms' for ms, name in shown)}"
     gain = "" if best == NO_FLAGS else f"{best.removeprefix(FLAGS)} takes {share:.2f} of the time without"
     return Verdict(choice, clauses([figures, gain, *missing, *failed]))
 

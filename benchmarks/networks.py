@@ -28,9 +28,10 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "auto": "auto",
     "reference": "reference",
     "fused": "fused",
-    "fused-gates": tl.Fused(save="gates"),
-    "fused-states": tl.Fused(save="states"),
-    "fused-built": tl.Fused(patches="built"),
+    "fused-gates": tl.Fused(save="gates", kernel="xla"),
+    "fused-states": tl.Fused(save="states", kernel="xla"),
+    "fused-built": tl.Fused(patches="built", kernel="xla"),
+    "xla": tl.Fused(kernel="xla"),
     "mosaic": tl.Fused(kernel="mosaic"),
 }
 """The library's implementations, by name."""

@@ -31,17 +31,22 @@ class Fused:
         kernel: ``"mosaic"`` computes everything in a timestep except the matrix product in one GPU kernel, written in
             Pallas Mosaic from the same equations, forward and backward; ``"xla"`` leaves all of it to XLA. ``"mosaic"``
             is for GPUs of compute capability 9.0 (H100) or later and jax 0.11 or later, and for LSTM cells with channel
-            normalization or none, at most 512 features, in float32 or bfloat16, on one device and not under
-            ``jax.vmap``; in any other case :func:`tlstm_jax.unroll` raises ``ValueError``, except for arrays that an
-            automatic mesh divides, which it cannot see and which are not supported. Without a GPU the device is
-            not checked, so that programs can be compiled for another machine; JAX refuses to compile the kernel for a
-            CPU. With ``"mosaic"``, ``save="gates"`` saves the patches too, ignores ``gather``, and is the default if
-            the patches of all timesteps fill at most 1 GiB. None is ``"xla"`` everywhere: on an H100, in TF32,
-            ``"mosaic"`` took 0.52 to 0.63 of XLA's time (see the guide's performance page), but it does not support
-            ``jax.vmap``.
+            normalization or none, at most 512 features, in float32 or bfloat16, on one device; not under ``jax.vmap``,
+            for second derivatives, or in programs that ``jax.export`` compiles for several platforms at once. In any
+            other case :func:`tlstm_jax.unroll` raises ``ValueError``, except for arrays that an automatic mesh divides,
+            which it cannot see and which are not supported. Without a GPU the device is not checked, so that programs
+            can be compiled for another machine; JAX refuses to compile the kernel for a CPU. With ``"mosaic"``,
+            ``save="gates"`` saves the patches too, ignores ``gather``, and is the default if the patches of all
+            timesteps fill at most 1 GiB.
 
-    A CPU gets ``Fused("gates", 1, 16, "kept")`` and ``unroll=1``. Other platforms get ``Fused("states", n, 16,
-    "built")``, where n is the number of timesteps whose patches fill 1 GiB, and ``unroll=3``, 4 or 5, whichever
+            None is ``"mosaic"`` in a process whose only device is a GPU of compute capability 9.0 (H100, H200), in
+            float32 with at most 128 features, without a mesh, and unless ``patches="kept"``: on an H100, in TF32, it
+            took 0.52 to 0.63 of XLA's time (see the guide's performance page). Otherwise None is ``"xla"``, also for
+            everything that ``"mosaic"`` does not support, and for results without derivatives if the states of all
+            timesteps, which the kernel writes and XLA's loop does not, fill more than 1 GiB.
+
+    A CPU gets ``Fused("gates", 1, 16, "kept")`` and ``unroll=1``. Other platforms, with ``kernel="xla"``, get
+    ``Fused("states", n, 16, "built")``, where n is the number of timesteps whose patches fill 1 GiB, and ``unroll=3``, 4 or 5, whichever
     compiles the fewest timesteps: an iteration of several timesteps launches fewer kernels on a GPU, since states are
     written, counters advanced and arrays copied once per iteration. A larger ``unroll`` would take more than twice as
     long to compile, except with ``kernel="mosaic"``, whose default is 8.
@@ -69,7 +74,7 @@ class Fused:
         if not isinstance(self.patches, str | None) or self.patches not in ("kept", "built", None):
             raise ValueError(f'patches must be "kept", "built" or None (by platform), got {self.patches!r}.')
         if not isinstance(self.kernel, str | None) or self.kernel not in ("mosaic", "xla", None):
-            raise ValueError(f'kernel must be "mosaic", "xla" or None (the same as "xla"), got {self.kernel!r}.')
+            raise ValueError(f'kernel must be "mosaic", "xla" or None (by platform), got {self.kernel!r}.')
         if self.kernel == "mosaic" and self.patches == "kept":
             raise ValueError('patches must be "built" or None with kernel="mosaic", which builds them, got "kept".')
         for name in ("gather", "align"):

@@ -14,6 +14,7 @@ Rows = list[list[str]]
 TIMED_MODELS = {
     "2d": "2D tLSTM+CN",
     "3d": "3D tLSTM+CN",
+    "2d-xla": '2D tLSTM+CN, kernel="xla"',
     "2d-mosaic": '2D tLSTM+CN, kernel="mosaic"',
     "stack-shared": "sLSTM",
     "stack-unshared": "sLSTM (unshared)",

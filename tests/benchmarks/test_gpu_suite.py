@@ -35,9 +35,9 @@ def complete():
         part("kernel-10x10", *timed("memorization-10", xla_8=5.0, mosaic_8=3.0, floor=2.5)),
         part("unroll", *timed(xla_1=2.0, mosaic_1=1.9, xla_3=1.5, mosaic_3=0.9, xla_8=1.4, mosaic_8=0.7)),
         part("kernel-3x3", *timed("d", xla_8=12.0, mosaic_8=6.0)),
-        part("flags-none", *timed(auto=1.5, mosaic=0.8), xla_flags=""),
+        part("flags-none", *timed(xla=1.5, mosaic=0.8), xla_flags=""),
         part("flags-graph", status="skipped", error="needs jax 0.12"),
-        part("flags-pdl", *timed(auto=1.48, mosaic=0.6), xla_flags=PDL),
+        part("flags-pdl", *timed(xla=1.48, mosaic=0.6), xla_flags=PDL),
     ]
     return {each["name"]: each for each in parts}
 
@@ -71,7 +71,7 @@ def test_a_kernel_that_fails_a_check_is_not_chosen():
     assert kernel == "kernel: None on H100 should choose xla: failed here: check 3d"
     assert unroll.startswith("unroll: None on H100 should choose 8: xla at size a: 8 1.40 ms and")
     # 0.987 of the time: less than what differs from process to process.
-    assert flags.startswith("flags: XLA_FLAGS on H100 should have nothing added: auto at size a: pdl 1.48 ms")
+    assert flags.startswith("flags: XLA_FLAGS on H100 should have nothing added: xla at size a: pdl 1.48 ms")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_what_was_not_measured():
     parts = {**complete(), "unroll": part("unroll", *timed(floor=0.5))}
     assert verdict(parts)[1] == "unroll: not measured: mosaic was not timed"
     parts = {name: each for name, each in complete().items() if name in ("flags-none", "kernel-check")}
-    assert verdict(parts)[2] == "flags: not measured: auto was timed in flags-none alone"
+    assert verdict(parts)[2] == "flags: not measured: xla was timed in flags-none alone"
 
 
 def test_without_a_device_for_the_kernel():
@@ -193,7 +193,7 @@ def test_what_answers_the_open_questions_comes_first():
     assert gpu_verdict.NO_FLAGS in needed
     for part, each in zip(parts, options, strict=True):
         if part.name.startswith(gpu_verdict.FLAGS):
-            assert each.contenders == ["auto", "mosaic"]
+            assert each.contenders == ["xla", "mosaic"]
     times = [each for part, each in zip(parts, options, strict=True) if part.name in gpu_verdict.TIMES]
     assert {size for each in times for size in each.sizes} == {"a", "d", "memorization-10"}
     assert len(parse(gpu_suite.PARTS[gpu_verdict.UNROLL]).unroll) > 1
