@@ -31,7 +31,7 @@ The layers apply to whole sequences at once. They can continue sequences nonethe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -39,6 +39,28 @@ import jax
 import jax.numpy as jnp
 
 from experiments.rivals.layer import Carry, Rival, last_before_end, uniform_init
+
+
+def conv_by_product(
+    us: jax.Array, kernel: jax.Array, *_: Any, rhs_dilation: Sequence[int] = (1,), precision: Any = None, **__: Any
+) -> jax.Array:
+    """The convolution of ``jax.lax.conv_general_dilated`` over time, without padding and strides, as one product.
+
+    In a ``scan``, the gradient of a convolution's kernel is slow with XLA for CPUs, and training runs in one.
+
+    Args:
+        us: (batch, T, C).
+        kernel: (k, C, M).
+        rhs_dilation: the distance d of the taps in timesteps.
+        precision: of the product.
+
+    Returns:
+        (batch, T - (k - 1) d, M).
+    """
+    (dilation,), (taps, channels, features) = rhs_dilation, kernel.shape
+    time = us.shape[-2] - (taps - 1) * dilation
+    patches = [us[:, tap * dilation : tap * dilation + time] for tap in range(taps)]
+    return jnp.matmul(jnp.concatenate(patches, axis=-1), kernel.reshape(taps * channels, features), precision=precision)
 
 
 class CausalConv(nn.Module):
@@ -92,14 +114,7 @@ class CausalConv(nn.Module):
         us = jnp.concatenate([before, us], axis=-2)
         after = last_before_end(us, lengths, context)
         operand, kernel = nn.dtypes.promote_dtype(us, kernel, dtype=self.dtype)
-        ys = jax.lax.conv_general_dilated(
-            operand.reshape(-1, *us.shape[-2:]),
-            kernel,
-            window_strides=(1,),
-            padding="VALID",
-            rhs_dilation=(self.dilation,),
-            dimension_numbers=("NTC", "TIO", "NTC"),
-        )
+        ys = conv_by_product(operand.reshape(-1, *us.shape[-2:]), kernel, rhs_dilation=(self.dilation,))
         ys = ys.reshape(*batch, time, self.features).astype(self.param_dtype)
         return after, ys + jnp.broadcast_to(bias, ys.shape)
 

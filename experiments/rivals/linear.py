@@ -34,6 +34,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from experiments.rivals.convolutional import conv_by_product
 from experiments.rivals.layer import Carry, Rival, gate_bias_init, last_before_end, per_gate, state_at_end, uniform_init
 
 
@@ -112,6 +113,7 @@ class QRNN(Rival):
                 bias_init=gate_bias_init("zfo", self.forget_bias, self.time_scale),
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
+                conv_general_dilated=conv_by_product,
                 name=f"conv_{index}",
             )
             z, f, o = jnp.split(conv(history).astype(self.param_dtype), 3, axis=-1)
