@@ -46,10 +46,10 @@ class Fused:
             timesteps, which the kernel writes and XLA's loop does not, fill more than 1 GiB.
 
     A CPU gets ``Fused("gates", 1, 16, "kept")`` and ``unroll=1``. Other platforms, with ``kernel="xla"``, get
-    ``Fused("states", n, 16, "built")``, where n is the number of timesteps whose patches fill 1 GiB, and ``unroll=3``, 4 or 5, whichever
-    compiles the fewest timesteps: an iteration of several timesteps launches fewer kernels on a GPU, since states are
-    written, counters advanced and arrays copied once per iteration. A larger ``unroll`` would take more than twice as
-    long to compile, except with ``kernel="mosaic"``, whose default is 8.
+    ``Fused("states", n, 16, "built")``, where n is the number of timesteps whose patches fill 1 GiB, and ``unroll=3``,
+    4 or 5, whichever compiles the fewest timesteps: an iteration of several timesteps launches fewer kernels on a GPU,
+    since states are written, counters advanced and arrays copied once per iteration. A larger ``unroll`` would take
+    more than twice as long to compile, except with ``kernel="mosaic"``, whose default is 8.
 
     Raises:
         ValueError: an option has an invalid value.
