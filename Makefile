@@ -18,7 +18,7 @@ test-slow: $(VENV)/installed
 
 # The GPU kernels, in an interpreter: all models with all options. With jax 0.10 (Python 3.11) they are skipped.
 test-kernels: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 -m "slow or not slow" tests/core/test_cell_kernel.py
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow" tests/core/test_cell_kernel.py tests/core/test_kernel_by_default.py
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
