@@ -172,6 +172,27 @@ def test_programs_by_platform(kernels_by_default):
 
 @needs_pallas
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "options",
+    [{"jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict"}, {"jax_enable_x64": True}],
+    ids=["no promotion", "x64"],
+)
+def test_in_programs_with_other_options(options, kernels_by_default):
+    """Of JAX, for a model in float32."""
+    functions = Functions("auto")
+    before = {name: getattr(jax.config, name) for name in options}
+    try:
+        for name, value in options.items():
+            jax.config.update(name, value)
+        lowered = jax.jit(lambda: alone(functions)).trace().lower(lowering_platforms=("cuda",))
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+    assert lowered.as_text().count("mosaic_gpu") >= 2
+
+
+@needs_pallas
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_long_forward_pass(kernels_by_default):
     """XLA's loops, in which memory does not grow with the number of timesteps, run it; the kernels, which save states
     anyway, differentiate it.

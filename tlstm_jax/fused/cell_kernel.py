@@ -133,7 +133,7 @@ def forward_step(s: Sizes, refs: Forward) -> None:
         a = _preactivations(s, refs.a, [(n, p, b) for n in range(s.parts[0])])
         readers = [geometry.reader[p, k] for k in range(s.cfg.num_offsets)]
         is_zero = [geometry.zero[p, k] > 0 for k in range(s.cfg.num_offsets)]
-        x = refs.xs[lax.min(t + 1, refs.xs.shape[0] - 1), b, :]
+        x = refs.xs[lax.min(t + 1, jnp.int32(refs.xs.shape[0] - 1)), b, :]
         c, h = lowerable(_pointwise(s))(*_arguments(s, common, a, p, b, t))
         common.c[t + 1, p, b, :] = c
         refs.h[t + 1, p, b, :] = h.astype(refs.h.dtype)
@@ -180,11 +180,11 @@ def backward_step(s: Sizes, refs: Backward) -> None:
         d_h: Array = jnp.zeros((s.padded,), jnp.float32)
         for k in range(s.cfg.num_offsets):
             to = geometry.reader[p, k]
-            places = [(n, lax.max(to, 0), b) for n in range(s.parts[1])]
+            places = [(n, lax.max(to, jnp.int32(0)), b) for n in range(s.parts[1])]
             d_h += _keep(to >= 0, _part(s, refs.d_patches, places, k))
         for j in range(geometry.pairs.shape[1]):
-            pair, count = geometry.pairs[p, j], geometry.neighbour.shape[1]
-            source, offset = lax.div(lax.max(pair, 0), count), lax.rem(lax.max(pair, 0), count)
+            pair, count = geometry.pairs[p, j], jnp.int32(geometry.neighbour.shape[1])
+            source, offset = lax.div(lax.max(pair, jnp.int32(0)), count), lax.rem(lax.max(pair, jnp.int32(0)), count)
             d_c += _keep(pair >= 0, refs.d_c[parity, source, b, offset, :])
         if common.reset is not None:  # after this timestep: the next state does not depend on this one
             is_reset = common.reset[t + 1, b] > 0
