@@ -32,18 +32,17 @@ class Fused:
             Pallas Mosaic from the same equations, forward and backward; ``"xla"`` leaves all of it to XLA. ``"mosaic"``
             is for GPUs of compute capability 9.0 (H100) or later and jax 0.11 or later, and for LSTM cells with channel
             normalization or none, at most 512 features, in float32 or bfloat16, on one device; not under ``jax.vmap``,
-            for second derivatives, or in programs that ``jax.export`` compiles for several platforms at once. In any
-            other case :func:`tlstm_jax.unroll` raises ``ValueError``, except for arrays that an automatic mesh divides,
-            which it cannot see and which are not supported. Without a GPU the device is not checked, so that programs
-            can be compiled for another machine; JAX refuses to compile the kernel for a CPU. With ``"mosaic"``,
-            ``save="gates"`` saves the patches too, ignores ``gather``, and is the default if the patches of all
-            timesteps fill at most 1 GiB.
+            for second derivatives, or in programs that ``jax.export`` compiles for several platforms at once. Anything
+            else raises ``ValueError``, at the latest when the program is compiled. Without a GPU the device is not
+            checked, so that programs can be compiled for another machine; JAX refuses to compile the kernel for a CPU.
+            With ``"mosaic"``, ``save="gates"`` saves the patches too, ignores ``gather``, and is the default if the
+            patches of all timesteps fill at most 1 GiB.
 
-            None is ``"mosaic"`` in a process whose only device is a GPU of compute capability 9.0 (H100, H200), in
-            float32 with at most 128 features, without a mesh, and unless ``patches="kept"``: on an H100, in TF32, it
-            took 0.52 to 0.63 of XLA's time (see the guide's performance page). Otherwise None is ``"xla"``, also for
-            everything that ``"mosaic"`` does not support, and for results without derivatives if the states of all
-            timesteps, which the kernel writes and XLA's loop does not, fill more than 1 GiB.
+            None is ``"mosaic"`` on one GPU of compute capability 9.0 (H100, H200), in float32 with at most 128
+            features, without a mesh, and unless ``patches="kept"``: on an H100, in TF32, it took 0.52 to 0.63 of XLA's
+            time (see the guide's performance page). Otherwise None is ``"xla"``, also for everything that ``"mosaic"``
+            does not support, and for results without derivatives if the states of all timesteps, which the kernel
+            writes and XLA's loop does not, fill more than 1 GiB.
 
     A CPU gets ``Fused("gates", 1, 16, "kept")`` and ``unroll=1``. Other platforms, with ``kernel="xla"``, get
     ``Fused("states", n, 16, "built")``, where n is the number of timesteps whose patches fill 1 GiB, and ``unroll=3``,

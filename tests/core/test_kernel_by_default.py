@@ -37,11 +37,10 @@ def as_on_a_gpu(kernels_by_default, monkeypatch):
 
 @pytest.fixture
 def h100(monkeypatch):
-    """A process with one H100; returns a function that replaces it by several devices."""
+    """A process with one H100; returns a function that replaces it by other devices."""
 
     def use(*devices):
         monkeypatch.setattr(jax, "local_devices", lambda: devices)
-        monkeypatch.setattr(jax, "devices", lambda: devices)
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "__version__", "0.11.0")
@@ -172,6 +171,30 @@ def test_programs_by_platform(kernels_by_default):
 
 @needs_pallas
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_arrays_that_an_automatic_mesh_divides(as_on_a_gpu):
+    """They are seen when the program is lowered. A mesh of one device does not matter."""
+
+    def program(implementation, num_devices):
+        functions = Functions(implementation)
+        mesh = jax.make_mesh((num_devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+        run = jax.jit(lambda xs: functions.gradients(functions.params, xs, functions.state), in_shardings=sharding)
+        return run, functions.xs
+
+    def has_kernels(implementation, num_devices):
+        run, xs = program(implementation, num_devices)
+        return "mosaic_gpu" in run.trace(xs).lower(lowering_platforms=("cuda",)).as_text()
+
+    assert has_kernels("auto", 1)
+    assert not has_kernels("auto", 2)
+    run, xs = program("auto", 2)
+    nearly(run(xs), alone(Functions("reference")))
+    with refused("not for a program for several devices", 'use kernel="xla" or None'):
+        has_kernels(CELL, 2)
+
+
+@needs_pallas
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     "options",
     [{"jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict"}, {"jax_enable_x64": True}],
@@ -229,7 +252,7 @@ def test_where_they_are_the_default(h100):
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("data",))):
         assert not chosen()
     h100(*2 * [types.SimpleNamespace(compute_capability="9.0")])
-    assert not chosen()
+    assert chosen()  # for programs that do not use both
     for other in ("8.0", "10.0", "gfx942"):
         h100(types.SimpleNamespace(compute_capability=other))
         assert not chosen()

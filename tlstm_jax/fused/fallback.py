@@ -1,7 +1,8 @@
 """A function that JAX can only compile as it is, with another that takes its place everywhere else.
 
-Pallas kernels have no rule for :func:`jax.vmap` here, nor for forward mode, which second derivatives need, nor can they
-be part of a program that is lowered for several platforms at once (:func:`jax.export.export`).
+The GPU kernels have no rule for :func:`jax.vmap`, nor for forward mode, which second derivatives need. Nor can they be
+part of a program that :func:`jax.export.export` lowers for several platforms at once, or whose arrays XLA divides among
+several devices; both are known only when a program is lowered.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _call.multiple_results = True
 
 
 def with_fallback(function: Callable[..., Any], fallback: Callable[[str], Callable[..., Any]]) -> Callable[..., Any]:
-    """``function``, in whose place another runs under ``jax.vmap``, in forward mode, and for several platforms at once.
+    """``function``, in whose place another runs where JAX can only compile the function as it is.
 
     Args:
         function: from trees of arrays to a tree of arrays.
@@ -63,8 +64,11 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, fallback: Callable[
 
 
 def _lower(context: Any, *arguments: Any, jaxpr: ClosedJaxpr, fallback: Callable[[str], Flat]) -> Any:
-    alone = len(context.module_context.platforms) == 1
-    chosen = jaxpr_as_fun(jaxpr) if alone else fallback("a program for several platforms")
+    module, chosen = context.module_context, jaxpr_as_fun(jaxpr)
+    if len(module.platforms) > 1:
+        chosen = fallback("a program for several platforms")
+    elif getattr(module.axis_context, "num_devices", 1) > 1:
+        chosen = fallback("a program for several devices")
     return mlir.lower_fun(chosen, multiple_results=True)(context, *arguments)
 
 
