@@ -7,12 +7,13 @@ import functools
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
 
 import tlstm_jax as tl
+from experiments.common.commandline import tyro
 from experiments.rivals import RIVALS, Rival, arguments
 from experiments.rivals.layer import core_size
 from experiments.running.options import LARGEST, LATER, check_size
@@ -95,7 +96,7 @@ class ModelOptions:
     """Initial bias of the memory kernel's logit that moves memory cells from the input's corner towards the output's,
     instead of --time-scale. Default: 3 for tLSTMs with the memory-cell convolution and at least two tensorized
     dimensions, which do not always learn memorization without it (docs/results.md), else 0."""
-    num_layers: int | None = None
+    num_layers: Annotated[int | None, tyro.conf.arg(aliases=("--layers",))] = None
     """Number of layers of slstm, default 3, and of the models that it is compared with; each has its own default."""
     shared: bool = True
     """Whether the layers of slstm share one set of parameters, as in the paper."""
