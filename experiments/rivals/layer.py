@@ -59,6 +59,8 @@ class Rival(nn.Module):
     """Whether training takes statistics over the batch, from which rows of length 0 in ``seq_lengths`` are left out."""
     features_multiple: ClassVar[int] = 1
     """``features`` must be a multiple of this number."""
+    fix_features: ClassVar[tuple[str, ...]] = ()
+    """Fields that, if they are not None, allow one value of ``features`` alone, so that no budget can choose it."""
 
     def __post_init__(self) -> None:
         """Checks the ranges of the fields."""
@@ -234,11 +236,11 @@ class CellStack(Rival):
 def over_time(rnn: nn.RNN, xs: jax.Array, start: Carry | None, lengths: jax.Array | None) -> tuple[Carry, jax.Array]:
     """Applies :class:`flax.linen.RNN` to sequences with any number of batch axes.
 
-    With lengths Flax's own layer takes the carry at the end from sequences with a single batch axis, and from the last
-    timestep of all for a sequence of length 0; here that sequence keeps the carry that it begins with.
+    With lengths Flax's layer takes the last carry with one batch axis alone, and for a sequence of length 0 that of the
+    last timestep of all; here such a sequence keeps the carry that it begins with.
 
     Args:
-        rnn: the layer, whose cell works on vectors.
+        rnn: the layer, of a cell on vectors.
         xs: inputs, (*batch, T, R).
         start: the carry before the first timestep, arrays (*batch, ..); None for that of the cell.
         lengths: the lengths of the sequences, (*batch); None for T.
@@ -253,15 +255,11 @@ def over_time(rnn: nn.RNN, xs: jax.Array, start: Carry | None, lengths: jax.Arra
         start = rnn.cell.initialize_carry(jax.random.key(0), (rows, features))
     else:
         start = jax.tree.map(lambda z: z.reshape(rows, *z.shape[len(batch) :]), start)
-    if lengths is not None:
-        lengths = jnp.asarray(lengths).reshape(rows)
+    lengths = None if lengths is None else jnp.asarray(lengths).reshape(rows)
     end, ys = rnn(xs, initial_carry=start, seq_lengths=lengths, return_carry=True)
     if lengths is not None:
-
-        def latest(new: jax.Array, old: jax.Array) -> jax.Array:
-            return jnp.where((lengths > 0).reshape(rows, *[1] * (new.ndim - 1)), new, old)
-
-        end = jax.tree.map(latest, end, start)
+        some = lengths > 0
+        end = jax.tree.map(lambda z, old: jnp.where(some.reshape(rows, *[1] * (z.ndim - 1)), z, old), end, start)
     return jax.tree.map(lambda z: z.reshape(*batch, *z.shape[1:]), (end, ys))
 
 

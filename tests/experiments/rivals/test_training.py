@@ -140,6 +140,10 @@ def test_options():
         arguments.parse("lstm", LSTM, ["output_peephole=true"] * 2)
     with pytest.raises(ValueError, match="num_layers does not apply to urnn, got 2"):
         ModelOptions(model="urnn", num_layers=2).resolved(ModelOptions())
+    with pytest.raises(
+        ValueError, match=r"which hidden_modes of tt-gru fixes, got params 9K and hidden_modes \(5, 2\)"
+    ):
+        ModelOptions(model="tt-gru", params="9K", rival_options=("hidden_modes=5,2",)).resolved(ModelOptions())
     with pytest.raises(ValueError, match="rival_options does not apply to tlstm, got tied=false"):
         ModelOptions(rival_options=("tied=false",)).resolved(ModelOptions())
     assert arguments.value("1,2,4", tuple[int, ...] | None) == (1, 2, 4)
