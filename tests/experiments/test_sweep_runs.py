@@ -248,3 +248,19 @@ def test_together_is_one_process(tmp_path, capsys):
     arguments = [*TOGETHER, "--folder", str(tmp_path / "runs"), "--results", str(tmp_path / "lines.jsonl")]
     assert sweep.main([*arguments, "--", *SLSTM, "--distributed"]) == 1
     assert capsys.readouterr().out.count("FAILED: distributed cannot be combined with --together") == 2
+
+
+def test_rivals_from_their_names_to_their_lines(tmp_path, capsys):
+    """The run is in this process, which spares starting another."""
+    rivals, path = ("irnn", "mingru", "tt-gru"), tmp_path / "lines.jsonl"
+    sizes = ["--params", "100", "--seeds", "0", "--folder", str(tmp_path / "runs"), "--results", str(path)]
+    task = ["--length", "1", "--num-symbols", "3", "--batch-size", "5", "--samples", "20"]
+    assert sweep.main(["memorization", "--models", *rivals, *sizes, "--dry-run", "--", *task]) == 0
+    commands = capsys.readouterr().out.splitlines()
+    assert [re.search("experiments.memorization --model ([a-z-]+) ", line)[1] for line in commands] == [*rivals]
+    assert not path.exists()
+    assert sweep.main(["memorization", "--models", "irnn", "--together", *sizes, "--", *task]) == 0
+    assert "1 runs finished, 0 cut short, 0 failed" in capsys.readouterr().out
+    (line,) = lines.read(path)
+    assert (line.model, line.options["model"], line.finished, line.samples) == ("irnn", "irnn", True, 20)
+    assert abs(line.parameters - line.features * 3 - 3 - 100) < 20  # without the head
