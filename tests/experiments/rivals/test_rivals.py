@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.rivals import RIVALS, Rival
+from experiments.rivals import RIVALS, Rival, arguments
 from experiments.rivals import layer as ranges
 from tests.experiments.rivals import common
 
@@ -119,7 +119,17 @@ def test_two_batch_axes_are_one_of_all_sequences(name):
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[TWO_AXES == 0], b[TWO_AXES == 0]), end, start)
 
 
-@pytest.mark.parametrize("name", ["lstm", "milstm", "mlstm", "hyperlstm", "hmlstm", "fslstm", "qrnn", "sru", "mingru"])
+WITH_A_TIME_SCALE = ("lstm", "milstm", "mlstm", "hyperlstm", "hmlstm", "fslstm", "qrnn", "sru", "mingru")
+VARIANTS = ("lstm output_peephole=true", "sru peephole=false", "mingru cell=lstm")
+
+
+def chosen(model):
+    """The class of a rival, and its options, from words as on the command line."""
+    name, *words = model.split()
+    return RIVALS[name], arguments.parse(name, RIVALS[name], words)
+
+
+@pytest.mark.parametrize("name", [*WITH_A_TIME_SCALE, *VARIANTS])
 def test_gradients_of_long_sequences_at_the_beginning(name):
     """They are finite, and reach the first of 784 inputs; others are in the next test, or beside what they start with.
 
@@ -127,7 +137,8 @@ def test_gradients_of_long_sequences_at_the_beginning(name):
     the layer normalization.
     """
     layers = {"hmlstm": 2, "fslstm": 2}.get(name, 1)
-    layer = RIVALS[name](8, num_layers=layers, time_scale=784.0)  # in fewer units all of hmlstm's outputs may be 0
+    rival, options = chosen(name)
+    layer = rival(8, num_layers=layers, time_scale=784.0, **options)  # in fewer units hmlstm's ys may be 0
     xs = jnp.asarray(common.inputs(common.BATCH, 784, 1), jnp.float32)
 
     @jax.jit
@@ -149,10 +160,16 @@ def test_gradients_of_long_sequences_at_the_beginning(name):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["mrnn", "tt-lstm", "tt-gru", "hot-rnn", "gflstm", "dilated-rnn", "dilated-lstm", "dilated-cnn", "tcn"],
+    [
+        *("mrnn", "tt-lstm", "tt-gru", "hot-rnn", "gflstm", "dilated-rnn", "dilated-lstm", "dilated-cnn", "tcn"),
+        "dilated-cnn gated=true",
+        *VARIANTS,
+    ],
 )
 def test_gradients_of_long_sequences_are_finite(name):
-    rival, xs = RIVALS[name](16), jnp.asarray(common.inputs(common.BATCH, 784, 1), jnp.float32)
+    """Without a time scale too, and with the default number of layers."""
+    kind, options = chosen(name)
+    rival, xs = kind(16, **options), jnp.asarray(common.inputs(common.BATCH, 784, 1), jnp.float32)
     variables = jax.jit(rival.init)(jax.random.key(0), xs)
     gradients = jax.jit(jax.grad(lambda v: rival.apply(v, xs)[:, -1].sum()))(variables)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients["params"]):
