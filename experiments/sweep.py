@@ -27,7 +27,7 @@ from experiments.reporting import lines, summary
 from experiments.reporting.grid import Result, table
 from experiments.running import workdir as wd
 from experiments.running.progress import asked_to_stop
-from experiments.sweeping.grid import Ended, Options, default_path, grid, sizes
+from experiments.sweeping.grid import Ended, Options, default_path, grid, left_out, sizes
 from experiments.sweeping.processes import run_all
 from experiments.sweeping.together import run_together
 
@@ -63,7 +63,7 @@ def sweep(options: Options, rest: Sequence[str]) -> int:
     path = options.results or default_path(options.info.name)
     todo = grid(options, rest)
     lines.read(path)  # a damaged file must be reported now, not after the first run
-    for line in sizes(options, rest):
+    for line in [*left_out(options), *sizes(options, rest)]:
         print(line, file=sys.stderr if options.dry_run else sys.stdout, flush=True)
     if options.dry_run:
         for run in todo:

@@ -66,6 +66,9 @@ def conv_by_product(
 class CausalConv(nn.Module):
     """A causal convolution over time that can continue a sequence.
 
+    :class:`flax.linen.Conv` would put zeros before each chunk, where the inputs of the chunk before belong, and the
+    gains of :class:`flax.linen.WeightNorm` start as constants instead of as the lengths of the initial kernels.
+
     Args:
         features: M.
         kernel_size: k.

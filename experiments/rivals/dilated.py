@@ -8,8 +8,9 @@
     GRU:  [r,z] = s(x W + h_ U + b);  n = tanh(x Wn + (r h_) Un + bn);  h = z h_ + (1 - z) n
     LSTM: as in :mod:`experiments.rivals.lstm`
 
-where h_ is the state s_l timesteps before. The GRU is TensorFlow's, which the authors used: the reset gate multiplies
-the state before the matrix does, and both gates have an initial bias of 1. Core parameters of a level that reads R
+where h_ is the state s_l timesteps before. The tanh cell is :class:`flax.linen.SimpleCell`. The GRU is not Flax's but
+TensorFlow's, which the authors used: the reset gate multiplies the state before the matrix does, and both gates have an
+initial bias of 1. Core parameters of a level that reads R
 inputs: M(R + M) + M times 1, 3 or 4. 9 levels of a GRU with 20 units and one input are 21,000, with 50 units 129,000.
 
 A level folds time modulo s into the batch, so that a sequence takes T / s steps one after another. If the first
@@ -32,23 +33,6 @@ import jax.numpy as jnp
 
 from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init, per_gate, sharing
 from experiments.rivals.lstm import LSTMCell
-
-
-class RNNCell(Cell):
-    """A timestep of a plain recurrent network."""
-
-    @nn.compact
-    def __call__(self, carry: Carry, x: jax.Array) -> tuple[Carry, jax.Array]:
-        """Maps h, (*batch, M), and x, (*batch, R), to ``(h, h)``."""
-        a = self.dense(self.features, "input", kernel_init=nn.initializers.glorot_uniform())(x)
-        a = a + self.dense(self.features, "hidden", use_bias=False, kernel_init=nn.initializers.orthogonal())(carry)
-        h = jnp.tanh(a)
-        return h, h
-
-    @nn.nowrap
-    def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> Carry:
-        """Zeros, h."""
-        return self.zeros(input_shape, self.features)
 
 
 class GRUCell(Cell):
@@ -226,7 +210,18 @@ class DilatedRNN(Dilated):
     @nn.nowrap
     def cell(self, dilation: int, name: str) -> nn.RNNCellBase:
         """A level's cell."""
-        return RNNCell(self.features, dtype=self.dtype, param_dtype=self.param_dtype, name=name)
+
+        def tanh(a: jax.Array) -> jax.Array:
+            return jnp.tanh(a.astype(self.param_dtype))  # also the carry
+
+        return nn.SimpleCell(
+            self.features,
+            activation_fn=tanh,
+            kernel_init=nn.initializers.glorot_uniform(),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
+        )
 
 
 class DilatedGRU(Dilated):

@@ -45,7 +45,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init, gate_norm, per_gate, sharing
+from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init, gate_norm, over_time, per_gate, sharing
 
 
 def boundary(zt: jax.Array, slope: float) -> jax.Array:
@@ -187,9 +187,7 @@ class HMLSTM(Rival):
         """See :meth:`Rival.__call__`."""
         m, types = self.features, {"dtype": self.dtype, "param_dtype": self.param_dtype}
         cell = sharing(self, HMLSTMCell, parent=None)
-        carry, hs = nn.RNN(cell, name="rnn")(
-            xs, initial_carry=initial_carry, seq_lengths=seq_lengths, return_carry=True
-        )
+        carry, hs = over_time(nn.RNN(cell, name="rnn"), xs, initial_carry, seq_lengths)
         ys = hs[..., -m:]
         if self.gated_output:
             gates = nn.Dense(self.num_layers, use_bias=False, name="output_gates", **types)(hs)

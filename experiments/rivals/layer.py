@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
@@ -58,6 +59,8 @@ class Rival(nn.Module):
     """Whether training takes statistics over the batch, from which rows of length 0 in ``seq_lengths`` are left out."""
     features_multiple: ClassVar[int] = 1
     """``features`` must be a multiple of this number."""
+    fix_features: ClassVar[tuple[str, ...]] = ()
+    """Fields that, if they are not None, allow one value of ``features`` alone, so that no budget can choose it."""
 
     def __post_init__(self) -> None:
         """Checks the ranges of the fields."""
@@ -175,7 +178,8 @@ class CellLayer(Rival):
     ) -> Any:
         """See :meth:`Rival.__call__`."""
         rnn = nn.RNN(self.cell(deterministic), **self.scan_options(), name="rnn")
-        return rnn(xs, initial_carry=initial_carry, seq_lengths=seq_lengths, return_carry=return_carry)
+        carry, ys = over_time(rnn, xs, initial_carry, seq_lengths)
+        return (carry, ys) if return_carry else ys
 
 
 class CellStack(Rival):
@@ -224,9 +228,39 @@ class CellStack(Rival):
             if initial_carry is not None:
                 start = initial_carry[index]
             rnn = nn.RNN(self.cell(index, deterministic), **self.scan_options(), name=f"rnn_{index}")
-            carry, xs = rnn(xs, initial_carry=start, seq_lengths=seq_lengths, return_carry=True)
+            carry, xs = over_time(rnn, xs, start, seq_lengths)
             carries.append(carry)
         return (tuple(carries), xs) if return_carry else xs
+
+
+def over_time(rnn: nn.RNN, xs: jax.Array, start: Carry | None, lengths: jax.Array | None) -> tuple[Carry, jax.Array]:
+    """Applies :class:`flax.linen.RNN` to sequences with any number of batch axes.
+
+    With lengths Flax's layer takes the last carry with one batch axis alone, and for a sequence of length 0 that of the
+    last timestep of all; here such a sequence keeps the carry that it begins with.
+
+    Args:
+        rnn: the layer, of a cell on vectors.
+        xs: inputs, (*batch, T, R).
+        start: the carry before the first timestep, arrays (*batch, ..); None for that of the cell.
+        lengths: the lengths of the sequences, (*batch); None for T.
+
+    Returns:
+        The carry after the last timestep of each sequence, arrays (*batch, ..), and the outputs, (*batch, T, M).
+    """
+    *batch, time, features = xs.shape
+    rows = math.prod(batch)
+    xs = xs.reshape(rows, time, features)
+    if start is None:
+        start = rnn.cell.initialize_carry(jax.random.key(0), (rows, features))
+    else:
+        start = jax.tree.map(lambda z: z.reshape(rows, *z.shape[len(batch) :]), start)
+    lengths = None if lengths is None else jnp.asarray(lengths).reshape(rows)
+    end, ys = rnn(xs, initial_carry=start, seq_lengths=lengths, return_carry=True)
+    if lengths is not None:
+        some = lengths > 0
+        end = jax.tree.map(lambda z, old: jnp.where(some.reshape(rows, *[1] * (z.ndim - 1)), z, old), end, start)
+    return jax.tree.map(lambda z: z.reshape(*batch, *z.shape[1:]), (end, ys))
 
 
 def sharing(module: nn.Module, kind: type[Module], **others: Any) -> Module:

@@ -21,6 +21,10 @@ from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, lst
 class LSTMCell(Cell):
     """A timestep of one layer.
 
+    It is not Flax's cell, which has one initializer for the biases of all gates: here the forget gate's differs, and
+    with a time scale the forget and the input gate start with biases of opposite sign. Table 3's output gate needs a
+    cell of its own anyway.
+
     Args:
         output_peephole: whether the output gate reads the new memory cell, and all matrices start as Glorot's; else
             the recurrent ones are orthogonal, as in Flax.

@@ -23,26 +23,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Rival, gate_bias_init, per_gate
-
-
-def linear_recurrence(f: jax.Array, b: jax.Array, start: jax.Array) -> jax.Array:
-    """h_t = f_t h_{t-1} + b_t for all t at once.
-
-    Args:
-        f: (*batch, T, M).
-        b: (*batch, T, M).
-        start: h_0, (*batch, M).
-
-    Returns:
-        h, (*batch, T, M).
-    """
-
-    def after(first: tuple[jax.Array, jax.Array], second: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return first[0] * second[0], first[1] * second[0] + second[1]
-
-    b = b.at[..., 0, :].add(f[..., 0, :] * start)
-    return jax.lax.associative_scan(after, (f, b), axis=-2)[1]
+from experiments.rivals.layer import Carry, Rival, gate_bias_init, per_gate, state_at_end
+from experiments.rivals.linear import linear_recurrence
 
 
 class MinGRU(Rival):
@@ -95,12 +77,7 @@ class MinGRU(Rival):
                 a = jnp.where(a >= 0, a + 0.5, nn.sigmoid(a))
             start = jnp.zeros_like(a[..., 0, :]) if initial_carry is None else initial_carry[index]
             xs = linear_recurrence(f, i * a, start)
-            if seq_lengths is None:
-                carry.append(xs[..., -1, :])
-            else:
-                last = jnp.maximum(seq_lengths, 1)[..., None, None] - 1
-                end = jnp.take_along_axis(xs, last, axis=-2)[..., 0, :]
-                carry.append(jnp.where(seq_lengths[..., None] > 0, end, start))
+            carry.append(state_at_end(start, xs, seq_lengths))
         return (tuple(carry), xs) if return_carry else xs
 
     def gates(self, xs: jax.Array, index: int) -> tuple[jax.Array, jax.Array, jax.Array]:

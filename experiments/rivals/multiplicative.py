@@ -40,8 +40,8 @@ ORTHOGONAL = nn.initializers.orthogonal()
 class NormedDense(nn.Module):
     """A dense layer with weight normalization (arXiv:1602.07868): columns of unit length, times gains.
 
-    Unlike those of :class:`flax.linen.WeightNorm`, the gains start as the lengths of the initial columns, so that the
-    layer starts as it would without them.
+    It is not :class:`flax.linen.WeightNorm`, whose gains start as constants: here they start as the lengths of the
+    initial columns, so that the layer starts as it would without them.
 
     Args:
         features: the number of outputs.

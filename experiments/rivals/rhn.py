@@ -29,7 +29,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, Rival, sharing
+from experiments.rivals.layer import Carry, Cell, Rival, over_time, sharing
 from tlstm_jax import biases
 
 
@@ -159,6 +159,6 @@ class RHN(Rival):
 
         xs = whole_sequence(self.input_dropout, xs)
         rnn = nn.RNN(cell, split_rngs={"params": False, "dropout": False}, name="rnn")  # one mask for all timesteps
-        carry, ys = rnn(xs, initial_carry=initial_carry, seq_lengths=seq_lengths, return_carry=True)
+        carry, ys = over_time(rnn, xs, initial_carry, seq_lengths)
         ys = whole_sequence(self.output_dropout, ys)
         return (carry, ys) if return_carry else ys

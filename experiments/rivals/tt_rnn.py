@@ -201,6 +201,7 @@ class FactoredStack(CellStack):
     time_scale: float | None = None
 
     cell_type = FactoredCell
+    fix_features: ClassVar[tuple[str, ...]] = ("hidden_modes",)
 
     @nn.nowrap
     def cell(self, index: int, deterministic: bool) -> nn.RNNCellBase:

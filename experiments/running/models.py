@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import re
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
 
 import tlstm_jax as tl
+from experiments.common.commandline import tyro
 from experiments.rivals import RIVALS, Rival, arguments
 from experiments.rivals.layer import core_size
-from experiments.running.options import LARGEST, LATER, check_size
+from experiments.running.options import LARGEST, LATER, check_size, parse_count
 from tlstm_jax.stacked import StackedLSTMConfig
 
 TENSORIZED = ("tlstm", "trnn")
@@ -40,6 +40,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 locations."""
 FIXED = ("model", "tensor_shape", "kernel_size", "memory_conv", "norm", "num_layers", "shared")
 """The options that a preset sets."""
+FLAGS = ("memory_conv", "shared")
+"""The options that are given without a value, so that even the default is refused where it does not apply."""
 FORGET_BIAS = 4.0
 """The initial forget bias without a time scale, unless the task has another."""
 SET_BY_TIME_SCALE = ("forget_bias", "conveyor_bias")
@@ -95,7 +97,7 @@ class ModelOptions:
     """Initial bias of the memory kernel's logit that moves memory cells from the input's corner towards the output's,
     instead of --time-scale. Default: 3 for tLSTMs with the memory-cell convolution and at least two tensorized
     dimensions, which do not always learn memorization without it (docs/results.md), else 0."""
-    num_layers: int | None = None
+    num_layers: Annotated[int | None, tyro.conf.arg(aliases=("--layers",))] = None
     """Number of layers of slstm, default 3, and of the models that it is compared with; each has its own default."""
     shared: bool = True
     """Whether the layers of slstm share one set of parameters, as in the paper."""
@@ -158,7 +160,10 @@ class ModelOptions:
         )
 
     def check_given(self, names: Collection[str]) -> None:
-        """Raises a ValueError if ``names`` has an option that ``preset`` or ``params`` sets, even to the same value."""
+        """Raises a ValueError if ``names`` has an option that ``preset`` or ``params`` sets, even to the same value.
+
+        So it does for a flag that the model does not have: ``--shared`` as well as ``--no-shared``.
+        """
         if self.preset is not None:
             for name in FIXED:
                 if name in names:
@@ -167,6 +172,9 @@ class ModelOptions:
                     )
         if self.params is not None and "features" in names:
             raise ValueError(f"params sets features, got params {self.params} and features {self.features}.")
+        for name in FLAGS:
+            if name in names and name in self.meaningless:
+                raise self.not_applicable(name, getattr(self, name))
 
     @property
     def recurrent_size(self) -> int:
@@ -243,11 +251,20 @@ class ModelOptions:
         for name in self.meaningless:
             given, usual = getattr(self, name), default.layers if name == "num_layers" else getattr(default, name)
             if given not in (usual, None) and (given, usual) != (0, None):  # None becomes 0 for these models
-                model = self.model if self.memory_conv or self.model != "tlstm" else "a tlstm without memory_conv"
-                shown = " ".join(given) if name == "rival_options" else given
-                raise ValueError(f"{name} does not apply to {model}, got {shown}: leave it out.")
+                raise self.not_applicable(name, " ".join(given) if name == "rival_options" else given)
         if self.rival is not None:
-            arguments.parse(self.model, self.rival, self.rival_options)
+            options = arguments.parse(self.model, self.rival, self.rival_options)
+            for name in self.rival.fix_features:
+                if self.params is not None and options.get(name) is not None:
+                    raise ValueError(
+                        f"params searches the width M, which {name} of {self.model} fixes, got params {self.params} "
+                        f"and {name} {options[name]}: leave out {name}, or give --features instead of --params."
+                    )
+
+    def not_applicable(self, name: str, given: Any) -> ValueError:
+        """The error for an option that the model does not have."""
+        model = self.model if self.memory_conv or self.model != "tlstm" else "a tlstm without memory_conv"
+        return ValueError(f"{name} does not apply to {model}, got {given}: leave it out.")
 
     @property
     def meaningless(self) -> tuple[str, ...]:
@@ -380,18 +397,3 @@ class ModelOptions:
         """Name and sizes, for titles and legends."""
         sizes = "" if self.model not in TENSORIZED else f" P={'x'.join(map(str, self.config.tensor_shape))}"
         return f"{self.name} L={self.resolved_depth}{sizes} M={self.features}"
-
-
-def parse_count(text: str) -> int:
-    """Parses a number like 10M, 2.5K or 4000.
-
-    Raises:
-        ValueError: the text is not such a number.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KM]?)", text.strip(), re.IGNORECASE)
-    number = round(float(match[1]) * {"": 1, "K": 1e3, "M": 1e6}[match[2].upper()]) if match else 0
-    if number < 1:
-        raise ValueError(f"params must be a positive number like 10M, 250K or 4000, got {text!r}.")
-    if number > LARGEST**2:
-        raise ValueError(f"params must be at most {LARGEST}M, got {text}.")
-    return number

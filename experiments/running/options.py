@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -30,6 +31,21 @@ def check_size(name: str, value: int, least: int = 1, most: float = LARGEST) -> 
         raise ValueError(f"{name} must be at least {least}, got {value}.")
     if value > most:
         raise ValueError(f"{name} must be at most {most}, got {value}.")
+
+
+def parse_count(text: str) -> int:
+    """Parses a number like 10M, 2.5K or 4000.
+
+    Raises:
+        ValueError: the text is not such a number.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KM]?)", text.strip(), re.IGNORECASE)
+    number = round(float(match[1]) * {"": 1, "K": 1e3, "M": 1e6}[match[2].upper()]) if match else 0
+    if number < 1:
+        raise ValueError(f"params must be a positive number like 10M, 250K or 4000, got {text!r}.")
+    if number > LARGEST**2:
+        raise ValueError(f"params must be at most {LARGEST}M, got {text}.")
+    return number
 
 
 def to_record(options: Any) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from experiments.common.commandline import tyro
 from experiments.common.errors import UsageError
 from experiments.reporting import lines
 from experiments.rivals import RIVALS
-from experiments.running.models import ModelOptions, Preset, parse_count
+from experiments.running.models import ModelOptions, Preset
+from experiments.running.options import parse_count
 
 OURS = ("preset", "model", "depth", "seed", "workdir", "overwrite")
 """Options that the sweep sets for its runs; the task's options cannot contain them."""
@@ -201,6 +202,15 @@ def models(options: Options) -> list[Model]:
         refused = next(name for name in chosen if name not in able)
         raise UsageError(f"models must be those that can be trained on {options.info.name}, got {refused}.")
     return [Model(name, None) for name in able]
+
+
+def left_out(options: Options) -> list[str]:
+    """A line with the models of --models all that cannot be trained on the task; none if all can."""
+    task, chosen = options.info.name, {model.name for model in models(options)}
+    if "all" not in options.models or not (missing := [name for name in NAMED if name not in chosen]):
+        return []
+    reasons = [f"{name}, only for {' and '.join(RIVALS[name].tasks)}" for name in missing]
+    return [f"left out, since they cannot be trained on {task}: {'; '.join(reasons)}"]
 
 
 def budget(options: Options, rest: Sequence[str]) -> int | None:

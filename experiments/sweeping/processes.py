@@ -67,8 +67,9 @@ def run_all(grid: Sequence[Run], options: Options, path: Path, stop: list[int]) 
                     process.terminate()
             if time.monotonic() - told > TELL:
                 told = time.monotonic()
-                for run, _ in under_way.values():
-                    print(f"{run.name}: {last_words(run.log)}", flush=True)
+                for run, begin in under_way.values():
+                    words = last_words(run.log) or "nothing printed yet: it may still be compiling"
+                    print(f"{run.name}: running for {told - begin:.0f} s, {words}", flush=True)
             time.sleep(POLL if under_way else 0)
     except KeyboardInterrupt:  # a second Ctrl-C, which ends the runs that are still saving
         asked.clear()
@@ -110,7 +111,7 @@ def start(run: Run) -> subprocess.Popen[bytes]:
 def settle(run: Run, status: int, path: Path, how: str = "") -> Ended:
     """Prints how a run ended and adds its line to the results."""
     if status not in (0, *STOPPED):
-        print(f"{run.name}: FAILED with status {status}: {last_words(run.log)} ({run.log})", flush=True)
+        print(f"{run.name}: FAILED with status {status}: {last_words(run.log) or 'no message'} ({run.log})", flush=True)
         return Ended(run, None, failed=True)
     if status and not (run.workdir / wd.CONFIG).exists():
         print(f"{run.name}: stopped before it began", flush=True)
@@ -130,10 +131,10 @@ def settle(run: Run, status: int, path: Path, how: str = "") -> Ended:
 
 
 def last_words(log: Path) -> str:
-    """The last line that a failed run printed, without the box that tyro draws around errors."""
+    """The last line that a run has printed, without the box that tyro draws around errors; "" if there is none."""
     try:
         text = log.read_text(errors="replace")
     except OSError as error:
-        return f"no message ({error.strerror or error})"
+        return f"its log cannot be read ({error.strerror or error})"
     printed = [line.strip(" │╭╮╰╯─") for line in re.split(r"[\r\n]+", text)]
-    return next((line for line in reversed(printed) if line and not line.startswith("For full helptext")), "no message")
+    return next((line for line in reversed(printed) if line and not line.startswith("For full helptext")), "")

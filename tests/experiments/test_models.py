@@ -105,6 +105,16 @@ def test_the_papers_models_do_not(task):
     assert importlib.import_module(f"experiments.{task}").PAPER.model.config.conveyor_bias == 0
 
 
+@pytest.mark.parametrize("task", ["memorization", "addition", "mnist", "language"])
+def test_layers_is_short_for_num_layers(task, capsys):
+    module = importlib.import_module(f"experiments.{task}")
+    for name in ("--layers", "--num-layers"):
+        assert module.parse(["--model", "lstm", name, "7"]).model.num_layers == 7
+    with pytest.raises(SystemExit):
+        module.parse(["--help"])
+    assert "--layers INT, --num-layers INT " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("task", "features"), [("memorization", 100), ("addition", 400)])
 def test_the_papers_values(task, features, monkeypatch):
     """With --paper, and with other options too."""

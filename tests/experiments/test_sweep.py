@@ -67,6 +67,17 @@ def test_models_have_equally_many_parameters_unless_the_task_is_told_how_many(ca
     )
 
 
+def test_models_that_cannot_be_trained_on_the_task_are_named(capsys):
+    arguments = ["--models", "all", "--seeds", "0", "--no-equal-params", "--dry-run"]
+    told = "left out, since they cannot be trained on mnist: neuralgpu, only for memorization and addition"
+    for task, expected in (("mnist", [told]), ("memorization", [])):
+        assert sweep.main([task, *arguments]) == 0
+        shown = capsys.readouterr()
+        assert [line for line in shown.err.splitlines() if line.startswith("left out")] == expected
+        assert ("--model neuralgpu" in shown.out) == (not expected)
+        assert "--model mingru" in shown.out
+
+
 def test_the_papers_grid_is_the_default():
     depths = {
         task: {run.model.depth for run in sweep.grid(sweep.Options(task=task), [])} for task in ("language", "mnist")

@@ -46,12 +46,14 @@ def test_a_failing_run_is_reported_and_the_others_go_on(tmp_path, capsys, monkey
     told, last_words = tmp_path / "told", processes.last_words
 
     def telling(log):
+        words = last_words(log)
         told.touch()
-        return last_words(log)
+        return words
 
     failing = (  # it fails once the sweep has told about it
-        f"import pathlib, sys, time; print('of no interest'); told = pathlib.Path({str(told)!r})\n"
+        f"import pathlib, sys, time; told = pathlib.Path({str(told)!r})\n"
         "while not told.exists(): time.sleep(0.05)\n"
+        "print('of no interest')\n"
         "sys.exit('error: length must be at least 1')"
     )
     boxed = "import sys; print('╭─ Unrecognized ─╮\\n│ no --x │\\n│ For full helptext, run │\\n╰──╯'); sys.exit(2)"
@@ -63,7 +65,7 @@ def test_a_failing_run_is_reported_and_the_others_go_on(tmp_path, capsys, monkey
     assert sweep.main([*arguments, "--jobs", "2"]) == 1
     shown = capsys.readouterr().out
     assert "2d L=4 seed 2: started, run 3 of 5; " in shown
-    assert re.search("2d L=4 seed 0: (no message|of no interest)", shown)  # while it runs
+    assert re.search("2d L=4 seed 0: running for [0-9]+ s, nothing printed yet: it may still be compiling", shown)
     assert "2d L=4 seed 0: FAILED with status 1: error: length must be at least 1" in shown
     assert "2d L=4 seed 1: solved" in shown
     assert "2d L=4 seed 2: 50.0% after 500 samples, cut short" in shown
@@ -246,3 +248,19 @@ def test_together_is_one_process(tmp_path, capsys):
     arguments = [*TOGETHER, "--folder", str(tmp_path / "runs"), "--results", str(tmp_path / "lines.jsonl")]
     assert sweep.main([*arguments, "--", *SLSTM, "--distributed"]) == 1
     assert capsys.readouterr().out.count("FAILED: distributed cannot be combined with --together") == 2
+
+
+def test_rivals_from_their_names_to_their_lines(tmp_path, capsys):
+    """The run is in this process, which spares starting another."""
+    rivals, path = ("irnn", "mingru", "tt-gru"), tmp_path / "lines.jsonl"
+    sizes = ["--params", "100", "--seeds", "0", "--folder", str(tmp_path / "runs"), "--results", str(path)]
+    task = ["--length", "1", "--num-symbols", "3", "--batch-size", "5", "--samples", "20"]
+    assert sweep.main(["memorization", "--models", *rivals, *sizes, "--dry-run", "--", *task]) == 0
+    commands = capsys.readouterr().out.splitlines()
+    assert [re.search("experiments.memorization --model ([a-z-]+) ", line)[1] for line in commands] == [*rivals]
+    assert not path.exists()
+    assert sweep.main(["memorization", "--models", "irnn", "--together", *sizes, "--", *task]) == 0
+    assert "1 runs finished, 0 cut short, 0 failed" in capsys.readouterr().out
+    (line,) = lines.read(path)
+    assert (line.model, line.options["model"], line.finished, line.samples) == ("irnn", "irnn", True, 20)
+    assert abs(line.parameters - line.features * 3 - 3 - 100) < 20  # without the head

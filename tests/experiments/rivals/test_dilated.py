@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.rivals.dilated import DilatedGRU, DilatedLSTM, DilatedRNN, RNNCell
+from experiments.rivals.dilated import DilatedGRU, DilatedLSTM, DilatedRNN
 from tests.experiments.rivals import common, widths
 from tests.experiments.rivals.oracles.dilated import dilated
 
@@ -19,8 +19,9 @@ def weights_of(cell, kind):
         w = {"W": cell["gates_input"]["kernel"], "b": cell["gates_input"]["bias"], "U": cell["gates_hidden"]["kernel"]}
         new = {"Wn": cell["new_input"]["kernel"], "bn": cell["new_input"]["bias"], "Un": cell["new_hidden"]["kernel"]}
         return w | new
-    names = ("Wx", "Wh") if kind == "lstm" else ("W", "U")
-    return {names[0]: cell["input"]["kernel"], names[1]: cell["hidden"]["kernel"], "b": cell["input"]["bias"]}
+    if kind == "lstm":
+        return {"Wx": cell["input"]["kernel"], "Wh": cell["hidden"]["kernel"], "b": cell["input"]["bias"]}
+    return {"W": cell["i"]["kernel"], "U": cell["h"]["kernel"], "b": cell["i"]["bias"]}
 
 
 @pytest.mark.usefixtures("x64")
@@ -54,9 +55,10 @@ def test_layers_of_torch(kind):
     for level in range(3):
         w = {name: stored[f"{kind}{level}_{name}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
         bias = w["bias_ih"] + w["bias_hh"]
+        of_input, of_state = ("input", "hidden") if kind == "lstm" else ("i", "h")
         params[f"cell_{level}"] = {
-            "input": {"kernel": w["weight_ih"].T, "bias": bias},
-            "hidden": {"kernel": w["weight_hh"].T},
+            of_input: {"kernel": w["weight_ih"].T, "bias": bias},
+            of_state: {"kernel": w["weight_hh"].T},
         }
     _, ys = common.apply(layer, {"params": params}, stored["xs"])
     np.testing.assert_allclose(ys, stored[f"{kind}_ys"], rtol=1e-10)
@@ -68,7 +70,7 @@ def test_a_dilation_of_1_is_the_plain_network_and_chunks_continue_the_side_by_si
     xs = common.inputs(2, 7, common.INPUTS)
     layer = DilatedRNN(common.FEATURES, param_dtype=np.float64, num_layers=1)
     variables = common.randomized(layer, xs)
-    plain = nn.RNN(RNNCell(common.FEATURES, param_dtype=np.float64))
+    plain = nn.RNN(nn.SimpleCell(common.FEATURES, param_dtype=np.float64))
     expected = plain.apply({"params": {"cell": variables["params"]["cell_0"]}}, xs)
     np.testing.assert_allclose(common.apply(layer, variables, xs)[1], expected, rtol=1e-12)
 

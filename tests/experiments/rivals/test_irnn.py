@@ -44,6 +44,23 @@ def test_the_state_and_its_gradient_last_at_the_beginning():
     np.testing.assert_array_equal(gradient, np.ones((1, 4)))
 
 
+@pytest.mark.parametrize("input_std", [0.001, None])
+def test_gradients_of_long_sequences_at_the_beginning(input_std):
+    """Those of the parameters and of the first of 784 inputs are finite, and there are some."""
+    layer, xs = IRNN(16, input_std=input_std), jnp.asarray(common.inputs(common.BATCH, 784, 1), jnp.float32)
+
+    @jax.jit
+    def start(key):
+        variables = layer.init(key, xs)
+        return jax.grad(lambda v, xs: layer.apply(v, xs)[:, -1].sum(), argnums=(0, 1))(variables, xs)
+
+    gradients, first = start(jax.random.key(0))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients["params"]):
+        assert np.isfinite(leaf).all(), jax.tree_util.keystr(path)
+        assert np.any(leaf != 0), jax.tree_util.keystr(path)
+    assert np.isfinite(first).all()
+
+
 def test_the_initial_input_weights():
     layers = [IRNN(100, input_std=std) for std in (0.001, None)]
     starts = jax.jit(lambda key: [layer.init(key, jnp.ones((1, 2, 50))) for layer in layers])(jax.random.key(0))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.rivals import RIVALS, Rival
+from experiments.rivals import RIVALS, Rival, arguments
 from experiments.rivals import layer as ranges
 from tests.experiments.rivals import common
 
@@ -74,7 +74,62 @@ def test_the_interface(name):
         check_equal(found["early"], ends)
 
 
-@pytest.mark.parametrize("name", ["lstm", "milstm", "mlstm", "hyperlstm", "hmlstm", "fslstm", "qrnn", "sru", "mingru"])
+def on_batches(layer, variables, xs, lengths):
+    """The carries and outputs of two chunks of sequences, with lengths of the second, and of the second alone."""
+    if not layer.carries:
+        return layer.apply(variables, xs, seq_lengths=lengths)
+    start, first = layer.apply(variables, xs[..., :HALF, :], return_carry=True)
+    arguments = {"seq_lengths": lengths, "return_carry": True}
+    later = layer.apply(variables, xs[..., HALF:, :], initial_carry=start, **arguments)
+    return start, first, later, layer.apply(variables, xs[..., HALF:, :], **arguments)
+
+
+TWO_AXES = np.array([[3, 0, 1], [2, 3, 0]])
+"""Lengths of a batch with two axes, one sequence of which has no timesteps."""
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", RIVALS)
+def test_shapes_with_two_batch_axes(name):
+    """Of all rivals, which takes a fraction of the time of the next test."""
+    layer, _, variables = example(name)
+    steps = HALF if layer.carries else STEPS
+    ys = jax.eval_shape(lambda v, xs: layer.apply(v, xs, seq_lengths=TWO_AXES), variables, np.zeros((2, 3, steps, 3)))
+    assert ys.shape == (2, 3, steps, common.FEATURES)
+    found = jax.eval_shape(lambda v, xs: on_batches(layer, v, xs, TWO_AXES), variables, np.zeros((2, 3, STEPS, 3)))
+    assert all(leaf.shape[:2] == (2, 3) for leaf in jax.tree.leaves(found))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", common.ALL)
+def test_two_batch_axes_are_one_of_all_sequences(name):
+    layer, _, variables = example(name)
+    xs = common.inputs(2, 3, STEPS, common.INPUTS)
+
+    @jax.jit
+    def both(variables, xs):
+        flat = on_batches(layer, variables, xs.reshape(6, STEPS, common.INPUTS), TWO_AXES.reshape(6))
+        return on_batches(layer, variables, xs, TWO_AXES), flat
+
+    found, flat = both(variables, xs)
+    expected = jax.tree.map(lambda z: z.reshape(2, 3, *z.shape[1:]), flat)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), found, expected)
+    if layer.carries:  # a sequence without timesteps keeps the carry that it had
+        start, _, (end, _), _ = found
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[TWO_AXES == 0], b[TWO_AXES == 0]), end, start)
+
+
+WITH_A_TIME_SCALE = ("lstm", "milstm", "mlstm", "hyperlstm", "hmlstm", "fslstm", "qrnn", "sru", "mingru")
+VARIANTS = ("lstm output_peephole=true", "sru peephole=false", "mingru cell=lstm")
+
+
+def chosen(model):
+    """The class of a rival, and its options, from words as on the command line."""
+    name, *words = model.split()
+    return RIVALS[name], arguments.parse(name, RIVALS[name], words)
+
+
+@pytest.mark.parametrize("name", [*WITH_A_TIME_SCALE, *VARIANTS])
 def test_gradients_of_long_sequences_at_the_beginning(name):
     """They are finite, and reach the first of 784 inputs; others are in the next test, or beside what they start with.
 
@@ -82,7 +137,8 @@ def test_gradients_of_long_sequences_at_the_beginning(name):
     the layer normalization.
     """
     layers = {"hmlstm": 2, "fslstm": 2}.get(name, 1)
-    layer = RIVALS[name](8, num_layers=layers, time_scale=784.0)  # in fewer units all of hmlstm's outputs may be 0
+    rival, options = chosen(name)
+    layer = rival(8, num_layers=layers, time_scale=784.0, **options)  # in fewer units hmlstm's ys may be 0
     xs = jnp.asarray(common.inputs(common.BATCH, 784, 1), jnp.float32)
 
     @jax.jit
@@ -104,10 +160,16 @@ def test_gradients_of_long_sequences_at_the_beginning(name):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["mrnn", "tt-lstm", "tt-gru", "hot-rnn", "gflstm", "dilated-rnn", "dilated-lstm", "dilated-cnn", "tcn"],
+    [
+        *("mrnn", "tt-lstm", "tt-gru", "hot-rnn", "gflstm", "dilated-rnn", "dilated-lstm", "dilated-cnn", "tcn"),
+        "dilated-cnn gated=true",
+        *VARIANTS,
+    ],
 )
 def test_gradients_of_long_sequences_are_finite(name):
-    rival, xs = RIVALS[name](16), jnp.asarray(common.inputs(common.BATCH, 784, 1), jnp.float32)
+    """Without a time scale too, and with the default number of layers."""
+    kind, options = chosen(name)
+    rival, xs = kind(16, **options), jnp.asarray(common.inputs(common.BATCH, 784, 1), jnp.float32)
     variables = jax.jit(rival.init)(jax.random.key(0), xs)
     gradients = jax.jit(jax.grad(lambda v: rival.apply(v, xs)[:, -1].sum()))(variables)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients["params"]):

@@ -38,9 +38,9 @@ def test_without_u_it_is_a_dilated_layer():
     xs = common.inputs(2, STEPS, common.FEATURES)
     params = common.randomized(layer, xs)["params"]
     params["hidden"] = np.zeros_like(params["hidden"])
-    level = {"input": params["input"], "hidden": {"kernel": params["skipped"]}}
-    plain = {"input": {"kernel": np.eye(common.FEATURES), "bias": np.zeros(common.FEATURES)}}
-    plain["hidden"] = {"kernel": np.zeros((common.FEATURES, common.FEATURES))}  # the first level is only tanh
+    level = {"i": params["input"], "h": {"kernel": params["skipped"]}}
+    plain = {"i": {"kernel": np.eye(common.FEATURES), "bias": np.zeros(common.FEATURES)}}
+    plain["h"] = {"kernel": np.zeros((common.FEATURES, common.FEATURES))}  # the first level is only tanh
     expected = common.apply(dilated, {"params": {"cell_0": plain, "cell_1": level}}, xs)[1]
     np.testing.assert_allclose(common.apply(layer, {"params": params}, np.tanh(xs))[1], expected, rtol=1e-10)
 

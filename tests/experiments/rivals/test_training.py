@@ -19,7 +19,7 @@ from experiments.rivals.unitary import URNN
 from experiments.running import steps
 from experiments.running import workdir as wd
 from experiments.running.models import ModelOptions
-from experiments.running.networks import SymbolLabeler, count_parameters
+from experiments.running.networks import LastStepClassifier, SymbolLabeler, count_parameters
 from experiments.running.options import EpochOptions
 from experiments.running.pretrained import best_so_far
 from experiments.running.symbols import SampleOptions
@@ -113,18 +113,26 @@ def test_equal_widths_of_the_slstm(budget, features):
 
 
 def test_the_counts_of_the_tlstm():
-    """Its kernels are the first budgets (spec, section 1.2); its core, and all of table 1's model (section 0.1)."""
+    """Its kernels are the first budgets (spec, section 1.2); its core, and all of table 1's and of table 3's models
+    (sections 0.1 and 6), with their heads. Table 1's M is not known; with 1200 it would be 52.5M.
+    """
     default, shapes = tasks.MEMORIZATION.model, {(121_303, 1): (4,), (368_509, 1): (4, 4), (5_794_009, 12): (4, 4)}
     for (budget, inputs), shape in shapes.items():
         model = dataclasses.replace(default, features=400 if inputs == 12 else 100, tensor_shape=shape)
         kernel, bias = (model.config.param_shapes(inputs)["hidden"][name] for name in ("kernel", "bias"))
         assert math.prod(kernel) + math.prod(bias) == budget
     assert dataclasses.replace(default, features=100, tensor_shape=(4,)).core_size(65) == 128_703
-    large = dataclasses.replace(tasks.LANGUAGE.model, features=1172, tensor_shape=(6, 6))
-    labeler = SymbolLabeler(large.layer(), 205)
-    assert large.name == "3D tLSTM+CN"
-    initial = jax.eval_shape(labeler.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), np.int32))
-    assert count_parameters(initial["params"]) == 50_114_934  # with the head
+    for features, count in ((1172, 50_114_934), (1200, 52_521_814)):
+        large = dataclasses.replace(tasks.LANGUAGE.model, features=features, tensor_shape=(6, 6))
+        assert large.name == "3D tLSTM+CN"
+        symbols = jax.ShapeDtypeStruct((1, 1), np.int32)
+        initial = jax.eval_shape(SymbolLabeler(large.layer(), 205).init, jax.random.key(0), symbols)
+        assert count_parameters(initial["params"]) == count
+    for depth, count in ((3, 371_519), (5, 374_719)):
+        images = ModelOptions(preset="3d+CN", depth=depth, features=100).resolved(tasks.MNIST.model)
+        xs = jax.ShapeDtypeStruct((1, 784, 1), np.float32)
+        initial = jax.eval_shape(LastStepClassifier(images.layer(), 10).init, jax.random.key(0), xs)
+        assert count_parameters(initial["params"]) == count
 
 
 def test_options():
@@ -140,6 +148,10 @@ def test_options():
         arguments.parse("lstm", LSTM, ["output_peephole=true"] * 2)
     with pytest.raises(ValueError, match="num_layers does not apply to urnn, got 2"):
         ModelOptions(model="urnn", num_layers=2).resolved(ModelOptions())
+    with pytest.raises(
+        ValueError, match=r"which hidden_modes of tt-gru fixes, got params 9K and hidden_modes \(5, 2\)"
+    ):
+        ModelOptions(model="tt-gru", params="9K", rival_options=("hidden_modes=5,2",)).resolved(ModelOptions())
     with pytest.raises(ValueError, match="rival_options does not apply to tlstm, got tied=false"):
         ModelOptions(rival_options=("tied=false",)).resolved(ModelOptions())
     assert arguments.value("1,2,4", tuple[int, ...] | None) == (1, 2, 4)
