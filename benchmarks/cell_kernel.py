@@ -56,8 +56,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "3d-bfloat16": {"tensor_shape": (2, 2), "dtype": jnp.bfloat16},
     "2d-remat": {"tensor_shape": (3,), "remat": 2},
     "2d-checkpoint": {"tensor_shape": (3,), "checkpoint": True},
+    "2d-vmap": {"tensor_shape": (3,), "vmap": True},
 }
-"""The models to check, with 20 features unless given; ``checkpoint`` is a scan of two calls in jax.checkpoint."""
+"""The models to check, with 20 features unless given; ``checkpoint`` is a scan of two calls in jax.checkpoint, ``vmap``
+two models in one program, which the kernels leave to XLA by default."""
 TOLERANCE = {jnp.dtype(jnp.float32): 1e-4, jnp.dtype(jnp.bfloat16): 0.05}
 """The largest distance of a gradient relative to its norm, with precision "highest"."""
 
@@ -126,14 +128,14 @@ def entries(task: Task, unrolls: Sequence[int]) -> dict[str, Entry]:
 
 def check(name: str) -> dict[str, Any]:
     """A row with the largest distance of a leaf of a model's results from XLA's, relative to the leaf's norm."""
-    model = {"features": 20, "remat": False, "checkpoint": False, **MODELS[name]}
-    remat, checkpoint = model.pop("remat"), model.pop("checkpoint")
-    cfg = tl.TLSTMConfig(**model)
+    model = {"features": 20, **MODELS[name]}
+    how = {option: model.pop(option, False) for option in ("remat", "checkpoint", "vmap")}
+    cfg, ours = tl.TLSTMConfig(**model), "auto" if how["vmap"] else "mosaic"
     row: dict[str, Any] = {"check": name, "dtype": jnp.dtype(cfg.dtype or jnp.float32).name}
     if reason := pallas.unavailable(Task(SIZES["tiny"], PRECISIONS["highest"], training=True)):
         return row | {"unavailable": reason}
     try:
-        exact, found = (results(cfg, IMPLEMENTATIONS[name], remat, checkpoint) for name in ("xla", "mosaic"))
+        exact, found = (results(cfg, IMPLEMENTATIONS[name], **how) for name in ("xla", ours))
     except Exception as error:  # go on with the other checks and the times
         return row | {"error": describe(error)}
     distances = {path: distance(found[path], exact[path]) for path in exact}
@@ -145,7 +147,7 @@ def check(name: str) -> dict[str, Any]:
 
 
 def results(
-    cfg: tl.TLSTMConfig, implementation: Any, remat: int | bool = False, checkpoint: bool = False
+    cfg: tl.TLSTMConfig, implementation: Any, remat: int | bool = False, checkpoint: bool = False, vmap: bool = False
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Outputs, the last state, and the gradients with respect to everything, by name."""
     batch, steps, features = 3, 6, 4
@@ -183,8 +185,11 @@ def results(
         return total, {"outputs": ys, "state": last}
 
     with jax.default_matmul_precision("highest"):
-        run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
-        (_, values), gradients = run(params, xs, state)
+        run = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+        arguments = (params, xs, state)
+        if vmap:
+            run, arguments = jax.vmap(run), jax.tree.map(lambda z: jnp.stack([z, 1.1 * z]), arguments)
+        (_, values), gradients = jax.jit(run)(*arguments)
     named = values | {"d": dict(zip(("params", "xs", "state"), gradients, strict=True))}
     leaves = jax.tree_util.tree_leaves_with_path(named)
     return {jax.tree_util.keystr(path): np.asarray(leaf, np.float32) for path, leaf in leaves}
