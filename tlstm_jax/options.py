@@ -38,11 +38,11 @@ class Fused:
             With ``"mosaic"``, ``save="gates"`` saves the patches too, ignores ``gather``, and is the default if the
             patches of all timesteps fill at most 1 GiB.
 
-            None is ``"mosaic"`` on one GPU of compute capability 9.0 (H100, H200), in float32 with at most 128
-            features, without a mesh, and unless ``patches="kept"``: on an H100, in TF32, it took 0.52 to 0.63 of XLA's
-            time (see the guide's performance page). Otherwise None is ``"xla"``, also for everything that ``"mosaic"``
-            does not support, and for results without derivatives if the states of all timesteps, which the kernel
-            writes and XLA's loop does not, fill more than 1 GiB.
+            None is ``"mosaic"`` on one GPU of compute capability 9.0 (H100, H200), in float32 with 96 to 128 features,
+            without a mesh, and unless ``patches="kept"``: on an H100, in TF32, it took 0.52 to 0.63 of XLA's time (see
+            the guide's performance page). Otherwise None is ``"xla"``, also for everything that ``"mosaic"`` does not
+            support, and for results without derivatives if the states of all timesteps, which the kernel writes and
+            XLA's loop does not, fill more than 1 GiB.
 
     A CPU gets ``Fused("gates", 1, 16, "kept")`` and ``unroll=1``. Other platforms, with ``kernel="xla"``, get
     ``Fused("states", n, 16, "built")``, where n is the number of timesteps whose patches fill 1 GiB, and ``unroll=3``,

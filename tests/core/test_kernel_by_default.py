@@ -21,7 +21,7 @@ OPTIONS = {"seq_lengths": np.array([2, 1]), "reset": RESET[:, :2]}
 @pytest.fixture
 def kernels_by_default(monkeypatch):
     """Programs have the kernels that they would have on an H100."""
-    monkeypatch.setattr(loops, "kernels_are_faster", lambda *_: True)
+    monkeypatch.setattr(loops, "kernels_are_faster", lambda cfg, fused, *_: fused.kernel is None)
 
 
 @pytest.fixture
@@ -216,6 +216,38 @@ def test_in_programs_with_other_options(options, kernels_by_default):
 
 @needs_pallas
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_without_jit(as_on_a_gpu):
+    """And with a check of every result for nan."""
+    functions = Functions("auto")
+    expected = population(Functions("reference"))
+    with interpreted(), jax.debug_nans(True):
+        nearly(population(functions), expected)
+        with jax.disable_jit():
+            nearly(population(functions), expected)
+
+
+@needs_pallas
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_precision_of_products(kernels_by_default):
+    """A context in the program also counts for the loops that take the kernels' place."""
+
+    def products(implementation):
+        functions = Functions(implementation)
+
+        def gradient(params):
+            with jax.default_matmul_precision("highest"):
+                return jax.grad(functions.loss)(params, functions.xs, functions.state)
+
+        mapped = jax.jit(jax.vmap(jax.jit(gradient)))
+        text = mapped.trace(functions.many[0]).lower(lowering_platforms=("cuda",)).as_text()
+        return sorted("HIGHEST" in line for line in text.splitlines() if "dot_general" in line)
+
+    assert products("auto") == products(tl.Fused(kernel="xla"))
+    assert all(products("auto"))
+
+
+@needs_pallas
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_long_forward_pass(kernels_by_default):
     """XLA's loops, in which memory does not grow with the number of timesteps, run it; the kernels, which save states
     anyway, differentiate it.
@@ -237,7 +269,7 @@ def test_where_they_are_the_default(h100):
     cfg, params, xs, state = setup("2d")
 
     def chosen(fused=None, **changes):
-        changed = dataclasses.replace(cfg, **changes)
+        changed = dataclasses.replace(cfg, **{"features": 100, **changes})
         state_in_dtype = state._replace(h=state.h.astype(changed.dtype or jnp.float32))
         return coverage.kernels_are_faster(changed, fused or tl.Fused(), params, state_in_dtype, xs)
 
@@ -249,6 +281,7 @@ def test_where_they_are_the_default(h100):
     assert not chosen(norm="layer")
     assert not chosen(dtype=jnp.bfloat16)  # not timed
     assert not chosen(features=129)  # not timed
+    assert not chosen(features=95)  # and padded
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("data",))):
         assert not chosen()
     h100(*2 * [types.SimpleNamespace(compute_capability="9.0")])
@@ -258,13 +291,27 @@ def test_where_they_are_the_default(h100):
         assert not chosen()
 
 
+def test_not_while_leaks_are_looked_for(h100):
+    cfg, params, xs, state = setup("2d", features=100)
+    assert coverage.kernels_are_faster(cfg, tl.Fused(), params, state, xs)
+    with jax.checking_leaks():
+        assert not coverage.kernels_are_faster(cfg, tl.Fused(), params, state, xs)
+
+
+def test_tracing_a_model_that_they_do_not_cover_starts_no_backend(monkeypatch):
+    """So that a program can still call jax.distributed.initialize."""
+    monkeypatch.setattr(jax, "default_backend", lambda: pytest.fail("asked for the backend"))
+    cfg, params, xs, _ = setup("2d")
+    jax.eval_shape(lambda: tl.unroll(params, xs, cfg))
+
+
 def test_not_on_this_machine_without_a_gpu():
-    cfg, params, xs, state = setup("2d")
+    cfg, params, xs, state = setup("2d", features=100)
     assert jax.default_backend() != "cpu" or not coverage.kernels_are_faster(cfg, tl.Fused(), params, state, xs)
 
 
 def test_not_where_arrays_have_an_explicit_sharding(h100):
-    cfg, params, xs, state = setup("2d")
+    cfg, params, xs, state = setup("2d", features=100)
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
     sharded = jax.device_put(xs, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
     assert not coverage.kernels_are_faster(cfg, tl.Fused(), params, state, sharded)

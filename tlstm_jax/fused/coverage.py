@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import export
@@ -14,8 +16,9 @@ MOST_FEATURES = 512
 """The largest M at which the vectors of a location are meant to fit into the registers of one warpgroup."""
 LEAST_CAPABILITY = 9.0
 """Bulk copies from shared memory came with Hopper."""
-TIMED_CAPABILITY, TIMED_FEATURES = 9.0, 128
-"""The devices (H100, H200) and the M for which the kernels were timed, on an H100 with M = 100 (suite-h100.json)."""
+TIMED_CAPABILITY, TIMED_FEATURES = 9.0, range(96, 129)
+"""The devices (H100, H200) and the M for which the kernels were timed, on an H100 with M = 100 (suite-h100.json). Fewer
+channels are padded to 128 in the kernels' arrays, which would then need much more memory than XLA's."""
 
 
 def check_covered(cfg: TLSTMConfig, state: TLSTMState, xs: Array) -> None:
@@ -39,12 +42,16 @@ def kernels_are_faster(cfg: TLSTMConfig, fused: Fused, params: Params, state: TL
 
     Programs for several devices get XLA's loops when they are lowered; here, those that name their mesh.
     """
-    if fused.kernel is not None or fused.patches == "kept" or compute_capability() != TIMED_CAPABILITY:
+    config: Any = jax.config
+    if fused.kernel is not None or fused.patches == "kept" or config.jax_check_tracer_leaks:
         return False
-    is_timed = cfg.features <= TIMED_FEATURES and state.h.dtype == jnp.float32
+    is_timed = cfg.features in TIMED_FEATURES and state.h.dtype == jnp.float32
     explicit = any(not jax.typeof(leaf).sharding.mesh.empty for leaf in jax.tree.leaves((params, state, xs)))
     no_mesh = jax.sharding.get_abstract_mesh().empty and not explicit
-    return is_timed and no_mesh and all(holds for *_, holds in _needs(cfg, state, xs))
+    if not (is_timed and no_mesh and is_recent()):
+        return False
+    # Last, since it starts the backend: a program may still want to call jax.distributed.initialize.
+    return compute_capability() == TIMED_CAPABILITY and all(holds for *_, holds in _needs(cfg, state, xs))
 
 
 def _needs(cfg: TLSTMConfig, state: TLSTMState, xs: Array) -> list[tuple[str, str, bool]]:
@@ -66,12 +73,17 @@ def _needs(cfg: TLSTMConfig, state: TLSTMState, xs: Array) -> list[tuple[str, st
 
 def environment_needs() -> list[tuple[str, str, bool]]:
     """The kernels' requirements of jax and the device, each as (expected, found, whether it is met)."""
-    version, capability = tuple(map(int, jax.__version__.split(".")[:2])), compute_capability()
+    capability = compute_capability()
     expected = f"a GPU of compute capability {LEAST_CAPABILITY} or later"
     return [
-        ("jax 0.11 or later", f"jax {jax.__version__}", version >= (0, 11)),
+        ("jax 0.11 or later", f"jax {jax.__version__}", is_recent()),
         (expected, f"{capability}", capability is None or covered_capability(capability)),
     ]
+
+
+def is_recent() -> bool:
+    """Whether this version of jax can trace the kernels."""
+    return tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 11)
 
 
 def covered_capability(capability: float | str) -> bool:

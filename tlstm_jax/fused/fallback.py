@@ -35,9 +35,17 @@ def with_fallback(function: Callable[..., Any], fallback: Callable[[str], Callab
         def flat(*leaves: Any) -> Any:
             return function(*jax.tree.unflatten(structure, leaves))
 
+        config: Any = jax.config
+        precision = config.jax_default_matmul_precision  # the fallback may be traced outside of the user's context
+
         def flat_fallback(what: str) -> Flat:
             other = fallback(what)
-            return lambda *leaves: jax.tree.leaves(other(*jax.tree.unflatten(structure, leaves)))
+
+            def flat(*leaves: Any) -> Any:
+                with jax.default_matmul_precision(precision):
+                    return jax.tree.leaves(other(*jax.tree.unflatten(structure, leaves)))
+
+            return flat
 
         jaxpr, shapes = jax.make_jaxpr(flat, return_shape=True)(*leaves)
         found = _call.bind(*leaves, jaxpr=jaxpr, fallback=flat_fallback)
@@ -51,7 +59,8 @@ def _abstract(*_: Any, jaxpr: ClosedJaxpr, **__: Any) -> Any:
 
 
 def _run(*arguments: Any, **parameters: Any) -> Any:
-    return jax.jit(lambda *arguments: _call.bind(*arguments, **parameters))(*arguments)
+    with jax.disable_jit(False):  # it would come back here
+        return jax.jit(lambda *arguments: _call.bind(*arguments, **parameters))(*arguments)
 
 
 def _batch(arguments: Sequence[Any], axes: Sequence[Any], *, fallback: Callable[[str], Flat], **_: Any) -> Any:

@@ -109,15 +109,15 @@ def _weights(static: timestep.Static, inputs: Inputs) -> timestep.Weights:
 def _save(like: Saved, states: TLSTMState) -> Saved:
     """The states before each timestep, as the kernels lay them out, in arrays of the shapes ``like``.
 
-    The rest is nan: whatever keeps the kernels from the forward pass also keeps them from the backward pass, so that
-    nothing reads it.
+    The rest is a number that would be noticed: whatever keeps the kernels from the forward pass also keeps them from
+    the backward pass, so that nothing reads it.
     """
 
     def flat(leaf: Any, like: Any) -> Array:
         leaf = leaf.reshape(len(leaf), *like.shape[1:-1], leaf.shape[-1])
         return jnp.pad(leaf, [(0, size - inner) for size, inner in zip(like.shape, leaf.shape, strict=True)])
 
-    kept = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), like.kept)
+    kept = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 1e38, leaf.dtype), like.kept)
     return Saved((flat(states.c, like.states[0]), flat(states.h, like.states[1])), kept)
 
 
