@@ -109,8 +109,9 @@ def learnt(lines: Sequence[Line]) -> Rows:
     """The best result of each setting, by a tLSTM or by a plain LSTM, beside the best of the other.
 
     The tLSTM has channel normalization. Both have the same size and are trained in the same batches and, in a task
-    of epochs, for as many; what has no such counterpart is left out. A plain LSTM is one LSTM layer, or several
-    that share their parameters or do not. The settings of a task in which neither solved it share a row.
+    of epochs, for as many; what has no such counterpart is left out. A plain LSTM is one LSTM layer, which may have the
+    peephole of the paper's table 3, or several layers that share their parameters or do not. The settings of a task in
+    which neither solved it share a row.
     """
     rows = [["task", "tLSTM+CN", "best plain LSTM, recurrent parameters equal within 10%"]]
     unsolved: dict[str, list[list[str]]] = {}
@@ -139,8 +140,8 @@ def learnt(lines: Sequence[Line]) -> Rows:
 
 OURS = ("2D tLSTM+CN", "3D tLSTM+CN")
 """The names of tLSTMs with channel normalization."""
-PLAIN = ("sLSTM", "sLSTM (unshared)", "lstm")
-"""The names of stacks of LSTM layers, and of one layer."""
+PLAIN = ("sLSTM", "sLSTM (unshared)", "lstm", "lstm (output_peephole=true)")
+"""The names of stacks of LSTM layers, and of one layer, with and without the peephole of the paper's table 3."""
 
 
 def comparable(line: Line, other: Line) -> bool:
