@@ -12,6 +12,7 @@ from flax import nnx
 import tlstm_jax as tl
 from tests.core import variants
 from tests.core.variants import close_in_scale, lively
+from tests.experiments.rivals.oracles.lstm import lstm
 from tlstm_jax import stacked
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -44,6 +45,31 @@ def flax_stack(params, xs, state=None, shared=True):
         cs.append(c)
         hs.append(h)
     return tl.TLSTMState(jnp.stack(cs, -2), jnp.stack(hs, -2)), ys
+
+
+def loops(params, xs, gates="ifgo"):
+    """One sequence, (T, R), layer by layer in numpy: C, H, each (L, M), and outputs."""
+    params = jax.tree.map(np.asarray, params)
+    ys, states = xs @ params["input"]["kernel"] + params["input"]["bias"], []
+    for index in range(L):
+        layer = params["layers"][f"layer_{index}" if len(params["layers"]) > 1 else "layer_0"]
+        weights = {
+            "Wx": np.concatenate([layer[f"i{gate}"]["kernel"] for gate in gates], axis=1),
+            "Wh": np.concatenate([layer[f"h{gate}"]["kernel"] for gate in gates], axis=1),
+            "b": np.concatenate([layer[f"h{gate}"]["bias"] for gate in gates]),
+        }
+        ys, *state = lstm(ys, weights, np.zeros(M), np.zeros(M))
+        states.append(state)
+    return *map(np.stack, zip(*states, strict=True)), ys
+
+
+def test_outputs_and_state_are_those_of_plain_loops(cfg):
+    """The oracle shares no code with Flax; with two gates exchanged it differs."""
+    params, xs = make(cfg), np.asarray(normal(20, (T, R)))
+    state, ys = stacked.unroll(params, xs, cfg)
+    for actual, expected, wrong in zip((*state, ys), loops(params, xs), loops(params, xs, "figo"), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
+        assert np.abs(actual - wrong).max() > 1e-3
 
 
 def weigh(state, ys):
