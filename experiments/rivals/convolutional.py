@@ -46,7 +46,8 @@ def conv_by_product(
 ) -> jax.Array:
     """The convolution of ``jax.lax.conv_general_dilated`` over time, without padding and strides, as one product.
 
-    In a ``scan``, the gradient of a convolution's kernel is slow with XLA for CPUs, and training runs in one.
+    In a ``scan``, the gradient of a convolution's kernel is slow with XLA for CPUs, and training runs in one: an epoch
+    took 5 to 13 times as long (``benchmarks/results/against-6963ee4-qrnn-cpu.json`` and two more).
 
     Args:
         us: (batch, T, C).

@@ -10,8 +10,8 @@
 
 where h_ is the state s_l timesteps before. The tanh cell is :class:`flax.linen.SimpleCell`. The GRU is not Flax's but
 TensorFlow's, which the authors used: the reset gate multiplies the state before the matrix does, and both gates have an
-initial bias of 1. Core parameters of a level that reads R
-inputs: M(R + M) + M times 1, 3 or 4. 9 levels of a GRU with 20 units and one input are 21,000, with 50 units 129,000.
+initial bias of 1. Core parameters of a level that reads R inputs: M(R + M) + M times 1, 3 or 4. 9 levels of a GRU with
+20 units and one input are 21,000, with 50 units 129,000.
 
 A level folds time modulo s into the batch, so that a sequence takes T / s steps one after another. If the first
 dilation is greater than 1, no output depends on all inputs; then the outputs are the last s_1 ones side by side, as in
