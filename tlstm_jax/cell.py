@@ -93,7 +93,8 @@ def softmax(logits: Sequence[Array]) -> tuple[Array, ...]:
     largest = functools.reduce(jnp.maximum, logits)
     exponentials = [jnp.exp(z - largest) for z in logits]
     total = functools.reduce(operator.add, exponentials)
-    return tuple(z / total for z in exponentials)
+    inverse = 1 / total  # one division: on a GPU each is a dozen instructions
+    return tuple(z * inverse for z in exponentials)
 
 
 @softmax.defjvp

@@ -101,7 +101,7 @@ class Backward(NamedTuple):
         d_ys: ``(n, b, padded)``, the cotangents of the outputs.
         a: ``(chunk, p, b, width)``, ``Forward.a`` summed over its parts, for each timestep of the chunk.
         arriving: cotangents of states within the sequence.
-        d_c: ``(2, p, b, k, padded)``, the terms that each location adds to dC of its neighbours, of this timestep and
+        d_c: ``(2, b, p k, padded)``, the terms that each location adds to dC of its neighbours, of this timestep and
             the next.
         d_a: ``(chunk, p, b, width)``.
         now: ``(p, b, width)``, dA of this timestep in the dtype of matrix products.
@@ -175,17 +175,15 @@ def backward_step(s: Sizes, refs: Backward) -> None:
         common, geometry = refs.common, refs.common.tables
         t = common.steps[p, b]
         parity, now = lax.rem(t, jnp.int32(2)), lax.rem(t, jnp.int32(s.chunk))
-        totals = [total[p, b, :] for total in jax.tree.leaves(refs.d_pointwise)]  # read first, as in the forward kernel
         d_c: Array = jnp.zeros((s.padded,), jnp.float32)
         d_h: Array = jnp.zeros((s.padded,), jnp.float32)
         for k in range(s.cfg.num_offsets):
             to = geometry.reader[p, k]
             places = [(n, lax.max(to, jnp.int32(0)), b) for n in range(s.parts[1])]
-            d_h += _keep(to >= 0, _part(s, refs.d_patches, places, k))
+            d_h += _part(s, refs.d_patches, places, k, to >= 0)
         for j in range(geometry.pairs.shape[1]):
-            pair, count = geometry.pairs[p, j], jnp.int32(geometry.neighbour.shape[1])
-            source, offset = lax.div(lax.max(pair, jnp.int32(0)), count), lax.rem(lax.max(pair, jnp.int32(0)), count)
-            d_c += _keep(pair >= 0, refs.d_c[parity, source, b, offset, :])
+            pair = geometry.pairs[p, j]
+            d_c += _keep(pair >= 0, refs.d_c[parity, b, lax.max(pair, jnp.int32(0)), :])
         if common.reset is not None:  # after this timestep: the next state does not depend on this one
             is_reset = common.reset[t + 1, b] > 0
             for total, d in zip(refs.d_fresh or (), (d_c, d_h), strict=False):
@@ -202,9 +200,10 @@ def backward_step(s: Sizes, refs: Backward) -> None:
 
         a = _preactivations(s, refs.a, [(now, p, b)])
         (*gates, q), d_neighbours, d_pointwise = lowerable(transposed)(_arguments(s, common, a, p, b, t), (d_c, d_h))
+        totals = [total[p, b, :] for total in jax.tree.leaves(refs.d_pointwise)]
         _write_gates(s, [refs.d_a.at[now], refs.now], (p, b), gates, q)
         for k, d in enumerate(d_neighbours):
-            refs.d_c[1 - parity, p, b, k, :] = d
+            refs.d_c[1 - parity, b, p * len(d_neighbours) + k, :] = d
         leaves = map(jax.tree.leaves, (refs.d_pointwise, d_pointwise))
         for ref, d, total in zip(*leaves, totals, strict=True):
             ref[p, b, :] = total + d
@@ -284,24 +283,31 @@ def _barrier() -> None:
 
 
 def _channels(z: Array) -> Array:
+    """The number of each channel."""
     return lax.broadcasted_iota(jnp.int32, z.shape, 0)
 
 
-def _part(s: Sizes, ref: Ref, places: Sequence[tuple[Any, ...]], part: int) -> Array:
-    """The channels of one gate or kernel offset in an array of a product, zero padded and summed over ``places``."""
-    z = functools.reduce(operator.add, [ref[(*place, pl.ds(part * s.stride, s.padded))] for place in places])
-    return z if s.stride == s.padded else jnp.where(_channels(z) < s.stride, z, 0.0)
+def _keep(condition: Any, z: Array, count: int | None = None) -> Array:
+    """``z``, or its first ``count`` channels, where a scalar condition holds; elsewhere zeros."""
+    return _select(condition, z, jnp.zeros_like(z), count)
 
 
-def _keep(condition: Any, z: Array) -> Array:
-    """``z`` where a scalar condition holds, or zeros."""
-    return _select(condition, z, jnp.zeros_like(z))
+def _select(condition: Any, one: Array, other: Array, count: int | None = None) -> Array:
+    """``one``, or its first ``count`` channels, where a scalar condition holds; elsewhere ``other``.
 
-
-def _select(condition: Any, one: Array, other: Array) -> Array:
-    """One of two vectors by a scalar condition, as a comparison of vectors: Mosaic GPU selects by nothing else."""
-    bound = jnp.where(condition, jnp.int32(one.shape[0]), jnp.int32(0))
+    Written as a comparison of vectors, since Mosaic GPU selects by nothing else.
+    """
+    bound = jnp.where(condition, jnp.int32(count or one.shape[0]), jnp.int32(0))
     return jnp.where(_channels(one) < bound, one, other)
+
+
+def _part(s: Sizes, ref: Ref, places: Sequence[tuple[Any, ...]], part: int, condition: Any = True) -> Array:
+    """The channels of one gate or kernel offset in an array of a product, zero padded and summed over ``places``.
+
+    Zeros where the scalar ``condition`` does not hold.
+    """
+    z = functools.reduce(operator.add, [ref[(*place, pl.ds(part * s.stride, s.padded))] for place in places])
+    return z if condition is True and s.stride == s.padded else _keep(condition, z, s.stride)
 
 
 def _copy_part(s: Sizes, source: Ref, patches: Ref, k: int) -> None:

@@ -275,13 +275,13 @@ def backward(
     d_columns = _place(d_h[None, ..., : s.stride], (s.parts[1], *d_h.shape[:2], s.depth), (0, 0, 0, still * s.stride))
     offsets = max(1, memory_offsets(s.cfg))
     place = ((total - 1) % 2, 0, 0, still if offsets > 1 else 0, 0)
-    slots = _place(d_c[None, :, :, None], (2, *d_c.shape[:2], offsets, s.padded), place)
+    slots = _place(d_c.swapaxes(0, 1)[None, :, :, None], (2, s.batch, s.locations, offsets, s.padded), place)
 
     def per_row(leaf: Array) -> Any:
         return jnp.zeros((s.locations, s.batch, s.padded), leaf.dtype)
 
     updated = Updated(
-        slots,
+        slots.reshape(2, s.batch, -1, s.padded),
         jnp.full((s.locations, s.batch), total - 1, jnp.int32),
         jnp.zeros((s.locations, s.batch, s.width), hs.dtype),
         lax.empty((size, s.locations, s.batch, s.width), jnp.float32),
@@ -363,8 +363,7 @@ def _place(z: Array, shape: Sequence[int], place: Sequence[int]) -> Array:
     return jnp.pad(z, widths)
 
 
-def _first_memory(s: Sizes, slots: Float[Array, "p b k padded"]) -> Float[Array, "p b padded"]:
+def _first_memory(s: Sizes, slots: Float[Array, "b pk padded"]) -> Float[Array, "p b padded"]:
     """dC_0, from the terms that each location adds to its neighbours in the first timestep."""
-    neighbour = tables(s.cfg).neighbour
     d_c = jnp.zeros((s.locations, s.batch, s.padded), slots.dtype)
-    return d_c.at[neighbour.T].add(jnp.moveaxis(slots, 2, 0))
+    return d_c.at[tables(s.cfg).neighbour.reshape(-1)].add(slots.swapaxes(0, 1))
