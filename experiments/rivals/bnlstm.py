@@ -173,8 +173,8 @@ class BNLSTMLayer(nn.Module):
             )
             for name, n in (("hidden", 4 * m), ("input", 4 * m), ("memory", m))
         }
-        population = {name: (mean.value, var.value) for name, (mean, var) in stored.items()}
-        before = carry[2].max()
+        population = {name: (jnp.asarray(mean.value), jnp.asarray(var.value)) for name, (mean, var) in stored.items()}
+        before = carry[2].max(initial=0)
         scan: Any = nn.scan(
             lambda cell, carry, inputs, population: cell(carry, inputs, population),
             variable_broadcast="params",
@@ -250,22 +250,15 @@ class BNLSTM(Rival):
         """True."""
         return True
 
-    @nn.compact
-    def __call__(
-        self,
-        xs: jax.Array,
-        *,
-        initial_carry: Carry | None = None,
-        seq_lengths: jax.Array | None = None,
-        return_carry: bool = False,
-        deterministic: bool = True,
-    ) -> Any:
-        """See :meth:`Rival.__call__`."""
+    def forward(
+        self, xs: jax.Array, initial_carry: Carry | None, seq_lengths: jax.Array | None, deterministic: bool
+    ) -> tuple[Carry, jax.Array]:
+        """See :meth:`experiments.rivals.Rival.forward`."""
         valid = jnp.ones(xs.shape[:-1], bool)
         if seq_lengths is not None:
             shape = xs.shape[:-1]
             steps = jnp.broadcast_to(jnp.arange(shape[-1]), shape)
-            valid = steps < jnp.broadcast_to(jnp.asarray(seq_lengths)[..., None], shape)
+            valid = steps < jnp.broadcast_to(seq_lengths[..., None], shape)
         carries = []
         for index in range(self.num_layers):
             cell = sharing(self, BNLSTMCell, parent=None)
@@ -273,4 +266,4 @@ class BNLSTM(Rival):
             start = None if initial_carry is None else initial_carry[index]
             carry, xs = layer(xs, start, valid, deterministic)
             carries.append(carry)
-        return (tuple(carries), xs) if return_carry else xs
+        return tuple(carries), xs

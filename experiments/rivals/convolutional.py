@@ -136,17 +136,10 @@ class Convolutional(Rival):
         """The outputs for ``xs``, with ``conv(us, name, features, kernel_size, dilation, **options)``."""
         raise NotImplementedError
 
-    @nn.compact
-    def __call__(
-        self,
-        xs: jax.Array,
-        *,
-        initial_carry: Carry | None = None,
-        seq_lengths: jax.Array | None = None,
-        return_carry: bool = False,
-        deterministic: bool = True,
-    ) -> Any:
-        """See :meth:`experiments.rivals.Rival.__call__`."""
+    def forward(
+        self, xs: jax.Array, initial_carry: Carry | None, seq_lengths: jax.Array | None, deterministic: bool
+    ) -> tuple[Carry, jax.Array]:
+        """See :meth:`experiments.rivals.Rival.forward`."""
         carries = {}
 
         def conv(us: jax.Array, name: str, features: int, kernel_size: int, dilation: int, **options: Any) -> jax.Array:
@@ -157,7 +150,7 @@ class Convolutional(Rival):
             return ys
 
         ys = self.run(xs.astype(self.param_dtype), conv, deterministic)
-        return (carries, ys) if return_carry else ys
+        return carries, ys
 
 
 def check_taps(kernel_size: int) -> None:

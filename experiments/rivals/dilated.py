@@ -104,7 +104,7 @@ def dilated(
     time, batch = xs.shape[-2], xs.shape[:-2]
     if start is None:
         start = cell.initialize_carry(jax.random.key(0), (*batch, dilation, xs.shape[-1]))
-    rows = min(dilation, time)  # states beyond time are not read
+    rows = max(1, min(dilation, time))  # states beyond time are not read
     times = fold(jnp.arange(-(-time // rows) * rows)[:, None], rows)
     inside = jnp.broadcast_to(times, (*batch, *times.shape)) < jnp.expand_dims(lengths, (-1, -2, -3))
 
@@ -158,17 +158,10 @@ class Dilated(Rival):
         """A new cell with a name, for the level with this dilation; the last part of its carry is its output."""
         raise NotImplementedError
 
-    @nn.compact
-    def __call__(
-        self,
-        xs: jax.Array,
-        *,
-        initial_carry: Carry | None = None,
-        seq_lengths: jax.Array | None = None,
-        return_carry: bool = False,
-        deterministic: bool = True,
-    ) -> Any:
-        """See :meth:`experiments.rivals.Rival.__call__`."""
+    def forward(
+        self, xs: jax.Array, initial_carry: Carry | None, seq_lengths: jax.Array | None, deterministic: bool
+    ) -> tuple[Carry, jax.Array]:
+        """See :meth:`experiments.rivals.Rival.forward`."""
         dilations = powers_of_two(self.num_layers, self.dilations)
         first = dilations[0]
         if dilations[-1] < first:
@@ -177,7 +170,7 @@ class Dilated(Rival):
                 f"side; begin with a smaller one"
             )
         batch, time = xs.shape[:-2], xs.shape[-2]
-        lengths = jnp.full(batch, time) if seq_lengths is None else jnp.asarray(seq_lengths)
+        lengths = jnp.full(batch, time) if seq_lengths is None else seq_lengths
         carries = []
         for level, dilation in enumerate(dilations):
             start = None if initial_carry is None else initial_carry[level]
@@ -189,7 +182,7 @@ class Dilated(Rival):
                 before = jax.tree.leaves(initial_carry[-1])[-1][..., dilations[-1] - first + 1 :, :]
             xs = jnp.concatenate([before, xs], axis=-2)
             xs = jnp.concatenate([xs[..., back : back + time, :] for back in range(first)], axis=-1)
-        return (tuple(carries), xs) if return_carry else xs
+        return tuple(carries), xs
 
 
 class DilatedRNN(Dilated):

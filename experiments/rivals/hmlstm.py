@@ -174,17 +174,10 @@ class HMLSTM(Rival):
             raise ValueError(f"slope must be positive, got {self.slope}: give 1.0, or more to anneal it.")
         super().__post_init__()
 
-    @nn.compact
-    def __call__(
-        self,
-        xs: jax.Array,
-        *,
-        initial_carry: Carry | None = None,
-        seq_lengths: jax.Array | None = None,
-        return_carry: bool = False,
-        deterministic: bool = True,
-    ) -> Any:
-        """See :meth:`Rival.__call__`."""
+    def forward(
+        self, xs: jax.Array, initial_carry: Carry | None, seq_lengths: jax.Array | None, deterministic: bool
+    ) -> tuple[Carry, jax.Array]:
+        """See :meth:`experiments.rivals.Rival.forward`."""
         m, types = self.features, {"dtype": self.dtype, "param_dtype": self.param_dtype}
         cell = sharing(self, HMLSTMCell, parent=None)
         carry, hs = over_time(nn.RNN(cell, name="rnn"), xs, initial_carry, seq_lengths)
@@ -193,4 +186,4 @@ class HMLSTM(Rival):
             gates = nn.Dense(self.num_layers, use_bias=False, name="output_gates", **types)(hs)
             gates = jnp.repeat(nn.sigmoid(gates.astype(self.param_dtype)), m, axis=-1)
             ys = nn.relu(nn.Dense(m, use_bias=False, name="output", **types)(gates * hs).astype(self.param_dtype))
-        return (carry, ys) if return_carry else ys
+        return carry, ys

@@ -61,7 +61,7 @@ class HOTCell(Cell):
         v = jnp.ones((*hs.shape[:-1], 1), hs.dtype)
         for k, rank in enumerate((*inner, 4 * size)):
             # (v x sv) G_k: a dense map whose rows are the pairs of a rank and an entry of sv
-            pairs = (v[..., :, None] * sv[..., None, :]).reshape(*hs.shape[:-1], -1)
+            pairs = (v[..., :, None] * sv[..., None, :]).reshape(*hs.shape[:-1], v.shape[-1] * sv.shape[-1])
             v = self.dense(rank, f"core_{k}", use_bias=False)(pairs)
 
         i, j, f, o = jnp.split(pre + v, 4, axis=-1)

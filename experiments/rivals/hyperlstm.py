@@ -32,6 +32,7 @@ each gate by itself; the authors' framework has one fan-out for the four gates s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -63,7 +64,7 @@ class NormedGates(nn.Module):
     def __call__(self, a: jax.Array, c: jax.Array, deterministic: bool) -> tuple[jax.Array, jax.Array]:
         """Maps pre-activations, (*batch, 4M) in the order i, f, g, o, and c, (*batch, M), to c' and h, (*batch, M)."""
         if self.layer_norm:
-            a = a.reshape(*a.shape[:-1], 4, -1)
+            a = a.reshape(*a.shape[:-1], 4, a.shape[-1] // 4)
             a = gate_norm("gate_norm", self.bias_init, self.param_dtype, self.epsilon)(a)
             i, f, g, o = jnp.unstack(a, axis=-2)
         else:
@@ -145,7 +146,7 @@ class HyperLSTMCell(Cell):
 
         def apply(z: jax.Array) -> jax.Array:
             y = product(z.reshape(*z.shape[:-1], *shape[:-1])).astype(self.param_dtype)
-            return y.reshape(*z.shape[:-1], -1)
+            return y.reshape(*z.shape[:-1], math.prod(y.shape[z.ndim - 1 :]))
 
         return apply
 

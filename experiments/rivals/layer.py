@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tlstm_jax import biases
+from tlstm_jax import biases, checks
+from tlstm_jax.layout import Layout
 
 Module = TypeVar("Module", bound=nn.Module)
 Carry = Any
@@ -31,7 +32,7 @@ PROBABILITIES = ("dropout", "zoneout")
 class Rival(nn.Module):
     """A recurrent layer: maps ``xs`` of shape (*batch, T, R) to ``ys`` of shape (*batch, T, M).
 
-    Subclasses implement ``__call__`` with this signature. A layer without ``num_layers`` in its fields has one layer.
+    Subclasses implement :meth:`forward`. A layer without ``num_layers`` in its fields has one layer.
     Fields that a subclass adds are its own options, which the command line offers as ``--rival-options name=value``.
 
     Raises:
@@ -91,6 +92,7 @@ class Rival(nn.Module):
         """The optimizer of a model with this layer: ``others``, unless the layer has parameters that need their own."""
         return others
 
+    @nn.compact
     def __call__(
         self,
         xs: jax.Array,
@@ -115,8 +117,27 @@ class Rival(nn.Module):
             The outputs, (*batch, T, M), with the carry before them if ``return_carry``.
 
         Raises:
-            ValueError: an argument is given that the layer does not support.
+            ValueError: an argument has the wrong shape or dtype, or is one that the layer does not support.
         """
+        xs = checks.check_array("xs", xs)
+        if xs.ndim < 2 or xs.shape[-1] == 0:
+            raise ValueError(
+                f"xs must have shape (*batch, T, R) with R of at least 1, got {xs.shape}: add axes with xs[None], or "
+                f"xs[..., None] for one input a timestep."
+            )
+        if not self.carries and (initial_carry is not None or return_carry):
+            raise ValueError(
+                f"{type(self).__name__} has no carry, since it sees a sequence whole: call it on whole sequences, "
+                f"without initial_carry and return_carry."
+            )
+        lengths, _ = checks.check_sequences(seq_lengths, None, Layout.of(xs.shape, time_major=False))
+        carry, ys = self.forward(xs, initial_carry, lengths, deterministic)
+        return (carry, ys) if return_carry else ys
+
+    def forward(
+        self, xs: jax.Array, initial_carry: Carry | None, seq_lengths: jax.Array | None, deterministic: bool
+    ) -> tuple[Carry, jax.Array]:
+        """The carry after the last timestep and the outputs, for arguments of ``__call__`` that were checked."""
         raise NotImplementedError
 
 
@@ -166,20 +187,12 @@ class CellLayer(Rival):
         """More arguments for :class:`flax.linen.RNN`, for example ``split_rngs={"params": False, "dropout": True}``."""
         return {}
 
-    @nn.compact
-    def __call__(
-        self,
-        xs: jax.Array,
-        *,
-        initial_carry: Carry | None = None,
-        seq_lengths: jax.Array | None = None,
-        return_carry: bool = False,
-        deterministic: bool = True,
-    ) -> Any:
-        """See :meth:`Rival.__call__`."""
+    def forward(
+        self, xs: jax.Array, initial_carry: Carry | None, seq_lengths: jax.Array | None, deterministic: bool
+    ) -> tuple[Carry, jax.Array]:
+        """See :meth:`Rival.forward`."""
         rnn = nn.RNN(self.cell(deterministic), **self.scan_options(), name="rnn")
-        carry, ys = over_time(rnn, xs, initial_carry, seq_lengths)
-        return (carry, ys) if return_carry else ys
+        return over_time(rnn, xs, initial_carry, seq_lengths)
 
 
 class CellStack(Rival):
@@ -211,17 +224,10 @@ class CellStack(Rival):
         """A parameter that starts at 0 and is the same for all sequences, (*batch_shape, *shape)."""
         return jnp.broadcast_to(self.param(name, nn.initializers.zeros, shape, self.param_dtype), batch_shape + shape)
 
-    @nn.compact
-    def __call__(
-        self,
-        xs: jax.Array,
-        *,
-        initial_carry: Carry | None = None,
-        seq_lengths: jax.Array | None = None,
-        return_carry: bool = False,
-        deterministic: bool = True,
-    ) -> Any:
-        """See :meth:`Rival.__call__`."""
+    def forward(
+        self, xs: jax.Array, initial_carry: Carry | None, seq_lengths: jax.Array | None, deterministic: bool
+    ) -> tuple[Carry, jax.Array]:
+        """See :meth:`Rival.forward`."""
         carries = []
         for index in range(self.num_layers):
             start = self.start(index, xs.shape[:-2])
@@ -230,7 +236,7 @@ class CellStack(Rival):
             rnn = nn.RNN(self.cell(index, deterministic), **self.scan_options(), name=f"rnn_{index}")
             carry, xs = over_time(rnn, xs, start, seq_lengths)
             carries.append(carry)
-        return (tuple(carries), xs) if return_carry else xs
+        return tuple(carries), xs
 
 
 def over_time(rnn: nn.RNN, xs: jax.Array, start: Carry | None, lengths: jax.Array | None) -> tuple[Carry, jax.Array]:
@@ -255,7 +261,7 @@ def over_time(rnn: nn.RNN, xs: jax.Array, start: Carry | None, lengths: jax.Arra
         start = rnn.cell.initialize_carry(jax.random.key(0), (rows, features))
     else:
         start = jax.tree.map(lambda z: z.reshape(rows, *z.shape[len(batch) :]), start)
-    lengths = None if lengths is None else jnp.asarray(lengths).reshape(rows)
+    lengths = None if lengths is None else lengths.reshape(rows)
     end, ys = rnn(xs, initial_carry=start, seq_lengths=lengths, return_carry=True)
     if lengths is not None:
         some = lengths > 0

@@ -84,17 +84,10 @@ class QRNN(Rival):
     forget_bias: float = 0.0
     time_scale: float | None = None
 
-    @nn.compact
-    def __call__(
-        self,
-        xs: jax.Array,
-        *,
-        initial_carry: Carry | None = None,
-        seq_lengths: jax.Array | None = None,
-        return_carry: bool = False,
-        deterministic: bool = True,
-    ) -> Any:
-        """See :meth:`Rival.__call__`."""
+    def forward(
+        self, xs: jax.Array, initial_carry: Carry | None, seq_lengths: jax.Array | None, deterministic: bool
+    ) -> tuple[Carry, jax.Array]:
+        """See :meth:`experiments.rivals.Rival.forward`."""
         batch_shape = xs.shape[:-2]
         xs = xs.astype(self.param_dtype)
         carries = []
@@ -126,7 +119,7 @@ class QRNN(Rival):
             before = last_before_end(history, seq_lengths, self.width - 1)
             carries.append((state_at_end(start, cs, seq_lengths), before))
             xs = nn.sigmoid(o) * cs
-        return (tuple(carries), xs) if return_carry else xs
+        return tuple(carries), xs
 
 
 class SRU(Rival):
@@ -161,17 +154,10 @@ class SRU(Rival):
     forget_bias: float = 0.0
     time_scale: float | None = None
 
-    @nn.compact
-    def __call__(
-        self,
-        xs: jax.Array,
-        *,
-        initial_carry: Carry | None = None,
-        seq_lengths: jax.Array | None = None,
-        return_carry: bool = False,
-        deterministic: bool = True,
-    ) -> Any:
-        """See :meth:`Rival.__call__`."""
+    def forward(
+        self, xs: jax.Array, initial_carry: Carry | None, seq_lengths: jax.Array | None, deterministic: bool
+    ) -> tuple[Carry, jax.Array]:
+        """See :meth:`experiments.rivals.Rival.forward`."""
         xs = xs.astype(self.param_dtype)
         carries = []
         for index in range(self.num_layers):
@@ -181,7 +167,7 @@ class SRU(Rival):
                 start = initial_carry[index]
             cs, xs = self._layer(index, xs, start, deterministic)
             carries.append(state_at_end(start, cs, seq_lengths))
-        return (tuple(carries), xs) if return_carry else xs
+        return tuple(carries), xs
 
     def _layer(self, index: int, xs: jax.Array, start: jax.Array, deterministic: bool) -> tuple[jax.Array, jax.Array]:
         """The memory cells and the outputs of a layer, (*batch, T, M)."""

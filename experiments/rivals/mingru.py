@@ -17,7 +17,6 @@ the paper's experiments).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -59,26 +58,21 @@ class MinGRU(Rival):
             raise ValueError(f"cell is {self.cell!r}: give 'gru' or 'lstm'")
         super().__post_init__()
 
-    @nn.compact
-    def __call__(
-        self,
-        xs: jax.Array,
-        *,
-        initial_carry: Carry | None = None,
-        seq_lengths: jax.Array | None = None,
-        return_carry: bool = False,
-        deterministic: bool = True,
-    ) -> Any:
-        """See :meth:`Rival.__call__`."""
+    def forward(
+        self, xs: jax.Array, initial_carry: Carry | None, seq_lengths: jax.Array | None, deterministic: bool
+    ) -> tuple[Carry, jax.Array]:
+        """See :meth:`experiments.rivals.Rival.forward`."""
         carry = []
         for index in range(self.num_layers):
             f, i, a = self.gates(xs, index)
             if self.positive:
                 a = jnp.where(a >= 0, a + 0.5, nn.sigmoid(a))
-            start = jnp.zeros_like(a[..., 0, :]) if initial_carry is None else initial_carry[index]
+            start = (
+                jnp.zeros((*a.shape[:-2], self.features), a.dtype) if initial_carry is None else initial_carry[index]
+            )
             xs = linear_recurrence(f, i * a, start)
             carry.append(state_at_end(start, xs, seq_lengths))
-        return (tuple(carry), xs) if return_carry else xs
+        return tuple(carry), xs
 
     def gates(self, xs: jax.Array, index: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The factors of h_ and of the candidate, which sum to 1, and the candidate before g, each (*batch, T, M)."""

@@ -147,24 +147,12 @@ class NeuralGPU(Rival):
     tasks: ClassVar[tuple[str, ...]] = ("memorization", "addition")
     outside_core: ClassVar[tuple[str, ...]] = ("embedding",)
 
-    @nn.compact
-    def __call__(
-        self,
-        xs: jax.Array,
-        *,
-        initial_carry: Carry | None = None,
-        seq_lengths: jax.Array | None = None,
-        return_carry: bool = False,
-        deterministic: bool = True,
-    ) -> Any:
-        """See :meth:`Rival.__call__`."""
-        if initial_carry is not None or return_carry:
-            raise ValueError(
-                "NeuralGPU has no carry, since it sees a sequence whole: call it on whole sequences, without "
-                "initial_carry and return_carry."
-            )
+    def forward(
+        self, xs: jax.Array, initial_carry: Carry | None, seq_lengths: jax.Array | None, deterministic: bool
+    ) -> tuple[Carry, jax.Array]:
+        """See :meth:`experiments.rivals.Rival.forward`."""
         steps, batch = xs.shape[-2], xs.shape[:-2]
-        lengths = jnp.full(batch, steps) if seq_lengths is None else jnp.asarray(seq_lengths)
+        lengths = jnp.full(batch, steps) if seq_lengths is None else seq_lengths
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         row = nn.Dense(self.features, use_bias=False, name="embedding", **types)(xs).astype(self.param_dtype)
         inside = jnp.broadcast_to(jnp.arange(steps), (*batch, steps)) < lengths[..., None]
@@ -174,4 +162,4 @@ class NeuralGPU(Rival):
             CGRUStep, variable_broadcast="params", split_rngs={"params": False}, in_axes=(0, nn.broadcast)
         )
         s, _ = scan(self.num_layers, self.improved, **types, name="step")(s, jnp.arange(steps), lengths)
-        return s[..., 0, :, :]
+        return None, s[..., 0, :, :]

@@ -141,17 +141,10 @@ class RHN(Rival):
     initial_scale: float | None = 0.04
     time_scale: float | None = None
 
-    @nn.compact
-    def __call__(
-        self,
-        xs: jax.Array,
-        *,
-        initial_carry: Carry | None = None,
-        seq_lengths: jax.Array | None = None,
-        return_carry: bool = False,
-        deterministic: bool = True,
-    ) -> Any:
-        """See :meth:`experiments.rivals.Rival.__call__`."""
+    def forward(
+        self, xs: jax.Array, initial_carry: Carry | None, seq_lengths: jax.Array | None, deterministic: bool
+    ) -> tuple[Carry, jax.Array]:
+        """See :meth:`experiments.rivals.Rival.forward`."""
         cell = sharing(self, RHNCell, deterministic=deterministic, parent=None)
 
         def whole_sequence(rate: float, values: jax.Array) -> jax.Array:
@@ -161,4 +154,4 @@ class RHN(Rival):
         rnn = nn.RNN(cell, split_rngs={"params": False, "dropout": False}, name="rnn")  # one mask for all timesteps
         carry, ys = over_time(rnn, xs, initial_carry, seq_lengths)
         ys = whole_sequence(self.output_dropout, ys)
-        return (carry, ys) if return_carry else ys
+        return carry, ys

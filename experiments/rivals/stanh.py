@@ -16,8 +16,6 @@ h_ U is computed timestep by timestep.
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -45,17 +43,10 @@ class STanh(Rival):
     skip: int = 21
     shared: bool = False
 
-    @nn.compact
-    def __call__(
-        self,
-        xs: jax.Array,
-        *,
-        initial_carry: Carry | None = None,
-        seq_lengths: jax.Array | None = None,
-        return_carry: bool = False,
-        deterministic: bool = True,
-    ) -> Any:
-        """See :meth:`experiments.rivals.Rival.__call__`."""
+    def forward(
+        self, xs: jax.Array, initial_carry: Carry | None, seq_lengths: jax.Array | None, deterministic: bool
+    ) -> tuple[Carry, jax.Array]:
+        """See :meth:`experiments.rivals.Rival.forward`."""
         if self.skip < 2:
             raise ValueError(f"skip={self.skip}, but the state 1 timestep before is read anyway; give skip=2 or more")
         batch, time, m, s = xs.shape[:-2], xs.shape[-2], self.features, self.skip
@@ -86,6 +77,4 @@ class STanh(Rival):
         a = jnp.pad(a, [(0, blocks * s - time)] + [(0, 0)] * (a.ndim - 1)).reshape(blocks, s, *batch, m)
         _, ys = jax.lax.scan(block, jnp.moveaxis(before, -2, 0), a)
         ys = jnp.moveaxis(ys.reshape(blocks * s, *batch, m)[:time], 0, -2)
-        if not return_carry:
-            return ys
         return last_before_end(jnp.concatenate([before, ys], axis=-2), seq_lengths, s), ys

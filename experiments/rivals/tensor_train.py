@@ -102,7 +102,8 @@ def contract(x: jax.Array, cores: Sequence[jax.Array]) -> jax.Array:
     batch, done = x.shape[:-1], 1
     for core in cores:
         r, n, m, _ = core.shape
-        x = x.reshape(*batch, done, r, n, -1)  # outputs so far, rank, this input, inputs to come
+        rest = math.prod(x.shape[len(batch) :]) // (done * r * n)
+        x = x.reshape(*batch, done, r, n, rest)  # outputs so far, rank, this input, inputs to come
         x = jnp.einsum("...orns,rnmq->...omqs", x, core)
         done *= m
     return x.reshape(*batch, done)

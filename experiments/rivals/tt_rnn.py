@@ -119,8 +119,9 @@ class FactoredCell(Cell):
         )
 
         def apply(x: jax.Array) -> jax.Array:
-            y = train(x).astype(self.param_dtype).reshape(*x.shape[:-1], gates, -1)[..., : self.features]
-            return y.reshape(*x.shape[:-1], -1)
+            y = train(x).astype(self.param_dtype)
+            y = y.reshape(*x.shape[:-1], gates, y.shape[-1] // gates)[..., : self.features]
+            return y.reshape(*x.shape[:-1], gates * self.features)
 
         return apply
 

@@ -68,17 +68,10 @@ class _Unitary(Rival):
         """The product with W: maps [Re h, Im h] to [Re hW, Im hW], each (*batch, 2M)."""
         raise NotImplementedError
 
-    @nn.compact
-    def __call__(
-        self,
-        xs: jax.Array,
-        *,
-        initial_carry: Carry | None = None,
-        seq_lengths: jax.Array | None = None,
-        return_carry: bool = False,
-        deterministic: bool = True,
-    ) -> Any:
-        """See :meth:`Rival.__call__`. The carry is the last output, (*batch, features)."""
+    def forward(
+        self, xs: jax.Array, initial_carry: Carry | None, seq_lengths: jax.Array | None, deterministic: bool
+    ) -> tuple[Carry, jax.Array]:
+        """See :meth:`experiments.rivals.Rival.forward`. The carry is the last output, (*batch, features)."""
         units = self.features // 2
         dense = nn.Dense(
             self.features,
@@ -102,7 +95,7 @@ class _Unitary(Rival):
 
         _, ys = jax.lax.scan(step, start, jnp.moveaxis(inputs, -2, 0))
         ys = jnp.moveaxis(ys, 0, -2)
-        return (state_at_end(start, ys, seq_lengths), ys) if return_carry else ys
+        return state_at_end(start, ys, seq_lengths), ys
 
 
 class URNN(_Unitary):

@@ -263,7 +263,8 @@ class ModelOptions:
 
     def not_applicable(self, name: str, given: Any) -> ValueError:
         """The error for an option that the model does not have."""
-        model = self.model if self.memory_conv or self.model != "tlstm" else "a tlstm without memory_conv"
+        without = (self.model, name) == ("tlstm", "conveyor_bias")  # which it has if there is a memory convolution
+        model = "a tlstm without memory_conv" if without else self.model
         return ValueError(f"{name} does not apply to {model}, got {given}: leave it out.")
 
     @property

@@ -224,8 +224,8 @@ MISTAKES: dict[str, Mistake] = {
     "tt-lstm": Mistake(
         "gates that alternate instead of one after the other",
         "tt_rnn",
-        ".reshape(*x.shape[:-1], gates, -1)[..., : self.features]",
-        ".reshape(*x.shape[:-1], -1, gates).swapaxes(-1, -2)[..., : self.features]",
+        "y.reshape(*x.shape[:-1], gates, y.shape[-1] // gates)[..., : self.features]",
+        "y.reshape(*x.shape[:-1], y.shape[-1] // gates, gates).swapaxes(-1, -2)[..., : self.features]",
         lambda tests: tests.test_the_equations(tests.TTLSTM, "tjandra"),
     ),
     "tt-gru": Mistake(

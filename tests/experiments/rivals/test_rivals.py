@@ -89,6 +89,35 @@ TWO_AXES = np.array([[3, 0, 1], [2, 3, 0]])
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", common.ALL)
+def test_batches_without_sequences_and_sequences_without_timesteps(name):
+    layer, xs, variables = example(name)
+    assert layer.apply(variables, xs[:0]).shape == (0, STEPS, common.FEATURES)
+    if not layer.carries:
+        assert layer.apply(variables, xs[:, :0]).shape == (common.BATCH, 0, common.FEATURES)
+        return
+    start, _ = layer.apply(variables, xs, return_carry=True)
+    end, ys = layer.apply(variables, xs[:, :0], initial_carry=start, return_carry=True)
+    assert ys.shape == (common.BATCH, 0, common.FEATURES)
+    jax.tree.map(np.testing.assert_array_equal, end, start)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"xs": np.ones(4)}, r"xs must have shape \(\*batch, T, R\)"),
+        ({"xs": np.ones((2, 6, 0))}, "with R of at least 1"),
+        ({"xs": np.ones((2, 6, 4), int)}, "xs must be floating point, got int"),
+        ({"xs": np.ones((2, 6, 4)), "seq_lengths": np.array([7, 1])}, "must lie in 0..T = 0..6"),
+        ({"xs": np.ones((2, 6, 4)), "seq_lengths": np.array([1])}, "one length for each row"),
+    ],
+)
+def test_inputs_that_do_not_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RIVALS["lstm"](common.FEATURES).init(jax.random.key(0), **arguments)
+
+
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", RIVALS)
 def test_shapes_with_two_batch_axes(name):
     """Of all rivals, which takes a fraction of the time of the next test."""
