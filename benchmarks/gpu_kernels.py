@@ -101,7 +101,7 @@ def programs(options: argparse.Namespace) -> Iterator[Program]:
 
     key = jax.random.key(0)
     for (features, *tensor_shape), implementation in itertools.product(options.sizes, options.implementations):
-        size = f"{len(tensor_shape) + 1}D M={features} P={tensor_shape[0]}"
+        size = f"{len(tensor_shape) + 1}D M={features} P={'x'.join(map(str, tensor_shape))}"
         cfg = tl.TLSTMConfig(features, tuple(tensor_shape), dtype=options.dtype)
         chosen = networks.IMPLEMENTATIONS[implementation]
         model = functools.partial(unroll, cfg=cfg, implementation=chosen, unroll=options.unroll)

@@ -105,7 +105,7 @@ PARTS = {
         # L = 10 first: two of the three ratios need only this depth.
         Part("kernel-depth", "depth", f"--depths 10 1 --models 2d-mosaic wavefront-shared cudnn {TF32}", 60),
         Part("kernel-10x10", "cell_kernel", f"--sizes memorization-10 --unroll 8 {KERNEL}", 60),
-        # At this size the default is 3 timesteps per iteration with XLA's kernels, and 8 with "mosaic".
+        # At this size the default is 8 timesteps per iteration, with XLA's kernels and with "mosaic".
         Part("unroll", "cell_kernel", f"--sizes a --unroll 1 3 8 {KERNEL}", 45),
         Part("kernel-3x3", "cell_kernel", f"--sizes d --unroll 8 {KERNEL}", 55),
         *(

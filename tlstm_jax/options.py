@@ -34,21 +34,23 @@ class Fused:
             normalization or none, at most 512 features, in float32 or bfloat16, on one device; not under ``jax.vmap``,
             for second derivatives, or in programs that ``jax.export`` compiles for several platforms at once. Anything
             else raises ``ValueError``, at the latest when the program is compiled. Without a GPU the device is not
-            checked, so that programs can be compiled for another machine; JAX refuses to compile the kernel for a CPU.
-            With ``"mosaic"``, ``save="gates"`` saves the patches too, ignores ``gather``, and is the default if the
-            patches of all timesteps fill at most 1 GiB.
+            checked, so that programs can be compiled for another machine.
+            With ``"mosaic"``, ``save="gates"`` also saves the patches of all timesteps, ignores ``gather``, and is the
+            default if these patches fill at most 1 GiB and ``gather`` is None or not less than T.
 
-            None is ``"mosaic"`` on one GPU of compute capability 9.0 (H100, H200), in float32 with 96 to 128 features,
-            without a mesh, and unless ``patches="kept"``: on an H100, in TF32, it took 0.52 to 0.63 of XLA's time (see
-            the guide's performance page). Otherwise None is ``"xla"``, also for everything that ``"mosaic"`` does not
-            support, and for results without derivatives if the states of all timesteps, which the kernel writes and
-            XLA's loop does not, fill more than 1 GiB.
+            None is ``"mosaic"`` for models like those with which it took 0.52 to 0.63 of XLA's time on an H100: 2D and
+            3D tLSTM+CN with kernels of size 3, 96 to 128 features and at most 100 locations, in float32 with products
+            in TF32 (JAX's default), on a GPU of compute capability 9.0 (H100, H200), without a mesh, and unless
+            ``patches="kept"``; ``save="gates"`` then means ``"states"`` if the patches of all timesteps fill more than
+            1 GiB or ``gather`` is less than T. Otherwise None is ``"xla"``, also for everything that ``"mosaic"`` does
+            not support, and for results without derivatives if the states of all timesteps, which the kernel writes
+            and XLA's loop does not, fill more than 1 GiB. The guide's performance page says what was timed.
 
     A CPU gets ``Fused("gates", 1, 16, "kept")`` and ``unroll=1``. Other platforms, with ``kernel="xla"``, get
-    ``Fused("states", n, 16, "built")``, where n is the number of timesteps whose patches fill 1 GiB, and ``unroll=3``,
-    4 or 5, whichever compiles the fewest timesteps: an iteration of several timesteps launches fewer kernels on a GPU,
-    since states are written, counters advanced and arrays copied once per iteration. A larger ``unroll`` would take
-    more than twice as long to compile, except with ``kernel="mosaic"``, whose default is 8.
+    ``Fused("states", n, 16, "built")``, where n is the number of timesteps whose patches fill 1 GiB, and ``unroll=6``,
+    7 or 8, whichever compiles the fewest timesteps: an iteration of several timesteps launches fewer kernels on a GPU,
+    since states are written, counters advanced and arrays copied once per iteration. With ``kernel="mosaic"`` the
+    default is ``unroll=8``.
 
     Raises:
         ValueError: an option has an invalid value.

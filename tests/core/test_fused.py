@@ -337,12 +337,16 @@ def test_under_transformations(x64, plan):
     def gradients(implementation):
         f = functools.partial(loss, implementation=implementation)
 
+        def of_mapped_outputs(params):
+            return (jax.vmap(lambda x: tl.unroll(params, x, cfg, implementation=implementation)[1])(xs) ** 2).sum()
+
         def chunks(params):
             return jax.lax.scan(lambda total, x: (total + jax.checkpoint(f)(params, x), None), 0.0, xs)[0]
 
         yield jax.grad(lambda params: jax.vmap(jax.jit(f), (None, 0))(params, xs).sum())(params)
         yield jax.tree.map(lambda g: g.sum(0), jax.vmap(jax.grad(f), (None, 0))(params, xs))
         yield jax.jit(jax.grad(chunks))(params)
+        yield jax.jit(jax.grad(of_mapped_outputs))(params)
 
     expected = jax.grad(loss)(params, xs, "reference")
     for gradient in gradients(PLANS[plan]):

@@ -1,6 +1,5 @@
 """Where ``Fused(kernel=None)`` takes the GPU kernels, and XLA's loops where JAX cannot transform the kernels."""
 
-import dataclasses
 import functools
 import types
 
@@ -266,10 +265,10 @@ def test_a_long_forward_pass(kernels_by_default):
 
 
 def test_where_they_are_the_default(h100):
-    cfg, params, xs, state = setup("2d")
+    _, params, xs, state = setup("2d")
 
     def chosen(fused=None, **changes):
-        changed = dataclasses.replace(cfg, **{"features": 100, **changes})
+        changed = tl.TLSTMConfig(**{"features": 100, "tensor_shape": (3,), **changes})
         state_in_dtype = state._replace(h=state.h.astype(changed.dtype or jnp.float32))
         return coverage.kernels_are_faster(changed, fused or tl.Fused(), params, state_in_dtype, xs)
 
@@ -277,11 +276,29 @@ def test_where_they_are_the_default(h100):
     assert chosen(tl.Fused(save="states", gather=4, align=1, patches="built"))
     assert not chosen(tl.Fused(patches="kept"))
     assert not chosen(tl.Fused(kernel="xla"))
+    assert chosen(features=96)
+    assert chosen(features=128)
+    assert chosen(tensor_shape=(10, 10))
+    assert chosen(precision="default")
     assert not chosen(cell="rnn")
-    assert not chosen(norm="layer")
-    assert not chosen(dtype=jnp.bfloat16)  # not timed
-    assert not chosen(features=129)  # not timed
-    assert not chosen(features=95)  # and padded
+    for not_timed in (
+        {"norm": "layer"},
+        {"norm": None},
+        {"memory_conv": False},
+        {"kernel_size": 2},
+        {"kernel_size": 5, "tensor_shape": (4,)},
+        {"tensor_shape": (101,)},
+        {"tensor_shape": (2, 2, 2)},
+        {"dtype": jnp.bfloat16},
+        {"precision": "highest"},
+        {"features": 129},
+        {"features": 95},  # and padded
+    ):
+        assert not chosen(**not_timed)
+    with jax.default_matmul_precision("highest"):
+        assert not chosen()
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert chosen()
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("data",))):
         assert not chosen()
     h100(*2 * [types.SimpleNamespace(compute_capability="9.0")])
@@ -313,8 +330,53 @@ def test_not_on_this_machine_without_a_gpu():
 def test_not_where_arrays_have_an_explicit_sharding(h100):
     cfg, params, xs, state = setup("2d", features=100)
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
-    sharded = jax.device_put(xs, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
-    assert not coverage.kernels_are_faster(cfg, tl.Fused(), params, state, sharded)
+    sharded = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    arguments = [params, state, xs]
+    assert coverage.kernels_are_faster(cfg, tl.Fused(), *arguments)
+    for index, argument in enumerate(arguments):
+        arguments[index] = jax.device_put(argument, sharded)
+        assert not coverage.kernels_are_faster(cfg, tl.Fused(), *arguments)
+        arguments[index] = argument
+
+
+@needs_pallas
+def test_the_patches_of_all_timesteps_are_kept_only_if_they_fit(as_on_a_gpu, monkeypatch):
+    """So that the loops that take the kernels' place need no more memory than with ``kernel="xla"``."""
+    from tlstm_jax.fused import gpu
+
+    cfg, params, xs, _ = setup("2d")
+    timesteps = xs.shape[1] + cfg.delay
+    span, plans = gpu.span, []
+    monkeypatch.setattr(gpu, "span", lambda static, *arguments: plans.append(static) or span(static, *arguments))
+
+    def plan(**options):
+        jax.eval_shape(lambda: tl.unroll(params, xs, cfg, implementation=tl.Fused(**options)))
+        static = plans.pop()
+        return static.kernels.keeps, static.kernels.gather, static.xla.plan.gather
+
+    assert plan() == (True, timesteps, timesteps)
+    assert plan(gather=timesteps) == (True, timesteps, timesteps)
+    assert plan(gather=2) == (False, 2, 2)
+    assert plan(gather=2, save="gates") == (False, 2, 2)
+    monkeypatch.setattr(loops, "PATCHES_BYTES", 0)
+    assert plan(save="gates") == (False, 1, 1)
+
+
+@needs_pallas
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "rocm"])
+def test_asked_for_by_name_they_refuse_other_platforms(platform):
+    with refused(f'not for the platform "{platform}"', 'use kernel="xla" or None'):
+        jax.jit(lambda: alone(Functions(CELL))).trace().lower(lowering_platforms=(platform,))
+
+
+@needs_pallas
+def test_several_timesteps_in_an_iteration_by_default():
+    def text(unroll):
+        cfg, params, xs, _ = setup("2d", steps=20)
+        gradient = jax.grad(lambda p: tl.unroll(p, xs, cfg, implementation=CELL, unroll=unroll)[1].sum())
+        return str(jax.make_jaxpr(gradient)(params))
+
+    assert text(None) == text(8) != text(7)
 
 
 @needs_pallas

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import export
+from jax import export, lax
 
 from tlstm_jax.config import TLSTMConfig
 from tlstm_jax.options import Fused
@@ -16,9 +17,11 @@ MOST_FEATURES = 512
 """The largest M at which the vectors of a location are meant to fit into the registers of one warpgroup."""
 LEAST_CAPABILITY = 9.0
 """Bulk copies from shared memory came with Hopper."""
-TIMED_CAPABILITY, TIMED_FEATURES = 9.0, range(96, 129)
-"""The devices (H100, H200) and the M for which the kernels were timed, on an H100 with M = 100 (suite-h100.json). Fewer
-channels are padded to 128 in the kernels' arrays, which would then need much more memory than XLA's."""
+TIMED_CAPABILITY = 9.0
+"""The kernels were timed on an H100. An H200, which has faster memory, has the same capability."""
+TIMED_FEATURES, TIMED_LOCATIONS = range(96, 129), 100
+"""The kernels were timed with M = 100 and up to 10 x 10 locations (suite-h100.json). They pad 96 to 128 channels alike,
+to 128; with fewer, their arrays would need much more memory than XLA's."""
 
 
 def check_covered(cfg: TLSTMConfig, state: TLSTMState, xs: Array) -> None:
@@ -45,13 +48,28 @@ def kernels_are_faster(cfg: TLSTMConfig, fused: Fused, params: Params, state: TL
     config: Any = jax.config
     if fused.kernel is not None or fused.patches == "kept" or config.jax_check_tracer_leaks:
         return False
-    is_timed = cfg.features in TIMED_FEATURES and state.h.dtype == jnp.float32
     explicit = any(not jax.typeof(leaf).sharding.mesh.empty for leaf in jax.tree.leaves((params, state, xs)))
     no_mesh = jax.sharding.get_abstract_mesh().empty and not explicit
-    if not (is_timed and no_mesh and is_recent()):
+    if not (no_mesh and is_recent() and _is_timed(cfg, state)):
         return False
     # Last, since it starts the backend: a program may still want to call jax.distributed.initialize.
     return compute_capability() == TIMED_CAPABILITY and all(holds for *_, holds in _needs(cfg, state, xs))
+
+
+def _is_timed(cfg: TLSTMConfig, state: TLSTMState) -> bool:
+    """Whether the kernels were timed for such a model: a tLSTM+CN in 2D or 3D with K = 3 and products in TF32."""
+    config: Any = jax.config
+    precisions = {cfg.precision, config.jax_default_matmul_precision}
+    return (
+        cfg.cell == "lstm"
+        and cfg.memory_conv
+        and cfg.norm == "channel"
+        and cfg.features in TIMED_FEATURES
+        and cfg.kernel_shape in ((3,), (3, 3))
+        and math.prod(cfg.tensor_shape) <= TIMED_LOCATIONS
+        and state.h.dtype == jnp.float32
+        and precisions <= {None, lax.Precision.DEFAULT, "default", "tensorfloat32"}
+    )
 
 
 def _needs(cfg: TLSTMConfig, state: TLSTMState, xs: Array) -> list[tuple[str, str, bool]]:
@@ -62,7 +80,7 @@ def _needs(cfg: TLSTMConfig, state: TLSTMState, xs: Array) -> list[tuple[str, st
     return [
         *environment_needs(),
         ('cell="lstm"', f'cell="{cfg.cell}"', cfg.cell == "lstm"),
-        ('norm="channel" or None', f'norm="{cfg.norm}"', cfg.norm != "layer"),
+        ('norm="channel" or None', f'norm="{cfg.norm}"', cfg.norm in ("channel", None)),
         (f"at most {MOST_FEATURES} features", f"features={cfg.features}", cfg.features <= MOST_FEATURES),
         ("a computation in float32 or bfloat16", f"{state.h.dtype}", state.h.dtype in dtypes),
         ("fixed sizes", f"symbolic ones, {xs.shape}", not symbolic),

@@ -7,6 +7,7 @@ several devices; both are known only when a program is lowered.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -73,12 +74,19 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, fallback: Callable[
 
 
 def _lower(context: Any, *arguments: Any, jaxpr: ClosedJaxpr, fallback: Callable[[str], Flat]) -> Any:
-    module, chosen = context.module_context, jaxpr_as_fun(jaxpr)
+    def lower(function: Flat) -> Any:
+        return mlir.lower_fun(function, multiple_results=True)(context, *arguments)
+
+    module = context.module_context
     if len(module.platforms) > 1:
-        chosen = fallback("a program for several platforms")
-    elif getattr(module.axis_context, "num_devices", 1) > 1:
-        chosen = fallback("a program for several devices")
-    return mlir.lower_fun(chosen, multiple_results=True)(context, *arguments)
+        return lower(fallback("a program for several platforms"))
+    if getattr(module.axis_context, "num_devices", 1) > 1:
+        return lower(fallback("a program for several devices"))
+    if module.platforms[0] == "cuda":
+        return lower(jaxpr_as_fun(jaxpr))
+    with contextlib.suppress(AssertionError, ValueError):  # unless traced for Pallas' interpreter, JAX refuses kernels
+        return lower(jaxpr_as_fun(jaxpr))
+    return lower(fallback(f'the platform "{module.platforms[0]}"'))
 
 
 _call.def_effectful_abstract_eval(_abstract)

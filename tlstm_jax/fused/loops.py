@@ -21,7 +21,7 @@ from tlstm_jax.typing import Array, Params, TLSTMState
 PATCHES_BYTES = 2**30
 """Except on a CPU, the size of the patches from which weight gradients are computed at once."""
 
-UNROLLS = (3, 4, 5)
+UNROLLS = (6, 7, 8)
 """Except on a CPU, the choices for the timesteps in one iteration if ``unroll`` is None; see :func:`several`."""
 
 KERNEL_UNROLL = 8
@@ -61,6 +61,8 @@ def fused_span(
 
             fits = (fused.gather or gather) >= xs.shape[0]
             plan = fused.or_else("gates" if fits else "states", gather, 16, "built")
+            if fused.kernel is None and not fits:  # to save gates, the kernels keep the patches of all timesteps
+                plan = dataclasses.replace(plan, save="states")
             kernels = mosaic.static_of(cfg, plan, KERNEL_UNROLL if unroll is None else unroll, end, state, xs)
             otherwise = None
             if fused.kernel is None:
