@@ -42,7 +42,8 @@ def resize(params: Params, cfg: TLSTMConfig, new_cfg: TLSTMConfig) -> Params:
             biases.
 
     Returns:
-        New parameters, with the dtypes of ``params``. Arrays that do not change are shared, not copied.
+        New parameters, with the dtypes of ``params``. Arrays that do not change are shared, not copied: donating either
+        tree to a jitted function deletes them in both.
 
     Raises:
         ValueError: the parameters do not fit ``cfg``, the models differ in more than the above, or the new one

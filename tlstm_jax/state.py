@@ -64,9 +64,12 @@ def fresh_state(params: Params, batch_shape: tuple[int, ...], cfg: Recurrent) ->
 
 
 def learned_state(params: Params, batch_shape: tuple[int, ...], cfg: Recurrent) -> TLSTMState:
-    """:func:`fresh_state` with the dtypes of :func:`zero_state`, which do not depend on the inputs."""
+    """:func:`fresh_state` with the dtypes of :func:`zero_state`, which do not depend on the inputs.
+
+    Nothing is shared with the parameters, so that the state can be donated.
+    """
     fresh = fresh_state(params, batch_shape, cfg)
-    return jax.tree.map(lambda leaf, zero: leaf.astype(zero.dtype), fresh, zero_state(cfg, ()))
+    return jax.tree.map(lambda leaf, zero: jnp.array(leaf, zero.dtype, copy=True), fresh, zero_state(cfg, ()))
 
 
 def drawn_state(carry_init: Callable[..., Any], next_key: Callable[[], Array], like: TLSTMState) -> TLSTMState:

@@ -136,6 +136,19 @@ def test_state_of_a_learned_carry_needs_the_parameters():
         tl.init_params(KEY, R, CFG, carry_init=ones_like)
 
 
+@pytest.mark.parametrize("options", [{}, {"cell": "rnn"}], ids=["lstm", "rnn"])
+def test_a_state_of_a_learned_carry_can_be_donated(options):
+    cfg, params = learned(dataclasses.replace(CFG, **options))
+    cell = load(tl.nnx.TLSTMCell(R, cfg, rngs=nnx.Rngs(0)), params)
+    bound = tl.linen.TLSTMCell(cfg).bind({"params": params})
+    starts = tl.init_state(cfg, (), params), cell.initialize_carry((R,)), bound.initialize_carry(KEY, (R,))
+    for start in (*starts, jax.jit(lambda p: tl.init_state(cfg, (), p))(params)):
+        jax.jit(lambda state: tl.step(params, state, XS[0, 0, 0], cfg)[0], donate_argnums=0)(start)
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((params, nnx.state(cell))))
+    gradient = jax.grad(lambda p: (tl.init_state(cfg, (2,), p).h * 3.0).sum())(params)["carry"]["h"]
+    same(gradient, jnp.full_like(gradient, 6.0))
+
+
 @pytest.mark.parametrize("tensor_shape", [(5,), (3, 3)])
 def test_resizing_a_learned_carry(tensor_shape):
     cfg, params = learned()
