@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.core import meta
+from jax import export
 from numpy.typing import NDArray
 
 from tlstm_jax.typing import Array, Params, TLSTMState
@@ -184,7 +185,10 @@ def check_state(name: str, state: Any, batch_shape: tuple[int, ...], cfg: Recurr
 
 
 def check_sequences(seq_lengths: Any, reset: Any, layout: Layout) -> tuple[Array | None, Array | None]:
-    """``seq_lengths`` as integers in 0..T of shape ``(*batch,)``, and ``reset`` as one boolean for each input."""
+    """``seq_lengths`` as integers in 0..T of shape ``(*batch,)``, and ``reset`` as one boolean for each input.
+
+    Traced lengths, whose values are unknown, are clipped to 0..T.
+    """
     lengths = None if seq_lengths is None else _check_lengths(seq_lengths, layout)
     if reset is None:
         return lengths, None
@@ -208,7 +212,9 @@ def _check_lengths(seq_lengths: Any, layout: Layout) -> Array:
     known = isinstance(lengths, np.ndarray) or (
         not isinstance(lengths, jax.core.Tracer) and lengths.is_fully_addressable
     )
-    if known and lengths.size:  # the values of traced arrays are unknown
+    if not known or export.is_symbolic_dim(layout.num_steps):  # traced lengths, or any number of timesteps
+        return _clip_lengths(jnp.asarray(lengths), layout.num_steps)
+    if lengths.size:
         values = np.asarray(lengths)  # in a trace, jnp operations on concrete arrays return tracers
         shortest, longest = values.min(), values.max()
         if shortest < 0 or longest > layout.num_steps:
@@ -217,6 +223,15 @@ def _check_lengths(seq_lengths: Any, layout: Layout) -> Array:
                 "a row cannot be longer than the inputs that hold it."
             )
     return jnp.asarray(lengths)
+
+
+def _clip_lengths(lengths: Array, num_steps: int) -> Array:
+    """``lengths`` clipped to 0..T, in JAX's default integer type; T may be symbolic and exceed the given type."""
+    dtype = jax.dtypes.canonicalize_dtype(int)
+    lengths = jnp.maximum(lengths, 0)
+    if lengths.dtype.itemsize >= dtype.itemsize:  # it may exceed the default type
+        lengths = jnp.minimum(lengths, np.iinfo(dtype).max)
+    return jnp.minimum(lengths.astype(dtype), jnp.asarray(num_steps, dtype))
 
 
 def finite(name: str, value: Any) -> float:

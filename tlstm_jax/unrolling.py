@@ -53,8 +53,8 @@ def unroll(
             state has its dtypes, so that it can be the carry of a scan over chunks.
         seq_lengths: ``(*batch,)`` integers in 0..T, the length of each right-padded row. Outputs
             beyond it are zero, and the row's state is the one after its last input; a row of length
-            0 keeps its initial state. What the padding holds has no influence. Values are checked
-            where they are known, that is outside ``jit``.
+            0 keeps its initial state. What the padding holds has no influence. Values outside 0..T
+            are refused where they are known; traced ones (arguments of ``jit``, ``vmap``, ``grad``) are clipped.
         reset: ``(*batch, T)`` booleans (time-major with ``time_major``): the row's state is
             reset to zeros, or to the learned carry, before that input, so what follows equals a fresh
             sequence. The outputs for the last L - 1 inputs before a reset have not reached the output

@@ -1,5 +1,7 @@
 """Bad arguments of calls: a ``ValueError``, before any tracing error, that names what was given and expected."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,8 @@ from tests.core.small import (
     M,
     R,
     T,
+    pure,
+    slstm,
 )
 from tests.core.variants import refused
 
@@ -123,6 +127,33 @@ def test_lengths_known_while_others_are_traced(api, lengths):
         jax.jit(lambda xs: APIS[api](xs, seq_lengths=lengths))(XS)
     good = jnp.clip(lengths, 0, T)
     assert jax.eval_shape(lambda xs: APIS[api](xs, seq_lengths=good), XS) is not None
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "uint32"])
+@pytest.mark.parametrize("api", ["auto", "reference", "stacked"])
+def test_traced_lengths_are_clipped(api, dtype):
+    """Their values are unknown, so they cannot be refused."""
+    unroll = slstm if api == "stacked" else functools.partial(pure, implementation=api)
+    xs = np.random.default_rng(0).normal(size=(3, T, R)).astype(np.float32)
+    lengths = np.array([9, -1 if dtype == "int32" else 0, 2]).astype(dtype)
+
+    def both(xs, lengths):
+        return [unroll(xs, seq_lengths=lengths, reverse=reverse) for reverse in (False, True)]
+
+    def gradient(xs, lengths):
+        return jax.grad(lambda xs: sum((z**2).sum() for z in jax.tree.leaves(both(xs, lengths))))(xs)
+
+    for function in (both, gradient):
+        function = jax.jit(function)
+        jax.tree.map(np.testing.assert_array_equal, function(xs, lengths), function(xs, np.clip(lengths, 0, T)))
+    expected = unroll(xs, seq_lengths=np.array([4, 0, 2]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), both(xs, np.array([4, 0, 2]))[0], expected)
+
+
+def test_lengths_of_a_type_that_cannot_hold_the_number_of_timesteps():
+    xs, lengths = np.ones((2, 300, R), np.float32), np.array([255, 3], np.uint8)
+    state, _ = jax.jit(lambda lengths: slstm(xs, seq_lengths=lengths))(lengths)
+    jax.tree.map(np.testing.assert_array_equal, state, slstm(xs, seq_lengths=lengths.astype(int))[0])
 
 
 @pytest.mark.parametrize(

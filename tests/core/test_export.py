@@ -56,7 +56,11 @@ def test_any_number_of_timesteps():
         reverse = run(xs, reverse=True, keep_order=True, seq_lengths=lengths, reset=reset)
         return run(xs), reverse, gradient(xs, remat=2), gradient(xs, implementation="reference")
 
+    fixed = export.export(jax.jit(lambda xs: run(xs, seq_lengths=jnp.array([9, 2]))))(
+        jax.ShapeDtypeStruct((2, steps, R), jnp.float32)
+    )
     xs = jax.random.normal(jax.random.key(1), (2, 5, R))
+    close(fixed.call(xs), run(xs, seq_lengths=jnp.array([5, 2])), rtol=1e-4, atol=1e-5)
     close(export.export(jax.jit(both))(shape).call(xs), jax.jit(both)(xs), rtol=1e-4, atol=1e-5)
     for implementation in ("auto", tl.Fused("states", 2, 16, "built")):
         with refused("got a symbolic one", 'batch dimensions may be symbolic.*implementation="reference"'):
