@@ -251,6 +251,23 @@ def positive(name: str, value: Any) -> float:
     return float(value)
 
 
+def check_initial_values(cfg: Recurrent) -> None:
+    """The fields that set initial values must not make them infinite in ``cfg.param_dtype``.
+
+    Kernels are uniform up to sqrt(3 ``kernel_scale`` / fan-in), and biases are log u, with u up to 2 ``time_scale``
+    drawn in the memory dtype.
+    """
+    at_most = {"forget_bias": 1.0, "conveyor_bias": 1.0, "kernel_scale": 3.0, "time_scale": 2.0}
+    for name, factor in at_most.items():
+        dtype = cfg.memory_dtype(cfg.param_dtype) if name == "time_scale" else jnp.dtype(cfg.param_dtype)
+        value, largest = getattr(cfg, name, None), float(jnp.finfo(dtype).max) / factor  # type: ignore[no-untyped-call]
+        if value is not None and abs(value) > largest:
+            raise ValueError(
+                f"{name} must be at most {largest:.4g} in magnitude, got {value!r}: the initial parameters would be "
+                f"infinite in {dtype.name}. Make it smaller, or use a wider param_dtype."
+            )
+
+
 def timesteps(name: str, value: Any) -> float | None:
     """``value`` as a float, or None; must be a number of timesteps, at least 1."""
     if value is None:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from tlstm_jax.checks import (
     check_config,
+    check_initial_values,
     finite,
     flag,
     float_dtype,
@@ -222,6 +223,7 @@ kernel_size=(3, 3) gives depths (4, 3): change a size so that ceil(2 P / (K - K 
         for name, value in normalized.items():  # one canonical form, so that equal configurations have equal hashes
             object.__setattr__(self, name, value)
         self._check_norm()
+        check_initial_values(self)
         check_time_scale({name: value for name, value in vars(self).items() if value != DEFAULTS.get(name)}, self.cell)
         depths = self._depths
         if len(set(depths)) > 1:

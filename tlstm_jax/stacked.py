@@ -89,6 +89,7 @@ class StackedLSTMConfig(Recurrent):
         }
         for name, value in normalized.items():
             object.__setattr__(self, name, value)
+        checks.check_initial_values(self)
         if self.forget_bias != 1.0:
             check_time_scale({"time_scale": self.time_scale, "forget_bias": self.forget_bias}, self.cell)
 

@@ -82,6 +82,10 @@ def without(tree, *path):
         ({"dtype": bool}, "bool", "dtype must be a floating-point dtype"),
         ({"param_dtype": None}, "None", "param_dtype must be a floating-point dtype"),
         ({"param_dtype": 3}, "got 3", "param_dtype must be a floating-point dtype"),
+        ({"forget_bias": -1e39}, r"got -1e\+39", r"forget_bias must be at most 3\.403e\+38 .*float32"),
+        ({"conveyor_bias": 1e5, "param_dtype": "float16"}, r"got 100000\.0", "conveyor_bias must be at .*float16"),
+        ({"kernel_scale": 1e308}, r"got 1e\+308", r"kernel_scale must be at most 1\.134e\+38"),
+        ({"time_scale": 2e38}, r"got 2e\+38", r"time_scale must be at most 1\.701e\+38"),
     ],
 )
 def test_configuration(options, given, expected):
@@ -99,6 +103,8 @@ def test_configuration(options, given, expected):
         ({"forget_bias": float("inf")}, "got inf", "forget_bias must be a finite number"),
         ({"dtype": jnp.int8}, "int8", "dtype must be a floating-point dtype"),
         ({"param_dtype": None}, "None", "param_dtype must be a floating-point dtype"),
+        ({"forget_bias": 1e39}, r"got 1e\+39", r"forget_bias must be at most 3\.403e\+38 .*float32"),
+        ({"time_scale": 1e39}, r"got 1e\+39", r"time_scale must be at most 1\.701e\+38 .*float32"),
     ],
 )
 @pytest.mark.parametrize("api", ["config", "linen", "nnx"])
@@ -111,6 +117,20 @@ def test_stacked_configuration(options, given, expected, api):
             tl.linen.StackedLSTM(**options).init(KEY, XS)
         else:
             tl.nnx.StackedLSTM(R, **options, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"forget_bias": 1e39, "conveyor_bias": 1e300, "kernel_scale": 1e300, "param_dtype": "float64"},
+        {"kernel_scale": 1e38, "forget_bias": 3.4e38},
+        {"time_scale": 1.7e38, "param_dtype": "float16"},
+    ],
+    ids=["float64", "float32", "float16"],
+)
+def test_the_largest_initial_values_are_finite(options, x64):
+    params = tl.init_params(KEY, R, tl.TLSTMConfig(M, (3,), **options))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
 WRONG_CONFIG_CALLS = {
