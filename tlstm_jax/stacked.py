@@ -163,12 +163,17 @@ def param_groups(cfg: StackedLSTMConfig, initializers: parameters.Initializers) 
 def init_layers(
     key: Array, in_features: int, cfg: StackedLSTMConfig, initializers: parameters.Initializers | None = None
 ) -> Params:
-    """The parameters of Flax's cell for each distinct layer."""
+    """The parameters of Flax's cell for each distinct layer.
+
+    They are drawn in at least float32, since the orthogonal kernels need a QR decomposition, and then cast.
+    """
     names = tuple(dict.fromkeys(cfg.layer_names))
-    x = jnp.zeros((1, cfg.features), cfg.param_dtype)
+    drawn = cfg.memory_dtype(cfg.param_dtype)
+    flax_cell, x = cfg.flax_cell.clone(param_dtype=drawn), jnp.zeros((1, cfg.features), drawn)
     layers = {}
     for name, layer_key in zip(names, jax.random.split(key, len(names)), strict=True):
-        params = cfg.flax_cell.init(layer_key, (x, x), x)["params"]
+        params = flax_cell.init(layer_key, (x, x), x)["params"]
+        params = jax.tree.map(lambda leaf: leaf.astype(cfg.param_dtype), params)
         if cfg.time_scale is None:
             params["hf"]["bias"] = jnp.full_like(params["hf"]["bias"], cfg.forget_bias)
         else:

@@ -229,6 +229,20 @@ def test_modules(cfg, api):
     close_in_scale(result, (state, ys))
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_parameters_of_half_precision(dtype):
+    """They are drawn in float32: the QR decomposition of orthogonal kernels has no half precision."""
+    options = {"time_scale": 9.0, "learn_carry": True}
+    drawn = stacked.init_params(jax.random.key(0), R, stacked.StackedLSTMConfig(M, L, **options))["layers"]
+    xs = normal(20, (2, T, R)).astype(dtype)
+    layer = tl.linen.StackedLSTM(M, L, param_dtype=dtype, **options)
+    ys, variables = layer.init_with_output(jax.random.key(0), xs)
+    assert ys.dtype == dtype
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(dtype)}
+    params = stacked.init_params(jax.random.key(0), R, stacked.StackedLSTMConfig(M, L, param_dtype=dtype, **options))
+    variants.same(params["layers"], jax.tree.map(lambda leaf: leaf.astype(dtype), drawn))
+
+
 def test_bfloat16():
     cfg = stacked.StackedLSTMConfig(M, L, dtype=jnp.bfloat16, param_dtype=jnp.float32)
     params = jax.tree.map(lambda p: p.astype(jnp.float32), make(cfg))
