@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax import export
 from jax.sharding import PartitionSpec
 
 from tlstm_jax import cell, checks, layout, parameters, sharding
@@ -133,10 +134,21 @@ def check_arguments(
     params = checks.check_params(params, cfg)
     xs = checks.check_inputs(names[0], xs, params, time_axes=1, time_major=options.time_major)
     sizes = Layout.of(xs.shape, options.time_major)
+    _check_unroll(options, sizes.num_steps)
     seq_lengths, reset = checks.check_sequences(seq_lengths, reset, sizes)
     if initial_state is not None:
         initial_state = checks.check_state(names[1], initial_state, sizes.batch_shape, cfg)
     return params, xs, initial_state, seq_lengths, reset
+
+
+def _check_unroll(options: Options, num_steps: int) -> None:
+    """A scan over a symbolic number of timesteps has one in each iteration; ``remat`` makes chunks of fixed size."""
+    several = options.unroll is True or int(options.unroll or 1) > 1
+    if several and not options.remat and export.is_symbolic_dim(num_steps):
+        raise ValueError(
+            f"unroll={options.unroll} needs a fixed number of timesteps, got a symbolic one, {num_steps}: "
+            "pass unroll=1 or None, remat=n for chunks of n timesteps, or export for a fixed T."
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("run", "cfg", "options"))

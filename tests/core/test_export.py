@@ -12,6 +12,7 @@ from jax import export
 
 import tlstm_jax as tl
 from tests.core.variants import R, T, close, model, refused, setup
+from tlstm_jax import stacked
 
 
 def shapes(*rest):
@@ -65,6 +66,26 @@ def test_any_number_of_timesteps():
     for implementation in ("auto", tl.Fused("states", 2, 16, "built")):
         with refused("got a symbolic one", 'batch dimensions may be symbolic.*implementation="reference"'):
             export.export(jax.jit(lambda xs, i=implementation: gradient(xs, implementation=i)))(shape)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "reference", "stacked"])
+def test_several_timesteps_in_an_iteration_need_a_fixed_number(implementation):
+    steps = export.symbolic_shape("t")[0]
+    cfg = stacked.StackedLSTMConfig(4, 2) if implementation == "stacked" else model("2d")
+    module, options = (stacked, {}) if implementation == "stacked" else (tl, {"implementation": implementation})
+    params = module.init_params(jax.random.key(0), R, cfg)
+    xs = jax.random.normal(jax.random.key(1), (5, R))
+
+    def exported(**more):
+        run = jax.jit(lambda xs: module.unroll(params, xs, cfg, **options, **more)[1])
+        return export.export(run)(jax.ShapeDtypeStruct((steps, R), jnp.float32))
+
+    for unroll in (4, True):
+        with refused(f"unroll={unroll} .*got a symbolic one, t", "fixed number of timesteps.*unroll=1 or None"):
+            exported(unroll=unroll)
+    expected = module.unroll(params, xs, cfg, **options)[1]
+    for more in ({"unroll": 1}, {"unroll": False}, {"unroll": 2, "remat": 2}, {"unroll": True, "remat": 2}):
+        close(exported(**more).call(xs), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_streaming_step_runs_without_this_package(tmp_path):
