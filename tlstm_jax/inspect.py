@@ -98,7 +98,7 @@ def record(
     if initial_state is not None:
         batch_shape = Layout.of(xs.shape, time_major=False).batch_shape
         initial_state = checks.check_state("initial_state", initial_state, batch_shape, cfg)
-    run = functools.partial(_record, cfg, what, flush)
+    run = functools.partial(_record, cfg, what, checks.flag("flush", flush))
     return sharding.call(run, params, xs, initial_state, out_specs=PartitionSpec)
 
 
@@ -143,7 +143,7 @@ def channel_means(z: Float[Array, "*bp m"]) -> Float[Array, "*bp"]:
         >>> tl.inspect.channel_means(jnp.ones((2, 3, 3, 8))).shape
         (2, 3, 3)
     """
-    return z.mean(-1)
+    return checks.to_array("z", z).mean(-1)
 
 
 def diagonal(z: Float[Array, "*bp m"], cfg: TLSTMConfig) -> Float[Array, "*b l m"]:
@@ -168,13 +168,14 @@ def diagonal(z: Float[Array, "*bp m"], cfg: TLSTMConfig) -> Float[Array, "*b l m
         >>> tl.inspect.diagonal(jnp.arange(9.0).reshape(3, 3, 1), cfg)[:, 0].tolist()
         [0.0, 4.0, 8.0]
     """
-    dims = len(cfg.tensor_shape)
-    if z.ndim <= dims or z.shape[-1 - dims : -1] != cfg.tensor_shape:
+    tensor: Any = checks.to_array("z", z)
+    dims = len(checks.check_config("cfg", cfg, TLSTMConfig).tensor_shape)
+    if tensor.ndim <= dims or tensor.shape[-1 - dims : -1] != cfg.tensor_shape:
         expected = f"(*batch, *tensor_shape, channels) with tensor_shape {cfg.tensor_shape}"
-        raise ValueError(f"z must be {expected}, got {z.shape}.")
+        raise ValueError(f"z must be {expected}, got {tensor.shape}.")
     fronts = np.arange(1, cfg.depth + 1)
     sizes = zip(cfg.tensor_shape, cfg.kernel_shape, strict=True)
-    return z[(..., *(np.minimum(fronts * (k // 2), p) - 1 for p, k in sizes), slice(None))]
+    return tensor[(..., *(np.minimum(fronts * (k // 2), p) - 1 for p, k in sizes), slice(None))]
 
 
 def sensitivity(layer: Callable[[Array], Array], xs: Float[Array, "t r"], timestep: Any) -> Float[Array, "*n t"]:
@@ -194,7 +195,7 @@ def sensitivity(layer: Callable[[Array], Array], xs: Float[Array, "t r"], timest
         ``(*timestep.shape, T)``, so ``(T,)`` for a single timestep.
 
     Raises:
-        ValueError: ``xs`` is not a single sequence, or ``timestep`` is out of range.
+        ValueError: ``xs`` is not a single sequence, ``timestep`` is out of range, or ``layer`` returns something else.
 
     Example:
         >>> import jax, numpy as np, tlstm_jax as tl
@@ -209,6 +210,10 @@ def sensitivity(layer: Callable[[Array], Array], xs: Float[Array, "t r"], timest
     if xs.ndim != 2:
         raise ValueError(f"xs must be one sequence, (T, R), got shape {xs.shape}: pass one row, or use jax.vmap.")
     timesteps = _check_timestep(timestep, len(xs))
+    ys = jax.eval_shape(layer, xs)
+    if len(getattr(ys, "shape", ())) != 2 or ys.shape[0] != len(xs):
+        given = f"shape {ys.shape}" if hasattr(ys, "shape") else f"a {type(ys).__name__}"
+        raise ValueError(f"layer must return outputs (T, M) with T = {len(xs)}, as unroll(..)[1] is, got {given}.")
 
     def norms(t: Array) -> Array:
         jacobian = jax.jacrev(lambda xs: layer(xs)[t])(xs)
@@ -233,7 +238,7 @@ def receptive_field(cfg: TLSTMConfig, num_timesteps: int, timestep: Any, *, alig
         ``(*timestep.shape, T)`` booleans, a numpy array.
 
     Raises:
-        ValueError: ``timestep`` is out of range.
+        ValueError: ``timestep`` is out of range, or ``cfg`` or another argument has an invalid value.
 
     Example: with a depth of 3, the unaligned output at timestep 6 answers input 4.
         >>> import numpy as np, tlstm_jax as tl
@@ -241,6 +246,8 @@ def receptive_field(cfg: TLSTMConfig, num_timesteps: int, timestep: Any, *, alig
         >>> np.flatnonzero(tl.inspect.receptive_field(cfg, 10, 6, aligned=False)).tolist()
         [0, 1, 2, 3, 4]
     """
+    checks.check_config("cfg", cfg, TLSTMConfig)
+    num_timesteps, aligned = checks.positive_size("num_timesteps", num_timesteps), checks.flag("aligned", aligned)
     answered = _check_timestep(timestep, num_timesteps) - (0 if aligned else cfg.delay)
     last = answered + cfg.delay if cfg.norm == "layer" else answered
     return np.arange(num_timesteps) <= last[..., None]

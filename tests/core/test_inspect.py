@@ -97,8 +97,29 @@ def test_the_diagonal_is_where_a_trace_is_first(tensor_shape, kernel_size, place
             lambda c: tl.inspect.record(tl.init_params(jax.random.key(0), R, c), jnp.ones(R), c, id),
             r"\(\*batch, T, R\)",
         ),
+        (
+            lambda c: tl.inspect.record(tl.init_params(jax.random.key(0), R, c), jnp.ones((1, R)), c, id, flush="no"),
+            "flush must be True or False, got 'no'",
+        ),
+        (lambda c: tl.inspect.receptive_field(None, 5, 2), "cfg must be a TLSTMConfig, got NoneType"),
+        (lambda c: tl.inspect.receptive_field(c, -1, 0), "num_timesteps must be at least 1, got -1"),
+        (lambda c: tl.inspect.receptive_field(c, 10.5, 0), "num_timesteps must be an integer .*, got 10.5"),
+        (lambda c: tl.inspect.receptive_field(c, 5, 0, aligned="no"), "aligned must be True or False, got 'no'"),
+        (lambda c: tl.inspect.diagonal(jnp.ones((3, 4)), None), "cfg must be a TLSTMConfig, got NoneType"),
+        (lambda c: tl.inspect.diagonal("z", c), "z must be an array of numbers, got str"),
+        (
+            lambda c: tl.inspect.sensitivity(lambda xs: xs.sum(), jnp.ones((5, 3)), 2),
+            r"outputs \(T, M\) with T = 5, .* got shape \(\)",
+        ),
+        (lambda c: tl.inspect.sensitivity(lambda xs: (xs, xs), jnp.ones((5, 3)), 2), "must return .* got a tuple"),
     ],
 )
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call(model("2d"))
+
+
+def test_nested_lists_are_taken():
+    cfg = model("2d")
+    np.testing.assert_array_equal(tl.inspect.diagonal([[1.0], [2.0], [3.0]], cfg), [[1.0], [2.0], [3.0]])
+    np.testing.assert_array_equal(tl.inspect.channel_means([[1.0, 3.0]]), [2.0])
