@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from flax.core import meta
 from jax import export
 from numpy.typing import NDArray
@@ -39,14 +40,14 @@ def check_config(name: str, cfg: Any, kind: type[C]) -> C:
     return cfg
 
 
-def check_key(key: Any) -> None:
+def check_key(key: Any, name: str = "key") -> None:
     """``key`` must be a single PRNG key, typed or raw (uint32)."""
     dtype = getattr(key, "dtype", None)
     new_style = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and key.ndim == 0
     raw = dtype == jnp.uint32 and key.ndim == 1 and key.shape[0] in (2, 4)
     if not (new_style or raw):
         given = repr(key) if dtype is None else f"{dtype} of shape {key.shape}"
-        raise ValueError(f"key must be a JAX PRNG key such as jax.random.key(0), got {given}.")
+        raise ValueError(f"{name} must be a JAX PRNG key such as jax.random.key(0), got {given}.")
 
 
 def check_in_features(in_features: Any) -> None:
@@ -119,7 +120,12 @@ def check_inputs(name: str, value: Any, params: Params, *, time_axes: int, time_
 
 def check_params(params: Any, cfg: Recurrent) -> Params:
     """``params`` as plain dicts of arrays; must have the tree and shapes of ``cfg`` and floating-point dtypes."""
+    if isinstance(params, nnx.State):
+        raise ValueError("params must be a nested dict of arrays, got an nnx.State: pass nnx.to_pure_dict(state).")
     params = _plain(params)
+    given_leaves = _by_name(params) if isinstance(params, Mapping) else {}
+    for name, leaf in given_leaves.items():
+        _check_leaf(name, leaf)
     try:
         in_features = params["input"]["kernel"].shape[0]
     except (TypeError, KeyError, IndexError, AttributeError):
@@ -128,7 +134,6 @@ def check_params(params: Any, cfg: Recurrent) -> Params:
             f"params must be the nested dict that init_params returns, got {given}; "
             'of a linen module\'s variables, pass variables["params"].'
         ) from None
-    given_leaves = _by_name(params)
     expected_shapes = _by_name(cfg.param_shapes(in_features))
     for name in sorted({*given_leaves, *expected_shapes}):
         leaf = given_leaves.get(name)
@@ -155,8 +160,21 @@ def _plain(tree: Any) -> Any:
     return meta.unbox(tree) if isinstance(tree, meta.AxisMetadata) else tree
 
 
+def _check_leaf(name: str, leaf: Any) -> None:
+    """A leaf of ``params`` must be an array."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise ValueError(
+            f"params holds shapes, not arrays: {name} is a ShapeDtypeStruct, as jax.eval_shape returns. Pass the "
+            "parameters themselves, or call this function inside of jax.eval_shape, too."
+        )
+    if not isinstance(leaf, (jax.Array, np.ndarray)):
+        fix = "pass nnx.to_pure_dict(state)" if isinstance(leaf, nnx.Variable) else "convert it with jnp.asarray"
+        raise ValueError(f"params must hold arrays, but {name} is of type {type(leaf).__name__}: {fix}.")
+
+
 def _by_name(tree: Any) -> dict[str, Any]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: isinstance(x, tuple))
+    """The leaves of nested dicts, arrays or not, by their path; None counts as missing."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: not isinstance(x, dict | None))
     return {jax.tree_util.keystr(path, simple=True, separator="."): shape for path, shape in leaves}
 
 

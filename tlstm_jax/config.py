@@ -368,24 +368,22 @@ def given_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not UNSET}
 
 
-def resolve_config(layer: str, config: TLSTMConfig | int | None, given: Mapping[str, Any]) -> TLSTMConfig:
+def resolve_config(layer: str, config: TLSTMConfig | None, given: Mapping[str, Any]) -> TLSTMConfig:
     """The configuration of a layer that takes either ``config`` or the fields of one.
 
     Args:
         layer: name of the layer, for messages.
-        config: the configuration, or features, or None.
+        config: the configuration, or None.
         given: the fields that were given, as from :func:`given_fields`.
 
     Raises:
         ValueError: both were given, neither was given, or a value is invalid.
     """
-    if isinstance(config, int) and "features" not in given:  # as the first argument, as in Flax's cells
-        config, given = None, {"features": config, **given}
     if config is None:
         if missing := [name for name in ("features", "tensor_shape") if name not in given]:
             raise ValueError(
                 f"{layer} needs features and tensor_shape, or config=TLSTMConfig(..), got neither config nor "
-                f"{' nor '.join(missing)}."
+                f"{' nor '.join(missing)}: pass what is missing as a keyword."
             )
         check_time_scale(given, given.get("cell", "lstm"))
         return TLSTMConfig(**given)

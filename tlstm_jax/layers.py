@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+from flax import nnx
 
 from tlstm_jax import checks
 from tlstm_jax import state as states
@@ -44,6 +45,7 @@ def run(
         **overrides: options that override the layer's attributes where not None.
     """
     options = Options.of(layer, **overrides)
+    return_carry = layer.return_carry if return_carry is None else checks.flag("return_carry", return_carry)
     if initial_carry is None and layer.carry_init is not None and not config.learn_carry:
         if reset is not None:
             raise ValueError(
@@ -57,14 +59,25 @@ def run(
         initial_carry = states.drawn_state(layer.carry_init, next_key, zeros)
     names = ("inputs", "initial_carry")
     carry, outputs = unroll(params, inputs, config, initial_carry, seq_lengths, reset, options, names)
-    return_carry = layer.return_carry if return_carry is None else return_carry
     return (carry, outputs) if return_carry else outputs
 
 
-def key_sequence(key: Array | None) -> Callable[[], Array]:
-    """A function that can be called twice, for a new key each time; None is ``jax.random.key(0)``, as in Flax."""
+def key_sequence(key: Array | None, name: str = "init_key") -> Callable[[], Array]:
+    """A function that can be called twice, for a new key each time; None is ``jax.random.key(0)``, as in Flax.
+
+    ``name`` is the caller's for ``key``.
+    """
+    if key is not None:
+        checks.check_key(key, name)
 
     def keys() -> Iterator[Array]:  # nothing is computed unless a key is asked for
         yield from jax.random.split(jax.random.key(0) if key is None else key)
 
     return keys().__next__
+
+
+def stream_keys(rngs: nnx.Rngs | nnx.RngStream) -> Callable[[], Array]:
+    """A function that returns a new key of the stream, or of the ``carry`` stream of ``nnx.Rngs``, at every call."""
+    if not isinstance(rngs, (nnx.Rngs, nnx.RngStream)):
+        raise ValueError(f"rngs must be nnx.Rngs, such as nnx.Rngs(0), or an nnx.RngStream, got {type(rngs).__name__}.")
+    return rngs.carry if isinstance(rngs, nnx.Rngs) else rngs

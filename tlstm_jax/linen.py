@@ -17,11 +17,12 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from tlstm_jax import checks, layers, parameters, stacked, unrolling
 from tlstm_jax import state as states
 from tlstm_jax.config import UNSET, Recurrent, TLSTMConfig, Unset, given_fields, resolve_config
-from tlstm_jax.options import Implementation, Options
+from tlstm_jax.options import Fused, Implementation, Options
 from tlstm_jax.parameters import Initializer, Initializers
 from tlstm_jax.typing import Array, Params, PrecisionLike, TLSTMState
 
@@ -52,6 +53,9 @@ class _Model(nn.Module, kw_only=True):
     carry_init: Initializer | None = None
 
     def __post_init__(self) -> None:
+        attributes = vars(self)
+        if isinstance(attributes["config"], (int, np.integer)) and self.features is UNSET:  # as in Flax's cells
+            attributes["features"], attributes["config"] = attributes["config"], None
         parameters.check_initializers(Initializers.of(self), self.cfg, given_fields(vars(self)))
         super().__post_init__()
 
@@ -137,7 +141,7 @@ class TLSTMCell(_Model, nn.RNNCellBase):
             return states.learned_state({"carry": nn.unbox(self.carry)}, batch_shape, config)
         if self.carry_init is None:
             return zeros
-        return states.drawn_state(self.carry_init, layers.key_sequence(rng), zeros)
+        return states.drawn_state(self.carry_init, layers.key_sequence(rng, "rng"), zeros)
 
     @property
     def num_feature_axes(self) -> int:
@@ -301,6 +305,16 @@ class TLSTM(RecurrentLayer, _Model):
     config: TLSTMConfig | None = None
     implementation: Implementation = "auto"
 
+    def __post_init__(self) -> None:
+        given = self.implementation
+        features_first = isinstance(self.config, (int, np.integer)) and self.tensor_shape is UNSET
+        if features_first and not isinstance(given, str | Fused):  # it is the shape
+            raise ValueError(
+                f"tensor_shape is a keyword, got {given!r} as the second argument, implementation: use "
+                f"TLSTM(features, tensor_shape={given!r})."
+            )
+        super().__post_init__()
+
     @nn.nowrap
     def _model(self) -> tuple[Recurrent, parameters.Groups, Any]:
         config = self.cfg
@@ -315,7 +329,7 @@ class StackedLSTM(RecurrentLayer):
         num_layers: L.
         shared: whether all layers share one set of parameters, as in the paper, or each has its own (default: True).
         forget_bias: initial bias of the forget gate (default: 1).
-        dtype: dtype of the computation (default: inferred from inputs and parameters).
+        dtype: dtype of the computation (default: the one to which the inputs' dtype and ``param_dtype`` promote).
         param_dtype: dtype of the parameters (default: float32).
         precision: precision of the matrix products, the same for both operands (default: None).
         learn_carry: whether the initial carry is a parameter (default: False).

@@ -136,7 +136,7 @@ class TLSTMCell(nnx.RNNCellBase):
             return zeros
         if rngs is None:
             raise ValueError("initialize_carry with carry_init needs rngs, such as rngs=nnx.Rngs(0), got None.")
-        return states.drawn_state(carry_init, _carry_keys(rngs), zeros)
+        return states.drawn_state(carry_init, layers.stream_keys(rngs), zeros)
 
     @property
     def num_feature_axes(self) -> int:
@@ -202,7 +202,7 @@ class RecurrentLayer(nnx.Module):
             _params(self),
             inputs,
             initial_carry,
-            layers.key_sequence(None) if rngs is None else _carry_keys(rngs),
+            layers.key_sequence(None) if rngs is None else layers.stream_keys(rngs),
             seq_lengths,
             reset,
             return_carry,
@@ -432,7 +432,3 @@ def _read(node: Any, shapes: dict[str, Any]) -> Params:
         name: _read(getattr(node, name), shape) if isinstance(shape, dict) else getattr(node, name)[...]
         for name, shape in shapes.items()
     }
-
-
-def _carry_keys(rngs: nnx.Rngs | nnx.RngStream) -> Callable[[], Array]:
-    return rngs.carry if isinstance(rngs, nnx.Rngs) else rngs

@@ -179,6 +179,26 @@ def test_options(options, given, expected, api):
             APIS[api](**options)
 
 
+@pytest.mark.parametrize("rngs", [3, KEY], ids=["int", "key"])
+def test_keys_of_a_drawn_carry(rngs):
+    drawn = {"carry_init": jax.nn.initializers.normal()}
+    layer, cell = (module(R, CFG, rngs=nnx.Rngs(0), **drawn) for module in (tl.nnx.TLSTM, tl.nnx.TLSTMCell))
+    for call in (lambda: layer(XS, rngs=rngs), lambda: cell.initialize_carry((R,), rngs)):
+        with refused("got (int|PRNGKeyArray)", "rngs must be nnx.Rngs, .* or an nnx.RngStream"):
+            call()
+    variables = {"params": PARAMS}
+    with refused("got 3", "^init_key must be a JAX PRNG key"):
+        tl.linen.TLSTM(CFG, **drawn).apply(variables, XS, init_key=3)
+    with refused("got 3", "^rng must be a JAX PRNG key"):
+        tl.linen.TLSTMCell(CFG, **drawn).initialize_carry(3, (R,))
+
+
+@pytest.mark.parametrize("api", ["linen", "nnx"])
+def test_return_carry(api):
+    with refused("got 'yes'", "return_carry must be True or False"):
+        APIS[api](return_carry="yes")
+
+
 # A step
 
 STEPS = {

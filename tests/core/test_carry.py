@@ -129,7 +129,7 @@ def test_state_of_a_learned_carry_needs_the_parameters():
     state = tl.init_state(dataclasses.replace(cfg, dtype="bfloat16"), (2,), params)
     assert (state.h.dtype, state.c.dtype) == (jnp.bfloat16, jnp.float32)
     with refused(r"carry\.c.* missing", "expected"):
-        tl.unroll(abstract(tl.init_params, KEY, R, CFG), XS, cfg)
+        tl.unroll(lively(abstract(tl.init_params, KEY, R, CFG)), XS, cfg)
     with refused("carry.c is .*, expected no such array", "another configuration"):
         tl.unroll(params, XS, CFG)
     with refused("learn_carry=False", "carry_init initializes a learned carry"):

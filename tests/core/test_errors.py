@@ -177,6 +177,26 @@ def test_the_tlstms_configuration_for_a_stack():
         stacked.unroll(PARAMS, XS, CFG)
 
 
+@pytest.mark.parametrize("tensor_shape", [(3,), [3], 3])
+def test_a_tensor_shape_without_its_name(tensor_shape):
+    with refused(re.escape(f"got {tensor_shape!r}"), "tensor_shape is a keyword"):
+        tl.linen.TLSTM(M, tensor_shape)
+    with refused("got neither config nor tensor_shape", "keyword"):
+        tl.linen.TLSTM(M)
+
+
+@pytest.mark.parametrize("layer", [tl.linen.TLSTM, tl.linen.TLSTMCell])
+@pytest.mark.parametrize("features", [M, np.int64(M)])
+def test_features_as_the_first_argument_of_a_linen_module(layer, features):
+    module = layer(features, tensor_shape=3)
+    assert (module.features, module.config) == (M, None)
+    assert module.cfg == CFG
+    assert module == layer(features=M, tensor_shape=3)
+    assert module.clone(features=16).cfg.features == 16
+    with refused("got 0", "features must be at least 1"):
+        layer(0, tensor_shape=3)
+
+
 # Initialization
 
 
@@ -289,6 +309,26 @@ def test_parameters_of_another_configuration_in_nnx(case):
 def test_parameters_of_another_kind(params, given):
     with refused(given, "nested dict that init_params returns"):
         tl.unroll(params, XS, CFG)
+
+
+NNX_STATE = nnx.state(tl.nnx.TLSTM(R, CFG, rngs=nnx.Rngs(0)), nnx.Param)
+
+
+@pytest.mark.parametrize(
+    ("params", "given", "expected"),
+    [
+        (NNX_STATE, "got an nnx.State", r"pass nnx\.to_pure_dict\(state\)"),
+        (jax.tree.map(nnx.Param, PARAMS), r"hidden\.bias is of type Param", r"pass nnx\.to_pure_dict\(state\)"),
+        ({**PARAMS, "input": {"kernel": [[1.0]], "bias": [0.0]}}, r"input\.bias is of type list", "must hold arrays"),
+        ({**PARAMS, "norm": {"scale": 1.0, "bias": "zeros"}}, r"norm\.bias is of type str", "must hold arrays"),
+        (jax.eval_shape(lambda: PARAMS), r"hidden\.bias is a ShapeDtypeStruct", "holds shapes, not arrays"),
+    ],
+    ids=["State", "Param", "list", "str", "shapes"],
+)
+@pytest.mark.parametrize("call", [tl.unroll, lambda p, xs, cfg: tl.step(p, STATE, xs[:, 0], cfg)])
+def test_parameters_that_are_no_arrays(call, params, given, expected):
+    with refused(given, expected):
+        call(params, XS, CFG)
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, np.int32, bool])
