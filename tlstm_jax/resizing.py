@@ -38,8 +38,8 @@ def resize(params: Params, cfg: TLSTMConfig, new_cfg: TLSTMConfig) -> Params:
     Args:
         params: as from :func:`tlstm_jax.init_params` for ``cfg``.
         cfg: the model of ``params``.
-        new_cfg: the model to convert to. It may differ from ``cfg`` in ``tensor_shape``, dtypes, precision and initial
-            biases.
+        new_cfg: the model to convert to. It may differ from ``cfg`` in ``tensor_shape``, dtypes, precision and what
+            only sets initial values: ``kernel_scale``, ``forget_bias``, ``conveyor_bias`` and ``time_scale``.
 
     Returns:
         New parameters, with the dtypes of ``params``. Arrays that do not change are shared, not copied: donating either
@@ -59,7 +59,7 @@ def resize(params: Params, cfg: TLSTMConfig, new_cfg: TLSTMConfig) -> Params:
     """
     params = checks.check_params(params, checks.check_config("cfg", cfg, TLSTMConfig))
     checks.check_config("new_cfg", new_cfg, TLSTMConfig)
-    for name in ("features", "cell", "memory_conv", "norm", "learn_carry"):
+    for name in ("features", "cell", "memory_conv", "norm", "norm_epsilon", "learn_carry"):
         if getattr(cfg, name) != getattr(new_cfg, name):
             raise ValueError(
                 f"cfg and new_cfg must agree in {name}, got {name}={getattr(cfg, name)!r} in cfg and "

@@ -71,6 +71,7 @@ def test_wider_and_of_more_dimensions_at_once():
     [
         ("2d", {"features": 5}, "features=4 in cfg and 5 in new_cfg"),
         ("2d", {"norm": None}, "norm='channel' in cfg and None in new_cfg"),
+        ("2d", {"norm_epsilon": 0.1}, "norm_epsilon=1e-06 in cfg and 0.1 in new_cfg"),
         ("2d", {"kernel_size": 2}, r"kernel_size cannot change, got \(3,\) in cfg and \(2,\) in new_cfg"),
         ("3d+CN", {"tensor_shape": (3,), "kernel_size": 3}, "only a 2D model can get more dimensions"),
     ],
