@@ -95,7 +95,7 @@ class Recurrent(abc.ABC):
         return {"carry": dict.fromkeys(names, shape)} if self.learn_carry else {}
 
     def computation_dtype(self, inputs: Array) -> Any:
-        """``dtype``, or the dtype to which inputs and parameters promote."""
+        """``dtype``, or the dtype to which those of the inputs and ``param_dtype`` promote."""
         return self.dtype if self.dtype is not None else jnp.promote_types(inputs.dtype, self.param_dtype)
 
     @property
@@ -143,9 +143,9 @@ class TLSTMConfig(Recurrent):
         conveyor_bias: initial bias of the memory kernel's logit (eq. 16) for the offset farthest towards
             the input. A positive value makes memory first travel from the input's corner to the output's, at the
             speed of eq. 9, instead of spreading over all neighbors. Not in the paper.
-        dtype: dtype of the computation; None infers it from inputs and parameters. The memory cell,
-            the gates and the norm are kept in at least float32.
-        param_dtype: dtype of the parameters.
+        dtype: dtype of the computation; None is the one to which the inputs' dtype and ``param_dtype`` promote. The
+            memory cell, the gates and the norm are kept in at least float32.
+        param_dtype: dtype of the initial parameters. Given ones of another dtype are cast; the computation stays.
         precision: precision of the matrix products, as in ``jax.lax.dot``: None, ``"default"``, ``"high"``,
             ``"highest"`` (or another name of a ``jax.lax.Precision``), a ``jax.lax.Precision``, or a pair of these.
         learn_carry: whether the initial carry is a parameter, group ``carry`` of :func:`tlstm_jax.init_params`.

@@ -326,7 +326,7 @@ class StackedLSTM(RecurrentLayer):
         num_layers: L.
         shared: whether all layers share one set of parameters, as in the paper, or each has its own.
         forget_bias: initial bias of the forget gate.
-        dtype: dtype of the computation; None infers it from inputs and parameters.
+        dtype: dtype of the computation; None is the one to which the inputs' dtype and ``param_dtype`` promote.
         param_dtype: dtype of the parameters.
         precision: precision of the matrix products, the same for both operands.
         learn_carry: whether the initial carry is a parameter.

@@ -40,7 +40,7 @@ class StackedLSTMConfig(Recurrent):
         shared: whether all layers share one set of parameters (the paper's sLSTM) or each has its own.
         forget_bias: initial bias of the forget gate.
         dtype: as in :class:`tlstm_jax.TLSTMConfig`.
-        param_dtype: dtype of the parameters.
+        param_dtype: as in :class:`tlstm_jax.TLSTMConfig`.
         precision: precision of the matrix products, as in :class:`tlstm_jax.TLSTMConfig`, except that Flax's cell
             does not take a pair of two different precisions.
         learn_carry: whether the initial carry is a parameter, as in :class:`tlstm_jax.TLSTMConfig`.
