@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,16 @@ CONFIG, METRICS, SUMMARY, CURVES = "config.json", "metrics.jsonl", "summary.json
 CHECKPOINTS, TENSORBOARD, PROFILE, INSIDE = "checkpoints", "tensorboard", "profile", "inspect"  # folders
 DIVERGED = "diverged.json"  # of a run whose loss became infinite while others were trained with it
 LOCK = ".lock"  # held by the process that runs there
+WRITTEN = {
+    CHECKPOINTS: r"\d+(\.replaced|\.damaged\d*|\.orbax-checkpoint-tmp.*)?",
+    TENSORBOARD: r"events\.out\.tfevents\..*",
+    PROFILE: "plugins",
+    INSIDE: rf"(memory\.png|reach\.png|data\.npz)(\..*\{NEW})?",
+}
+"""By folder of a run, the names of what is written there."""
+EVERY_RUN = {"task", "features", "tensor_shape", "memory_conv", "norm_epsilon", "batch_size", "learning_rate", "seed"}
+"""Keys of the configuration of every run, by which it is recognized, also one of an earlier version. The names of the
+tasks are not compared: a run of a task that was removed or renamed is still a run."""
 FORMER_TASKS = {"wikipedia": "language"}
 """Tasks that were renamed: the name that earlier versions recorded, and today's."""
 EVALUATION_STREAMS = "evaluation_streams"
@@ -41,8 +52,8 @@ def claimed(workdir: Path, config: dict[str, Any], *, overwrite: bool, any_envir
     Args:
         workdir: the folder; created if it does not exist.
         config: everything that determines the run's results, as JSON.
-        overwrite: first delete the files of an earlier run, only those that runs write. A folder that is
-            not a workdir is never changed.
+        overwrite: first delete the files of an earlier run, only those that runs write; the others are named. A folder
+            that is not a workdir is never changed.
         any_environment: also resume a run that was begun in an environment of another precision.
 
     Raises:
@@ -74,9 +85,14 @@ def _recorded(workdir: Path) -> Any:
     recorded = read_json(workdir / CONFIG)
     if recorded is None and any(path.suffix != NEW and path.name != LOCK for path in workdir.iterdir()):
         raise WorkdirError(f"{workdir} holds files but no {CONFIG}, so it is not a workdir: {ELSEWHERE}")
-    if recorded is not None and not (isinstance(recorded, dict) and "task" in recorded):
+    if recorded is not None and not is_of_run(recorded):
         raise WorkdirError(f"{workdir / CONFIG} is not of a run: {ELSEWHERE}")
     return recorded
+
+
+def is_of_run(recorded: Any) -> bool:
+    """Whether the contents of a config.json are the configuration of a run, and not of another project."""
+    return isinstance(recorded, dict) and isinstance(recorded.get("task"), str) and recorded.keys() >= EVERY_RUN
 
 
 def _claim(workdir: Path, config: dict[str, Any], overwrite: bool, any_environment: bool) -> None:
@@ -112,7 +128,7 @@ def recorded_here(workdir: Path) -> dict[str, Any] | None:
         config = read_json(workdir / CONFIG)
     except FileError:
         return None  # reported when the workdir is claimed
-    return config if isinstance(config, dict) and "task" in config else None
+    return config if is_of_run(config) else None
 
 
 def renamed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,7 +146,7 @@ def check_same(workdir: Path, config: dict[str, Any]) -> None:
     recorded = read_json(workdir / CONFIG)
     if recorded is None:
         return
-    if not (isinstance(recorded, dict) and "task" in recorded):
+    if not is_of_run(recorded):
         raise WorkdirError(f"{workdir / CONFIG} is not of a run: {ELSEWHERE}")
     there, here = renamed(recorded), renamed(json.loads(json.dumps(config)))  # tuples become lists, as when read back
     if there != here:
@@ -152,21 +168,43 @@ def check_same(workdir: Path, config: dict[str, Any]) -> None:
 
 
 def _discard(workdir: Path) -> None:
-    """Deletes the files of a run, the configuration last: until then the folder is recognized as a workdir.
+    """Deletes what a run writes, the configuration last: until then the folder is recognized as a workdir.
 
-    If a folder is a symbolic link, only the link is deleted, since its target may hold other files.
+    Everything else is kept and named on stderr. If a folder is a symbolic link, only the link is deleted, since its
+    target may hold other files.
     """
-    for name in (CHECKPOINTS, TENSORBOARD, PROFILE, INSIDE):
+    for name, written in WRITTEN.items():
         folder = workdir / name
         if folder.is_symlink():
             print(f"{folder} was a link to {folder.resolve()}, where the files are kept", file=sys.stderr)
             folder.unlink()
-        elif folder.exists():
-            shutil.rmtree(folder)
+        elif folder.is_dir():
+            _discard_matching(folder, written)
     for name in (METRICS, SUMMARY, CURVES, DIVERGED, CONFIG):
         for unfinished in workdir.glob(f"{name}.*{NEW}"):  # by a process that was killed
             unfinished.unlink()
         (workdir / name).unlink(missing_ok=True)
+    if kept := _names_in(workdir):
+        print(f"kept in {workdir}, since no run writes such files: {', '.join(kept)}", file=sys.stderr)
+
+
+def _discard_matching(folder: Path, pattern: str) -> None:
+    """Deletes what is in a folder under a name that matches, then the folder if it is empty."""
+    for path in [path for path in folder.iterdir() if re.fullmatch(pattern, path.name)]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _names_in(workdir: Path) -> list[str]:
+    """The names in a workdir except for the lock; of a run's folders, the names in these."""
+    every = [path for path in workdir.iterdir() if path.name != LOCK]
+    inside = [within for path in every if path.name in WRITTEN and path.is_dir() for within in path.iterdir()]
+    others = [path for path in every if not (path.name in WRITTEN and path.is_dir())]
+    return sorted(path.relative_to(workdir).as_posix() for path in (*others, *inside))
 
 
 def read_config(workdir: Path) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def test_a_run_that_is_not_finished(copied, tmp_path, capsys):
 
 def test_overwrite_removes_what_was_drawn(tmp_path):
     (tmp_path / wd.INSIDE).mkdir()
-    write_json(tmp_path / wd.CONFIG, {"task": "any"})
+    write_json(tmp_path / wd.CONFIG, dict.fromkeys(wd.EVERY_RUN, "any"))
     with wd.claimed(tmp_path, {"task": "other"}, overwrite=True):
         assert not (tmp_path / wd.INSIDE).exists()
 

@@ -130,22 +130,36 @@ def test_another_configuration_is_refused(whole, capsys):
     np.testing.assert_equal(saved(whole), before)
 
 
-def test_overwrite_discards_the_run_and_nothing_else(whole):
-    (whole / "notes.txt").write_text("mine")
-    assert mnist.main([*TINY, "--features", "5", "--workdir", str(whole), "--overwrite"]) == 0
+def test_overwrite_discards_the_run_and_nothing_else(whole, capsys):
+    """Not even what lies in the folders of the run; all of it is named."""
+    mine = ["checkpoints/best-of-3/data", "inspect/mine.png", "notes.txt", "profile/notes", "tensorboard/mine"]
+    for name in mine:
+        (whole / name).parent.mkdir(parents=True, exist_ok=True)
+        (whole / name).write_text("mine")
+    for name in ("checkpoints/12.damaged1/state", "tensorboard/events.out.tfevents.1", "inspect/reach.png"):
+        (whole / name).parent.mkdir(parents=True, exist_ok=True)
+        (whole / name).write_text("of the run")
+    assert mnist.main([*TINY, "--features", "5", "--epochs", "1", "--workdir", str(whole), "--overwrite"]) == 0
     assert json.loads((whole / wd.CONFIG).read_text())["features"] == 5
-    assert (whole / "notes.txt").read_text() == "mine"
+    assert [name for name in mine if (whole / name).read_text() != "mine"] == []
+    kept = "checkpoints/best-of-3, inspect/mine.png, notes.txt, profile/notes, tensorboard/mine"
+    assert f"kept in {whole}, since no run writes such files: {kept}\n" in capsys.readouterr().err
+    assert {path.name for path in (whole / wd.CHECKPOINTS).iterdir()} == {"5", "best-of-3"}
+    assert {path.name for name in ("inspect", "tensorboard") for path in (whole / name).iterdir()} == {
+        "mine.png",
+        "mine",
+    }
 
 
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
 @pytest.mark.parametrize("name", ["thesis.tex", "config.json", "checkpoints/mine", "summary.json"])
 def test_a_folder_of_something_else_is_refused(tiny, tmp_path, capsys, name, overwrite):
     (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text('{"my": "project"}')
+    (tmp_path / name).write_text('{"task": "image-classification", "seed": 0, "batch_size": 9, "learning_rate": 0.1}')
     assert mnist.main([*TINY, "--workdir", str(tmp_path), *overwrite]) == 2
     assert "give --workdir another folder" in capsys.readouterr().err
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
-    assert (tmp_path / name).read_text() == '{"my": "project"}'
+    assert (tmp_path / name).read_text().startswith('{"task": "image-classification"')
 
 
 def test_overwrite_keeps_what_a_link_leads_to(whole, tmp_path, capsys):
