@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common import commandline
+from experiments.common.errors import UsageError
 from experiments.common.files import FileError, read_json, writing
 from experiments.reporting import page, result_figures
 
@@ -32,7 +33,8 @@ class Options:
     results: Path = Path("results")
     """Folder of the result lines, *.jsonl."""
     out: Path = Path("docs") / "results.md"
-    """The page to write. The list of every run, runs.md, is written beside it."""
+    """The page to write. The list of every run, runs.md, is written beside it. Only pages that this command wrote are
+    overwritten."""
     figures: Path | None = None
     """Folder of the figures. Default: the folder figures beside the page."""
     runtimes: Path = Path("benchmarks") / "results"
@@ -48,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: Options) -> int:
     """Writes the page and its figures, or compares the page."""
+    if options.out.name == page.RUNS:
+        raise UsageError(f"out must not be called {page.RUNS}, the list of every run beside it, got {options.out}")
     found = page.Results.read(options.results)
     runtimes = read_runtimes(options.runtimes)
     figures = options.figures or options.out.parent / "figures"
@@ -60,12 +64,20 @@ def run(options: Options) -> int:
         for path in stale:
             print(f"{path} is out of date: run python -m experiments.report", file=sys.stderr)
         return int(bool(stale))
+    for path in texts:
+        check_own(path)
     drawn = write_figures(figures, found, runtimes)
     for target, text in texts.items():
         with writing(target) as path:
             path.write_text(text)
     print(f"{options.out} and {drawn} figures in {figures}, from {found.count} runs in {options.results}")
     return 0
+
+
+def check_own(path: Path) -> None:
+    """Raises a FileError if there is a file that this command did not write, which would be lost."""
+    if path.is_file() and not path.read_bytes().startswith(page.WRITTEN.encode()):
+        raise FileError(f"{path} was not written by experiments.report: move it away, or give --out another folder")
 
 
 def holds(path: Path, text: str) -> bool:
@@ -93,8 +105,10 @@ def read_runtimes(folder: Path) -> list[dict[str, Any]]:
     """The results of ``benchmarks.depth``, one file for each device.
 
     Raises:
-        FileError: a file cannot be read or holds something else.
+        FileError: there is no such folder, or a file cannot be read or holds something else.
     """
+    if not folder.is_dir():
+        raise FileError(f"runtimes must be a folder, got {folder}, which is none: give --runtimes another")
     found = []
     for path in sorted(folder.glob("depth-*.json")):
         if not path.stem.endswith("-quick"):

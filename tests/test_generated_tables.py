@@ -100,6 +100,10 @@ def test_bad_pages_exit_with_2_and_one_line(tmp_path, capsys):
     )
     assert Path(good).read_text() == before
     assert "give --pages existing Markdown files" in error("--pages", str(tmp_path / "none.md"))
+    learnt = page(tmp_path / "c.md", "learnt")
+    before = Path(learnt).read_text()
+    assert "give --results another" in error("--pages", learnt, "--results", str(tmp_path / "resutls"))
+    assert Path(learnt).read_text() == before
     kernels = page(tmp_path / "b.md", "kernels")
     assert "give --benchmarks a folder" in error("--pages", kernels, "--benchmarks", str(tmp_path))
 

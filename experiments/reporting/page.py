@@ -38,6 +38,8 @@ SECTIONS = (
 )
 RUNS = "runs.md"
 """The name of the page with every run."""
+WRITTEN = "<!-- Written by python -m experiments.report"
+"""The beginning of both pages."""
 RUNTIME, RIVALS = "runtime.png", "rivals.png"
 CAPTIONS = {
     3: "Bits per character on the test data against the depth L",
@@ -101,12 +103,19 @@ class Results:
         """Reads all files of result lines in a folder.
 
         Raises:
-            ResultsError: a file cannot be read.
+            ResultsError: the folder does not exist or holds no result lines, or a file cannot be read. Without results
+                the pages that were written from them would lose their rows and figures.
         """
         paths = [path for path in sorted(folder.glob("*.jsonl")) if not path.name.startswith(GROWTH_RUNS)]
         options = [path for path in paths if path.name.startswith(OPTION_RUNS)]
         compared = [path for path in paths if path not in options]
-        return cls(*(summary.in_order(result_lines.read_all(each)) for each in (compared, options)))
+        found = cls(*(summary.in_order(result_lines.read_all(each)) for each in (compared, options)))
+        if found.count == 0:
+            what = "which has none" if folder.is_dir() else "which is no folder"
+            raise result_lines.ResultsError(
+                f"results must be a folder with result lines in *.jsonl, got {folder}, {what}: give --results another"
+            )
+        return found
 
 
 def figures(found: Results, runtimes: Sequence[Mapping[str, Any]]) -> dict[str, list[Row]]:
@@ -152,7 +161,7 @@ def text(found: Results, runtimes: Sequence[Mapping[str, Any]], folder: str) -> 
     drawn = figures(found, runtimes)
     sentence, rows = overview.overview(found.compared)
     parts = [
-        "<!-- Written by python -m experiments.report; do not edit. -->",
+        f"{WRITTEN}; do not edit. -->",
         "# Results",
         f"This page compares {found.count} runs in `results/*.jsonl` with the paper's numbers; they were made on "
         f"{' and '.join(found.devices) or 'no device yet'}. `python -m experiments.sweep` adds runs, and "
@@ -186,7 +195,7 @@ def text(found: Results, runtimes: Sequence[Mapping[str, Any]], folder: str) -> 
 def runs_text(found: Results) -> str:
     """The page that lists every run."""
     parts = [
-        "<!-- Written by python -m experiments.report; do not edit. -->",
+        f"{WRITTEN}; do not edit. -->",
         "# Every run",
         "Each run in `results/*.jsonl` has a row here. Below a table are the options that its runs have in common. "
         "[Results](results.md) compares them and explains the notation.",

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments import report
 from experiments.common.figures import spread_out
-from experiments.reporting import lines, result_figures, summary
+from experiments.reporting import lines, page, result_figures, summary
 from tests.experiments.result_lines import line
 
 ROOT = Path(__file__).parent.parent.parent
@@ -31,6 +31,7 @@ def drawn(tmp_path, capsys):
     def run(*arguments, **files):
         for name, members in files.items():
             lines.add(tmp_path / "results" / f"{name}.jsonl", members)
+        (tmp_path / "times").mkdir(exist_ok=True)
         out = tmp_path / "docs" / "results.md"
         where = ["--results", str(tmp_path / "results"), "--out", str(out), "--runtimes", str(tmp_path / "times")]
         status = report.main([*where, *arguments])
@@ -138,16 +139,32 @@ def test_what_is_not_there_is_named(make):
     assert "Not measured: there is no" in text
 
 
-def test_nothing_has_been_run(make, tmp_path):
-    status, text, printed = make()
-    assert status == 0
-    assert "from 0 runs" in printed.out
+def test_nothing_has_been_run():
+    nothing = page.Results([], [])
+    text = page.text(nothing, [], "figures") + page.runs_text(nothing)
     assert len(rows(text, "Grid LSTM")) == 1
     assert "0 reproduced, 0 bettered, 0 not reached, 9 not run" in text
     assert "- mnist permuted: every model at L=1, 3, 5\n" in text
     assert text.endswith("explains the notation.\n\nNone.\n")
     assert "![" not in text
-    assert not (tmp_path / "docs" / "figures").exists()
+
+
+@pytest.mark.parametrize("option", ["--results", "--runtimes"])
+def test_a_mistyped_folder_deletes_nothing(make, tmp_path, option):
+    """Not even the figures for which there would be no data."""
+    make(memorization=[line()])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    status, _, printed = make(option, str(tmp_path / "resutls"))
+    assert status == 2
+    assert re.fullmatch(rf"error: {option[2:]} must be a folder.*resutls.* give {option} another\n", printed.err)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_without_results_is_refused(make, tmp_path):
+    (tmp_path / "results").mkdir()
+    status, text, printed = make(growth=[line()])
+    assert (status, text) == (2, "")
+    assert f"got {tmp_path / 'results'}, which has none: give --results another" in printed.err
 
 
 def test_a_figure_without_data_is_removed(make, tmp_path):
@@ -256,6 +273,23 @@ def test_check_compares_and_writes_nothing(make, tmp_path):
     assert (tmp_path / "docs" / "results.md").read_text() == before
 
 
+@pytest.mark.parametrize("name", ["results.md", "runs.md"])
+def test_a_page_that_somebody_else_wrote_is_kept(make, tmp_path, name):
+    path = tmp_path / "docs" / name
+    path.parent.mkdir()
+    path.write_text("# My thesis\n")
+    status, _, printed = make(memorization=[line()])
+    assert status == 2
+    assert re.fullmatch(rf"error: {path} was not written by experiments.report: move it away.*\n", printed.err)
+    assert [(each.name, each.read_text()) for each in path.parent.iterdir()] == [(name, "# My thesis\n")]
+
+
+def test_the_page_is_not_the_list_of_every_run(make, tmp_path):
+    status, _, printed = make("--out", str(tmp_path / "runs.md"), memorization=[line()])
+    assert (status, (tmp_path / "runs.md").exists()) == (2, False)
+    assert "out must not be called runs.md" in printed.err
+
+
 def test_the_same_lines_give_the_same_bytes(drawn, tmp_path):
     def files():
         return {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -341,7 +375,7 @@ def test_labels_do_not_overlap_and_move_as_little_as_possible():
 
 
 def test_the_runtime_is_drawn_where_it_was_measured(drawn, tmp_path):
-    status, text, _ = drawn()
+    status, text, _ = drawn(memorization=[line()])
     assert status == 0
     assert "runtime.png" not in text
     timed = [
@@ -355,7 +389,6 @@ def test_the_runtime_is_drawn_where_it_was_measured(drawn, tmp_path):
         "options": {"features": 7, "batch_size": 3, "num_steps": 5},
         "rows": [*timed, {"model": "3d", "pass": "training", "precision": "highest", "depth": 1, "error": "no room"}],
     }
-    (tmp_path / "times").mkdir()
     (tmp_path / "times" / "depth-abacus.json").write_text(json.dumps(run))
     (tmp_path / "times" / "depth-abacus-quick.json").write_text("not read")
     status, text, _ = drawn()
@@ -395,7 +428,7 @@ def test_the_runtime_is_drawn_where_it_was_measured(drawn, tmp_path):
 def test_damaged_files_are_named_in_one_line(make, tmp_path, name, contents, message):
     (tmp_path / name).parent.mkdir()
     (tmp_path / name).write_text(contents)
-    status, text, printed = make()
+    status, text, printed = make(addition=[line("addition n=15")])
     assert status == 2
     assert message in printed.err
     assert len(printed.err.splitlines()) == 1

@@ -177,7 +177,7 @@ def test_the_page_has_the_rivals(tmp_path, monkeypatch):
     found = [run("2D tLSTM+CN", end=0.995, samples=30_000), run("lstm", end=0.6), run("grid"), run("irnn", end=0.1)]
     result_lines.add(tmp_path / "memorization.jsonl", found)
     out = tmp_path / "results.md"
-    arguments = ["--results", str(tmp_path), "--out", str(out), "--runtimes", str(tmp_path / "none")]
+    arguments = ["--results", str(tmp_path), "--out", str(out), "--runtimes", str(tmp_path)]
     assert report.main(arguments) == 0
     text = out.read_text()
     begin = text.index("### At equal parameters: memorization n=10, about 120K core parameters")
