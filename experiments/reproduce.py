@@ -94,10 +94,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plan", action="store_true", help="print what would run, with a timed step, and run nothing")
     parser.add_argument("--smoke", action="store_true", help="everything at a size of seconds")
     options = parser.parse_args(arguments)
-    if options.out is None and not options.plan:
-        raise UsageError("out is required: the folder of the results and the state")
     if unknown := [number for number in options.rows if number not in rows.ROWS]:
         raise UsageError(f"rows must be among {', '.join(map(str, rows.ROWS))}, got {unknown[0]}")
+    if options.out is None and not options.plan:
+        raise UsageError("out is required: the folder of the results and the state")
+    if options.data_dir is not None and not options.data_dir.is_dir():
+        raise UsageError(
+            f"data_dir must be a folder with the idx files of MNIST, got {options.data_dir}, which is none"
+        )
+    if options.data_file is not None and not options.data_file.exists():
+        raise UsageError(f"data_file must be enwik8 or its beginning, got {options.data_file}, which does not exist")
     if options.results != Path("results") and not options.results.is_dir():
         raise UsageError(f"results must be a folder, got {options.results}, which is none")
     if options.budget is not None and not options.budget > 0:

@@ -193,6 +193,9 @@ def test_the_plan_times_a_step(tmp_path, only, capsys):
     ("arguments", "message"),
     [
         ([], "out is required"),
+        (["--rows", "99"], "rows must be among 1, 2, 3, 4, 5, 6, 7, got 99"),
+        (["--plan", "--data-dir", "nowhere"], "data_dir must be a folder with the idx files of MNIST, got nowhere"),
+        (["--plan", "--data-file", "nowhere"], "data_file must be enwik8 or its beginning, got nowhere"),
         (["--out", "x", "--rows", "8"], "rows must be among 1, 2, 3, 4, 5, 6, 7, got 8"),
         (["--out", "x", "--results", "elsewhere"], "results must be a folder, got elsewhere"),
         (["--out", "x", "--budget", "0"], "budget must be a positive number of seconds, got 0"),
