@@ -27,7 +27,7 @@ from experiments.reporting import lines, summary
 from experiments.reporting.grid import Result, table
 from experiments.running import workdir as wd
 from experiments.running.progress import asked_to_stop
-from experiments.sweeping.grid import Ended, Options, default_path, grid, left_out, sizes
+from experiments.sweeping.grid import Ended, Options, Run, default_path, grid, left_out, sizes
 from experiments.sweeping.processes import run_all
 from experiments.sweeping.together import run_together
 
@@ -62,6 +62,7 @@ def sweep(options: Options, rest: Sequence[str]) -> int:
     options.check()
     path = options.results or default_path(options.info.name)
     todo = grid(options, rest)
+    check_first(options, todo)
     lines.read(path)  # a damaged file must be reported now, not after the first run
     for line in [*left_out(options), *sizes(options, rest)]:
         print(line, file=sys.stderr if options.dry_run else sys.stdout, flush=True)
@@ -84,6 +85,12 @@ def sweep(options: Options, rest: Sequence[str]) -> int:
         print(f"stopped by {signal.Signals(signum).name}: run the same command again to resume", file=sys.stderr)
         return 128 + signum
     return int(any(each.failed for each in ended))
+
+
+def check_first(options: Options, todo: Sequence[Run]) -> None:
+    """Parses the first run's command as the run will, so that a wrong option is reported once and before all runs."""
+    for run in todo[:1]:
+        options.info.module.parse(run.arguments)
 
 
 def print_table(ended: Sequence[Ended], options: Options, path: Path) -> None:

@@ -84,9 +84,10 @@ class Options:
         for name, least in (("depths", 1), ("seeds", 0)):
             if wrong := [n for n in getattr(self, name) if n < least]:
                 raise UsageError(f"{name} must be at least {least}, got {wrong[0]}.")
-        for name in ("learning_rates", "time_scales"):
-            if wrong := [x for x in getattr(self, name) if not (x >= 0 and math.isfinite(x))]:
-                raise UsageError(f"{name} must be numbers of at least 0, got {wrong[0]}.")
+        if rates := [x for x in self.learning_rates if not (x > 0 and math.isfinite(x))]:
+            raise UsageError(f"learning_rates must be positive numbers, got {rates[0]}.")
+        if scales := [x for x in self.time_scales if not (x >= 0 and math.isfinite(x))]:
+            raise UsageError(f"time_scales must be finite numbers of at least 0, got {scales[0]}.")
         if self.params is not None:
             try:
                 parse_count(self.params)

@@ -44,6 +44,7 @@ def of_scripts(monkeypatch, folder, *scripts):
         for seed, script in enumerate(scripts)
     ]
     monkeypatch.setattr(sweep, "grid", lambda options, rest: runs)
+    monkeypatch.setattr(sweep, "check_first", lambda options, todo: None)  # the scripts are no commands of a task
     return ["memorization", "--folder", str(folder), "--results", str(folder / "lines.jsonl")]
 
 

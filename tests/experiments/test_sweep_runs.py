@@ -42,6 +42,19 @@ def test_the_dry_run_shows_the_commands_and_does_nothing(tmp_path, capsys, monke
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("task", "option"), [("memorization", "--foo"), ("mnist", "--length")])
+def test_a_wrong_option_is_reported_before_the_first_run(tmp_path, capsys, monkeypatch, task, option):
+    monkeypatch.chdir(tmp_path)
+    for dry in (["--dry-run"], []):
+        with pytest.raises(SystemExit) as stop:
+            sweep.main([task, "--presets", "2d", "--depths", "2", *dry, "--", option, "3"])
+        assert stop.value.code == 2
+        shown = capsys.readouterr()
+        assert option in shown.err + shown.out
+        assert f"experiments.{task} --preset" not in shown.out
+    assert not [path for path in tmp_path.rglob("*") if path.is_dir()]
+
+
 def test_a_failing_run_is_reported_and_the_others_go_on(tmp_path, capsys, monkeypatch):
     told, last_words = tmp_path / "told", processes.last_words
 
