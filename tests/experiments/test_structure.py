@@ -13,6 +13,7 @@ import pytest
 
 import benchmarks.commandline
 import experiments
+from experiments import __main__ as run_package
 from experiments import mnist, sweep, tasks
 from experiments.common import commandline
 
@@ -104,12 +105,23 @@ def test_imports_have_no_cycles():
 
 def test_the_root_has_the_commands_and_the_registry():
     found = {module.name for module in pkgutil.iter_modules(experiments.__path__) if not module.ispkg}
-    assert found == {*COMMANDS, "tasks"}
+    assert found == {*COMMANDS, "tasks", "__main__"}
     for name in COMMANDS:
         module = importlib.import_module(f"experiments.{name}")
         assert module.__doc__
         assert callable(module.main)
     assert set(tasks.TASKS) <= COMMANDS
+
+
+def test_the_package_lists_its_commands(capsys):
+    assert run_package.main([]) == 0
+    shown = capsys.readouterr().out.splitlines()[1:]
+    assert {line.split()[0] for line in shown} == {*COMMANDS, "rivals"}
+    assert "  report         Write docs/results.md, its figures and docs/runs.md from the result lines" in "\n".join(
+        shown
+    )
+    assert run_package.main(["mnist"]) == 2
+    assert capsys.readouterr().err.startswith("error: the command follows a dot, as in python -m experiments.mnist")
 
 
 def test_benchmarks_and_the_library_know_of_experiments_only_what_is_shared():
