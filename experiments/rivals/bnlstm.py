@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init, sharing
+from experiments.rivals.orthogonal import orthogonal
 
 EPSILON = 1e-5
 GAIN = 0.1
@@ -119,8 +120,7 @@ class BNLSTMCell(Cell):
         m = self.features
         bias = gate_bias_init("ifgo", self.forget_bias, self.time_scale)
         a = norm("hidden", self.dense(4 * m, "hidden", use_bias=False, kernel_init=recurrent_init)(h))
-        orthogonal = nn.initializers.orthogonal()
-        a = a + norm("input", self.dense(4 * m, "input", use_bias=False, kernel_init=orthogonal)(x))
+        a = a + norm("input", self.dense(4 * m, "input", use_bias=False, kernel_init=orthogonal())(x))
         a = a + jnp.broadcast_to(self.param("bias", bias, (4 * m,), self.param_dtype), a.shape)
         i, f, g, o = jnp.split(a, 4, axis=-1)
         new_c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
@@ -138,7 +138,7 @@ class BNLSTMCell(Cell):
 def recurrent_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """The identity for the candidate, rows that are orthonormal over the other gates, in the order i, f, g, o."""
     m = shape[0]
-    i, f, o = jnp.split(nn.initializers.orthogonal()(key, (m, 3 * m), dtype), 3, axis=-1)
+    i, f, o = jnp.split(orthogonal()(key, (m, 3 * m), dtype), 3, axis=-1)
     return jnp.concatenate([i, f, jnp.eye(m, dtype=dtype), o], axis=-1)
 
 

@@ -33,6 +33,7 @@ import jax.numpy as jnp
 
 from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init, per_gate, sharing
 from experiments.rivals.lstm import LSTMCell
+from experiments.rivals.orthogonal import orthogonal
 
 
 class GRUCell(Cell):
@@ -49,7 +50,7 @@ class GRUCell(Cell):
     @nn.compact
     def __call__(self, carry: Carry, x: jax.Array) -> tuple[Carry, jax.Array]:
         """Maps h, (*batch, M), and x, (*batch, R), to ``(h, h)``."""
-        glorot, orthogonal = nn.initializers.glorot_uniform(), nn.initializers.orthogonal()
+        glorot, square = nn.initializers.glorot_uniform(), orthogonal()
 
         def bias(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
             reset = jnp.full((self.features,), self.forget_bias, dtype)
@@ -57,12 +58,12 @@ class GRUCell(Cell):
             return jnp.concatenate([reset, keep])
 
         gates = self.dense(2 * self.features, "gates_input", kernel_init=per_gate(glorot, 2), bias_init=bias)(x)
-        gates = gates + self.dense(
-            2 * self.features, "gates_hidden", use_bias=False, kernel_init=per_gate(orthogonal, 2)
-        )(carry)
+        gates = gates + self.dense(2 * self.features, "gates_hidden", use_bias=False, kernel_init=per_gate(square, 2))(
+            carry
+        )
         r, z = jnp.split(nn.sigmoid(gates), 2, axis=-1)
         n = self.dense(self.features, "new_input", kernel_init=glorot)(x)
-        n = n + self.dense(self.features, "new_hidden", use_bias=False, kernel_init=orthogonal)(r * carry)
+        n = n + self.dense(self.features, "new_hidden", use_bias=False, kernel_init=square)(r * carry)
         h = z * carry + (1 - z) * jnp.tanh(n)
         return h, h
 
@@ -211,6 +212,7 @@ class DilatedRNN(Dilated):
             self.features,
             activation_fn=tanh,
             kernel_init=nn.initializers.glorot_uniform(),
+            recurrent_kernel_init=orthogonal(),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name=name,

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.rivals.layer import Carry, Cell, CellLayer, gate_bias_init, gate_norm, sharing
+from experiments.rivals.orthogonal import orthogonal
 
 
 class ZoneoutLSTMCell(Cell):
@@ -54,13 +55,13 @@ class ZoneoutLSTMCell(Cell):
         c, h = carry
         in_features = x.shape[-1]
 
-        def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        def kernel(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
             sizes = (in_features, shape[0] - in_features)
             keys = jax.random.split(key)
-            init = nn.initializers.orthogonal()
+            init = orthogonal()
             return jnp.concatenate([init(k, (n, shape[1]), dtype) for k, n in zip(keys, sizes, strict=True)])
 
-        pre = self.dense(4 * self.features, "gates", kernel_init=orthogonal)(jnp.concatenate([x, h], axis=-1))
+        pre = self.dense(4 * self.features, "gates", kernel_init=kernel)(jnp.concatenate([x, h], axis=-1))
         pre = pre.reshape(*pre.shape[:-1], 4, self.features)
         bias = gate_bias_init("ifgo", self.forget_bias, self.time_scale)
         i, f, g, o = jnp.moveaxis(gate_norm("norm", bias, self.param_dtype)(pre), -2, 0)

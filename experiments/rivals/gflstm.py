@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.rivals.layer import Carry, Cell, CellLayer, gate_bias_init, per_gate, sharing
+from experiments.rivals.orthogonal import orthogonal
 
 
 class GFLSTMCell(Cell):
@@ -40,21 +41,21 @@ class GFLSTMCell(Cell):
     def __call__(self, carry: Carry, x: jax.Array) -> tuple[Carry, jax.Array]:
         """Maps ``(c, h)`` of each layer, each (*batch, M), and x, (*batch, R), to the new ones and h of the last."""
         m, num = self.features, self.num_layers
-        glorot, orthogonal = nn.initializers.glorot_uniform(), nn.initializers.orthogonal()
+        glorot, square = nn.initializers.glorot_uniform(), orthogonal()
         bias = gate_bias_init("ifgo", self.forget_bias, self.time_scale)
         width = 1 if self.gate == "scalar" else m
         former = jnp.concatenate([h for _, h in carry], axis=-1)
         gates = self.dense(num * num * width, "gates_hidden", use_bias=False, kernel_init=per_gate(glorot, num * num))
         from_states = jnp.split(gates(former), num, axis=-1)  # for each layer j, (*batch, L * width)
         feedback = [  # of each layer i, to all layers
-            self.dense(num * m, f"feedback_{i}", use_bias=False, kernel_init=per_gate(orthogonal, num))(h)
+            self.dense(num * m, f"feedback_{i}", use_bias=False, kernel_init=per_gate(square, num))(h)
             for i, (_, h) in enumerate(carry)
         ]
         found, u = [], x
         for j, (c, h) in enumerate(carry):
             a = self.dense(4 * m, f"input_{j}", kernel_init=per_gate(glorot, 4), bias_init=bias)(u)
             i, f, g, o = jnp.split(a, 4, axis=-1)
-            a = self.dense(3 * m, f"hidden_{j}", use_bias=False, kernel_init=per_gate(orthogonal, 3))(h)
+            a = self.dense(3 * m, f"hidden_{j}", use_bias=False, kernel_init=per_gate(square, 3))(h)
             i, f, o = (gate + more for gate, more in zip((i, f, o), jnp.split(a, 3, axis=-1), strict=True))
             q = self.dense(num * width, f"gates_input_{j}", use_bias=False, kernel_init=per_gate(glorot, num))(u)
             q = nn.sigmoid(q + from_states[j])

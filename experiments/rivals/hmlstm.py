@@ -46,6 +46,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init, gate_norm, over_time, per_gate, sharing
+from experiments.rivals.orthogonal import orthogonal
 
 
 def boundary(zt: jax.Array, slope: float) -> jax.Array:
@@ -91,12 +92,12 @@ class HMLSTMCell(Cell):
         m, detects = self.features, above is not None
         bias = gate_bias_init("ifgo", self.forget_bias, self.time_scale)
         before = nn.initializers.zeros if self.layer_norm else bias
-        glorot, orthogonal = nn.initializers.glorot_uniform(), nn.initializers.orthogonal()
+        glorot, square = nn.initializers.glorot_uniform(), orthogonal()
 
         def product(name: str, init: Any, **options: Any) -> Any:
             return self.dense(4 * m + detects, f"{name}_{index}", kernel_init=gates_and_detector(init, m), **options)
 
-        a = product("hidden", orthogonal, bias_init=padded(before, 4 * m))(h)
+        a = product("hidden", square, bias_init=padded(before, 4 * m))(h)
         a = a + below_z * product("below", glorot, use_bias=False)(below)
         if above is not None:
             a = a + z * product("above", glorot, use_bias=False)(above)

@@ -41,6 +41,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, gate_norm, per_gate, sharing
+from experiments.rivals.orthogonal import orthogonal
 
 
 class NormedGates(nn.Module):
@@ -106,7 +107,7 @@ class HyperLSTMCell(Cell):
         c, h, cc, hh = carry
         m, n, z = self.features, self.hyper_features, self.embedding
         glorot = per_gate(nn.initializers.glorot_uniform(), 4)
-        orthogonal = per_gate(nn.initializers.orthogonal(), 4)
+        square = per_gate(orthogonal(), 4)
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
         # A normalization would remove much of a bias before it.
         hyper_bias = gate_bias_init("ifgo", self.forget_bias, None)
@@ -115,7 +116,7 @@ class HyperLSTMCell(Cell):
 
         inputs = jnp.concatenate([x, h], axis=-1)
         a = self.dense(4 * n, "hyper_input", kernel_init=glorot, bias_init=hyper_before)(inputs)
-        a = a + self.dense(4 * n, "hyper_hidden", use_bias=False, kernel_init=orthogonal)(hh)
+        a = a + self.dense(4 * n, "hyper_hidden", use_bias=False, kernel_init=square)(hh)
         cc, hh = self.gates("hyper_gates", self.hyper_dropout, hyper_bias)(a, cc, self.deterministic)
 
         zs = self.dense(8 * z, "scale_embedding", kernel_init=zeros, bias_init=ones)(hh)  # for x, then for h
@@ -124,7 +125,7 @@ class HyperLSTMCell(Cell):
         scale_x, scale_h = jnp.split(scales, 2, axis=-1)
 
         a = scale_x * self.dense(4 * m, "input", use_bias=False, kernel_init=glorot)(x)
-        a = a + scale_h * self.dense(4 * m, "hidden", use_bias=False, kernel_init=orthogonal)(h)
+        a = a + scale_h * self.dense(4 * m, "hidden", use_bias=False, kernel_init=square)(h)
         a = a + self.by_gate((4, z, m), "shift", zeros)(zb)
         a = a + jnp.broadcast_to(self.param("bias", before, (4 * m,), self.param_dtype), a.shape)
         c, h = self.gates("gates", self.dropout, bias)(a, c, self.deterministic)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, lstm_gates, per_gate, sharing
+from experiments.rivals.orthogonal import orthogonal
 
 
 class LSTMCell(Cell):
@@ -41,7 +42,7 @@ class LSTMCell(Cell):
         """Maps ``(c, h)``, each (*batch, M), and x, (*batch, R), to ``((c, h), h)``."""
         c, h = carry
         glorot = per_gate(nn.initializers.glorot_uniform(), 4)
-        recurrent = glorot if self.output_peephole else per_gate(nn.initializers.orthogonal(), 4)
+        recurrent = glorot if self.output_peephole else per_gate(orthogonal(), 4)
         bias = gate_bias_init("ifgo", self.forget_bias, self.time_scale)
         a = self.dense(4 * self.features, "input", kernel_init=glorot, bias_init=bias)(x)
         a = a + self.dense(4 * self.features, "hidden", use_bias=False, kernel_init=recurrent)(h)

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, lstm_gates, per_gate, sharing
+from experiments.rivals.orthogonal import orthogonal
 
 
 class MILSTMCell(Cell):
@@ -46,11 +47,9 @@ class MILSTMCell(Cell):
         """Maps ``(c, h)``, each (*batch, M), and x, (*batch, R), to ``((c, h), h)``."""
         c, h = carry
         size = 4 * self.features
-        glorot, orthogonal = (
-            per_gate(init, 4) for init in (nn.initializers.glorot_uniform(), nn.initializers.orthogonal())
-        )
+        glorot, square = (per_gate(init, 4) for init in (nn.initializers.glorot_uniform(), orthogonal()))
         wx = self.dense(size, "input", use_bias=False, kernel_init=glorot)(x)
-        uh = self.dense(size, "hidden", use_bias=False, kernel_init=orthogonal)(h)
+        uh = self.dense(size, "hidden", use_bias=False, kernel_init=square)(h)
 
         def scale(name: str, value: float) -> jax.Array:
             number = self.param(name, nn.initializers.constant(value), (size,), self.param_dtype)

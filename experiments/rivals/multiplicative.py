@@ -33,8 +33,9 @@ import jax
 import jax.numpy as jnp
 
 from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, lstm_gates, per_gate, sharing
+from experiments.rivals.orthogonal import orthogonal
 
-ORTHOGONAL = nn.initializers.orthogonal()
+ORTHOGONAL = orthogonal()
 
 
 class NormedDense(nn.Module):

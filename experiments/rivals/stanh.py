@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.rivals.layer import Carry, Rival, last_before_end
+from experiments.rivals.orthogonal import orthogonal
 
 
 class STanh(Rival):
@@ -52,9 +53,9 @@ class STanh(Rival):
         batch, time, m, s = xs.shape[:-2], xs.shape[-2], self.features, self.skip
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         inputs = nn.Dense(m, kernel_init=nn.initializers.glorot_uniform(), name="input", **dtypes)
-        orthogonal = nn.initializers.orthogonal(0.5**0.5)
-        u = self.param("hidden", orthogonal, (m, m), self.param_dtype)
-        v = u if self.shared else self.param("skipped", orthogonal, (m, m), self.param_dtype)
+        square = orthogonal(0.5**0.5)
+        u = self.param("hidden", square, (m, m), self.param_dtype)
+        v = u if self.shared else self.param("skipped", square, (m, m), self.param_dtype)
         before = initial_carry
         if before is None:
             before = jnp.zeros((*batch, s, m), self.param_dtype)

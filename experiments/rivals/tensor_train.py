@@ -30,6 +30,8 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
+from experiments.rivals.orthogonal import decomposable
+
 Shape = tuple[int, int, int, int]
 """The shape of a core, (r_{k-1}, n_k, m_k, r_k)."""
 CoresInit = Callable[[jax.Array, Sequence[Shape], Any], list[jax.Array]]
@@ -135,7 +137,7 @@ def orthogonal_cores(key: jax.Array, shapes: Sequence[Shape], dtype: Any) -> lis
     for k, (each, (r, n, m, q)) in enumerate(zip(jax.random.split(key, order), shapes, strict=True)):
         tall = (rest @ normal(each, (r, n * m * q), dtype)).reshape(r * n * m, q)
         if k < order - 1:
-            tall, rest = jnp.linalg.qr(tall)
+            tall, rest = (z.astype(dtype) for z in jnp.linalg.qr(tall.astype(decomposable(dtype))))
         cores.append(scale * tall.reshape(r, n, m, q))
     return cores
 

@@ -39,6 +39,7 @@ import jax.numpy as jnp
 
 from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, lstm_gates, per_gate, sharing
 from experiments.rivals.low_rank import LowRankDense
+from experiments.rivals.orthogonal import orthogonal
 from experiments.rivals.tensor_train import TTDense, balanced_modes, check_modes, normal_cores, orthogonal_cores
 
 VARIANTS = ("tjandra", "yang", "onu", "denil")
@@ -128,7 +129,7 @@ class FactoredCell(Cell):
     @nn.nowrap
     def hidden(self, features: int, name: str) -> Map:
         """A dense map from the hidden state, orthogonal for each gate."""
-        init = per_gate(nn.initializers.orthogonal(), features // self.features)
+        init = per_gate(orthogonal(), features // self.features)
         return self.dense(features, name, use_bias=False, kernel_init=init)
 
     @nn.nowrap

@@ -57,6 +57,11 @@ class _Unitary(Rival):
                 f"features are the real and the imaginary parts of complex units, so an even number, not "
                 f"{self.features}: use {self.features + 1}"
             )
+        if jnp.dtype(self.param_dtype).itemsize < 4:
+            raise ValueError(
+                f"param_dtype must be float32 or float64, whose complex numbers exist, got "
+                f"{jnp.dtype(self.param_dtype).name}: give float32"
+            )
         super().__post_init__()
 
     @property

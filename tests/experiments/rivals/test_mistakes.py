@@ -175,8 +175,8 @@ MISTAKES: dict[str, Mistake] = {
     "dilated-gru": Mistake(
         "the reset gate after the matrix, as in Flax",
         "dilated",
-        "kernel_init=orthogonal)(r * carry)",
-        "kernel_init=orthogonal)(carry) * r",
+        "kernel_init=square)(r * carry)",
+        "kernel_init=square)(carry) * r",
         lambda tests: tests.test_the_equations("gru"),
     ),
     "dilated-lstm": Mistake(

@@ -1,7 +1,9 @@
 """What holds for every rival: shapes, chunks, lengths, causality, gradients, and what the command line shows."""
 
 import inspect
+import itertools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from experiments.rivals import RIVALS, Rival, arguments
 from experiments.rivals import layer as ranges
+from experiments.rivals.orthogonal import orthogonal
 from tests.experiments.rivals import common
 
 STEPS, HALF = 6, 3
@@ -203,6 +206,29 @@ def test_gradients_of_long_sequences_are_finite(name):
     gradients = jax.jit(jax.grad(lambda v: rival.apply(v, xs)[:, -1].sum()))(variables)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients["params"]):
         assert np.isfinite(leaf).all(), jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_half_precision(name):
+    """No matrix can be decomposed in it, and it has no complex numbers."""
+    if name in ("urnn", "full-urnn"):
+        with pytest.raises(ValueError, match=r"param_dtype must be float32 or .*, got bfloat16: give float32"):
+            RIVALS[name](4, param_dtype=jnp.bfloat16)
+        return
+    rival, xs = RIVALS[name](4, param_dtype=jnp.bfloat16), jnp.zeros((1, 2, 3), jnp.bfloat16)
+    lowered = jax.jit(rival.init_with_output).lower(jax.random.key(0), xs)  # which takes less time than to compile
+    ys, variables = lowered.out_info
+    assert ys.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables["params"])} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.usefixtures("x64")
+def test_orthogonal_matrices_are_flaxs_own():
+    for shape, dtype in itertools.product([(4, 4), (2, 6)], [np.float32, np.float64]):
+        theirs = nn.initializers.orthogonal(0.5)(jax.random.key(1), shape, dtype)
+        np.testing.assert_array_equal(orthogonal(0.5)(jax.random.key(1), shape, dtype), theirs, strict=True)
+        half = orthogonal(0.5)(jax.random.key(1), shape, jnp.bfloat16)
+        np.testing.assert_allclose(half @ half.T, np.eye(shape[0]) / 4, atol=0.01)
 
 
 @pytest.mark.parametrize("name", RIVALS)
