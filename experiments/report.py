@@ -76,7 +76,8 @@ def run(options: Options) -> int:
 
 def check_own(path: Path) -> None:
     """Raises a FileError if there is a file that this command did not write, which would be lost."""
-    if path.is_file() and not path.read_bytes().startswith(page.WRITTEN.encode()):
+    found = path.read_bytes() if path.is_file() else b""
+    if found and not found.startswith(page.WRITTEN.encode()):
         raise FileError(f"{path} was not written by experiments.report: move it away, or give --out another folder")
 
 

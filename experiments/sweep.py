@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.common import commandline
+from experiments.common.errors import UsageError
 from experiments.common.files import FileError
 from experiments.reporting import lines, summary
 from experiments.reporting.grid import Result, table
@@ -88,9 +89,19 @@ def sweep(options: Options, rest: Sequence[str]) -> int:
 
 
 def check_first(options: Options, todo: Sequence[Run]) -> None:
-    """Parses the first run's command as the run will, so that a wrong option is reported once and before all runs."""
-    for run in todo[:1]:
-        options.info.module.parse(run.arguments)
+    """Parses commands as the runs will, so that an option that no run takes is reported once and before all runs.
+
+    An option that only some models have fails the others' runs alone.
+    """
+    refused = None
+    for run in {run.model.name: run for run in reversed(todo)}.values():
+        try:
+            options.info.module.parse(run.arguments)
+            return
+        except UsageError as error:
+            refused = error
+    if refused is not None:
+        raise refused
 
 
 def print_table(ended: Sequence[Ended], options: Options, path: Path) -> None:

@@ -120,8 +120,6 @@ def check_inputs(name: str, value: Any, params: Params, *, time_axes: int, time_
 
 def check_params(params: Any, cfg: Recurrent) -> Params:
     """``params`` as plain dicts of arrays; must have the tree and shapes of ``cfg`` and floating-point dtypes."""
-    if isinstance(params, nnx.State):
-        raise ValueError("params must be a nested dict of arrays, got an nnx.State: pass nnx.to_pure_dict(state).")
     params = _plain(params)
     given_leaves = _by_name(params) if isinstance(params, Mapping) else {}
     for name, leaf in given_leaves.items():
@@ -230,16 +228,21 @@ def _check_lengths(seq_lengths: Any, layout: Layout) -> Array:
     known = isinstance(lengths, np.ndarray) or (
         not isinstance(lengths, jax.core.Tracer) and lengths.is_fully_addressable
     )
-    if not known or export.is_symbolic_dim(layout.num_steps):  # traced lengths, or any number of timesteps
+    if not known:
         return _clip_lengths(jnp.asarray(lengths), layout.num_steps)
+    any_time = export.is_symbolic_dim(layout.num_steps)
     if lengths.size:
         values = np.asarray(lengths)  # in a trace, jnp operations on concrete arrays return tracers
         shortest, longest = values.min(), values.max()
-        if shortest < 0 or longest > layout.num_steps:
+        if shortest < 0 or (not any_time and longest > layout.num_steps):
             raise ValueError(
                 f"seq_lengths must lie in 0..T = 0..{layout.num_steps}, got {shortest if shortest < 0 else longest}: "
                 "a row cannot be longer than the inputs that hold it."
             )
+    if any_time:  # T is known when the exported program runs
+        largest = np.iinfo(jax.dtypes.canonicalize_dtype(int)).max
+        lengths = np.minimum(np.asarray(lengths).astype(np.uint64), largest).astype(int)
+        return _clip_lengths(jnp.asarray(lengths), layout.num_steps)
     return jnp.asarray(lengths)
 
 

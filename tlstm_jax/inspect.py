@@ -211,7 +211,7 @@ def sensitivity(layer: Callable[[Array], Array], xs: Float[Array, "t r"], timest
         raise ValueError(f"xs must be one sequence, (T, R), got shape {xs.shape}: pass one row, or use jax.vmap.")
     timesteps = _check_timestep(timestep, len(xs))
     ys = jax.eval_shape(layer, xs)
-    if len(getattr(ys, "shape", ())) != 2 or ys.shape[0] != len(xs):
+    if len(getattr(ys, "shape", ())) != 2 or ys.shape[0] < len(xs):
         given = f"shape {ys.shape}" if hasattr(ys, "shape") else f"a {type(ys).__name__}"
         raise ValueError(f"layer must return outputs (T, M) with T = {len(xs)}, as unroll(..)[1] is, got {given}.")
 

@@ -173,7 +173,8 @@ def init_layers(
     layers = {}
     for name, layer_key in zip(names, jax.random.split(key, len(names)), strict=True):
         params = flax_cell.init(layer_key, (x, x), x)["params"]
-        params = jax.tree.map(lambda leaf: leaf.astype(cfg.param_dtype), params)
+        if drawn != jnp.dtype(cfg.param_dtype):
+            params = jax.tree.map(lambda leaf: leaf.astype(cfg.param_dtype), params)
         if cfg.time_scale is None:
             params["hf"]["bias"] = jnp.full_like(params["hf"]["bias"], cfg.forget_bias)
         else:

@@ -117,8 +117,11 @@ class Rival(nn.Module):
             The outputs, (*batch, T, M), with the carry before them if ``return_carry``.
 
         Raises:
-            ValueError: an argument has the wrong shape or dtype, or is one that the layer does not support.
+            ValueError: ``xs`` or ``seq_lengths`` has the wrong shape or dtype, a flag is no bool, or an argument is one
+                that the layer does not support.
         """
+        return_carry = checks.flag("return_carry", return_carry)
+        deterministic = checks.flag("deterministic", deterministic)
         xs = checks.check_array("xs", xs)
         if xs.ndim < 2 or xs.shape[-1] == 0:
             raise ValueError(

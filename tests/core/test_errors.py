@@ -311,13 +311,17 @@ def test_parameters_of_another_kind(params, given):
         tl.unroll(params, XS, CFG)
 
 
+def test_an_nnx_state_of_arrays_is_a_tree_of_parameters():
+    np.testing.assert_array_equal(tl.unroll(nnx.State(PARAMS), XS, CFG)[1], tl.unroll(PARAMS, XS, CFG)[1])
+
+
 NNX_STATE = nnx.state(tl.nnx.TLSTM(R, CFG, rngs=nnx.Rngs(0)), nnx.Param)
 
 
 @pytest.mark.parametrize(
     ("params", "given", "expected"),
     [
-        (NNX_STATE, "got an nnx.State", r"pass nnx\.to_pure_dict\(state\)"),
+        (NNX_STATE, r"hidden\.bias is of type Param", r"pass nnx\.to_pure_dict\(state\)"),
         (jax.tree.map(nnx.Param, PARAMS), r"hidden\.bias is of type Param", r"pass nnx\.to_pure_dict\(state\)"),
         ({**PARAMS, "input": {"kernel": [[1.0]], "bias": [0.0]}}, r"input\.bias is of type list", "must hold arrays"),
         ({**PARAMS, "norm": {"scale": 1.0, "bias": "zeros"}}, r"norm\.bias is of type str", "must hold arrays"),

@@ -68,6 +68,21 @@ def test_any_number_of_timesteps():
             export.export(jax.jit(lambda xs, i=implementation: gradient(xs, implementation=i)))(shape)
 
 
+def test_lengths_that_are_known_where_the_number_of_timesteps_is_not():
+    cfg = model("2d")
+    params = tl.init_params(jax.random.key(0), R, cfg)
+    xs = jax.random.normal(jax.random.key(1), (3, 5, R))
+
+    def exported(lengths):
+        run = jax.jit(lambda xs: tl.unroll(params, xs, cfg, seq_lengths=np.array(lengths))[0])
+        return export.export(run)(jax.ShapeDtypeStruct((3, *export.symbolic_shape("t"), R), jnp.float32))
+
+    expected = tl.unroll(params, xs, cfg, seq_lengths=np.array([5, 2, 0]))[0]
+    close(exported([2**32 + 1, 2, 0]).call(xs), expected, rtol=1e-5, atol=1e-6)
+    with refused("got -1", "seq_lengths must lie in 0..T"):
+        exported([-1, 2, 0])
+
+
 @pytest.mark.parametrize("implementation", ["auto", "reference", "stacked"])
 def test_several_timesteps_in_an_iteration_need_a_fixed_number(implementation):
     steps = export.symbolic_shape("t")[0]

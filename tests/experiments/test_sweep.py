@@ -139,6 +139,13 @@ def test_bad_options_exit_with_2_and_one_line(tmp_path, capsys, monkeypatch, arg
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("models", [["tlstm", "slstm"], ["slstm", "tlstm"]])
+def test_an_option_that_only_some_models_have_does_not_refuse_the_sweep(models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main(["memorization", "--models", *models, "--seeds", "0", "--dry-run", "--", "--no-shared"]) == 0
+    assert sweep.main(["memorization", "--models", "tlstm", "--seeds", "0", "--dry-run", "--", "--no-shared"]) == 2
+
+
 def test_a_line_tells_of_a_run_what_is_to_be_kept(tmp_path):
     permutation = list(range(784))
     workdir = write_run(tmp_path / "run", epochs=500, permutation=permutation)
