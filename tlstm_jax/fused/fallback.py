@@ -7,7 +7,6 @@ several devices; both are known only when a program is lowered.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -84,9 +83,12 @@ def _lower(context: Any, *arguments: Any, jaxpr: ClosedJaxpr, fallback: Callable
         return lower(fallback("a program for several devices"))
     if module.platforms[0] == "cuda":
         return lower(jaxpr_as_fun(jaxpr))
-    with contextlib.suppress(AssertionError, ValueError):  # unless traced for Pallas' interpreter, JAX refuses kernels
+    try:  # traced for Pallas' interpreter, they run anywhere
         return lower(jaxpr_as_fun(jaxpr))
-    return lower(fallback(f'the platform "{module.platforms[0]}"'))
+    except (AssertionError, ValueError) as error:
+        refused = error
+    fallback(f'the platform "{module.platforms[0]}"')  # an error that says more, if they were asked for by name
+    raise refused
 
 
 _call.def_effectful_abstract_eval(_abstract)
