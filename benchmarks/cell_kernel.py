@@ -138,7 +138,7 @@ def check(name: str) -> dict[str, Any]:
     if reason := pallas.unavailable(Task(SIZES["tiny"], PRECISIONS["highest"], training=True)):
         return row | {"unavailable": reason}
     try:
-        exact, found = (results(cfg, IMPLEMENTATIONS[name], **how) for name in ("xla", ours))
+        (exact, _), (found, kernels) = (results(cfg, IMPLEMENTATIONS[name], **how) for name in ("xla", ours))
     except Exception as error:  # go on with the other checks and the times
         return row | {"error": describe(error)}
     distances = {path: distance(found[path], exact[path]) for path in exact}
@@ -146,6 +146,10 @@ def check(name: str) -> dict[str, Any]:
     row |= {"distance": distances[worst], "leaf": worst}
     if not distances[worst] <= TOLERANCE[dtype]:  # so that NaN does not pass
         row["error"] = f"{worst} is off by {distances[worst]:.2g} of its norm"
+    elif how["by_default"] and coverage.compute_capability() == coverage.TIMED_CAPABILITY and kernels == how["vmap"]:
+        row["error"] = (
+            f"the program has {'' if kernels else 'no '}kernels, which it should {'not ' if kernels else ''}have"
+        )
     return row
 
 
@@ -156,8 +160,8 @@ def results(
     checkpoint: bool = False,
     vmap: bool = False,
     by_default: bool = False,
-) -> dict[str, np.ndarray[Any, Any]]:
-    """Outputs, the last state, and the gradients with respect to everything, by name."""
+) -> tuple[dict[str, np.ndarray[Any, Any]], bool]:
+    """Outputs, the last state, and all gradients, by name; and whether the program has our own kernels."""
     batch, steps, features = 3, 6, 4
     rng = np.random.default_rng(0)
 
@@ -198,10 +202,12 @@ def results(
         arguments = (params, xs, state)
         if vmap:
             run, arguments = jax.vmap(run), jax.tree.map(lambda z: jnp.stack([z, 1.1 * z]), arguments)
-        (_, values), gradients = jax.jit(run)(*arguments)
+        lowered = jax.jit(run).lower(*arguments)
+    (_, values), gradients = lowered.compile()(*arguments)
     named = values | {"d": dict(zip(("params", "xs", "state"), gradients, strict=True))}
     leaves = jax.tree_util.tree_leaves_with_path(named)
-    return {jax.tree_util.keystr(path): np.asarray(leaf, np.float32) for path, leaf in leaves}
+    found = {jax.tree_util.keystr(path): np.asarray(leaf, np.float32) for path, leaf in leaves}
+    return found, "mosaic_gpu" in lowered.as_text()
 
 
 def with_ratios(rows: list[dict[str, Any]], task: Task) -> list[dict[str, Any]]:

@@ -93,7 +93,7 @@ def softmax(logits: Sequence[Array]) -> tuple[Array, ...]:
     largest = functools.reduce(jnp.maximum, logits)
     exponentials = [jnp.exp(z - largest) for z in logits]
     total = functools.reduce(operator.add, exponentials)
-    inverse = 1 / total  # one division: on a GPU each is a dozen instructions
+    inverse = 1 / total  # one division, which takes several instructions on a GPU
     return tuple(z * inverse for z in exponentials)
 
 

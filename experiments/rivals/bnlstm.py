@@ -34,8 +34,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init, sharing
-from experiments.rivals.orthogonal import orthogonal
+from experiments.rivals.initializers import gate_bias_init, orthogonal
+from experiments.rivals.layer import Carry, Cell, Rival, sharing
 
 EPSILON = 1e-5
 GAIN = 0.1
@@ -91,7 +91,7 @@ class BNLSTMCell(Cell):
 
     Args:
         forget_bias: initial bias of the forget gate.
-        time_scale: T of :func:`experiments.rivals.layer.gate_bias_init`.
+        time_scale: T of :func:`experiments.rivals.initializers.gate_bias_init`.
     """
 
     forget_bias: float = 1.0

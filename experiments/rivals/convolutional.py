@@ -38,7 +38,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Rival, last_before_end, uniform_init
+from experiments.rivals.initializers import uniform_init
+from experiments.rivals.layer import Carry, Rival, last_before_end
 
 
 def conv_by_product(

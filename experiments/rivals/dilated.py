@@ -31,9 +31,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init, per_gate, sharing
+from experiments.rivals.initializers import gate_bias_init, orthogonal, per_gate
+from experiments.rivals.layer import Carry, Cell, Rival, sharing
 from experiments.rivals.lstm import LSTMCell
-from experiments.rivals.orthogonal import orthogonal
 
 
 class GRUCell(Cell):
@@ -41,7 +41,7 @@ class GRUCell(Cell):
 
     Args:
         forget_bias: initial bias of both gates: not to reset, and not to update.
-        time_scale: T of :func:`experiments.rivals.layer.gate_bias_init` for the gate z that keeps the state.
+        time_scale: T of :func:`experiments.rivals.initializers.gate_bias_init` for the gate z that keeps the state.
     """
 
     forget_bias: float = 1.0

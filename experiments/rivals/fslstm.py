@@ -28,8 +28,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, CellLayer, gate_bias_init, gate_norm, sharing
-from experiments.rivals.orthogonal import orthogonal
+from experiments.rivals.initializers import gate_bias_init, orthogonal
+from experiments.rivals.layer import Carry, Cell, CellLayer, gate_norm, sharing
 
 
 class ZoneoutLSTMCell(Cell):

@@ -18,8 +18,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, CellLayer, gate_bias_init, per_gate, sharing
-from experiments.rivals.orthogonal import orthogonal
+from experiments.rivals.initializers import gate_bias_init, orthogonal, per_gate
+from experiments.rivals.layer import Carry, Cell, CellLayer, sharing
 
 
 class GFLSTMCell(Cell):

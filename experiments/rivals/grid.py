@@ -26,7 +26,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, CellLayer, gate_bias_init, lstm_gates, sharing
+from experiments.rivals.initializers import gate_bias_init
+from experiments.rivals.layer import Carry, Cell, CellLayer, lstm_gates, sharing
 
 
 class GridBlock(Cell):
@@ -35,7 +36,7 @@ class GridBlock(Cell):
     Args:
         priority: whether the LSTM along depth reads the new state along time.
         forget_bias: initial bias of both forget gates.
-        time_scale: T of :func:`experiments.rivals.layer.gate_bias_init` for the LSTM along time.
+        time_scale: T of :func:`experiments.rivals.initializers.gate_bias_init` for the LSTM along time.
     """
 
     priority: bool = True
@@ -67,7 +68,7 @@ class GridLSTMCell(Cell):
         initial_memory: whether mD_0 = x Wm, else 0.
         read_memory: whether the output is [hD^L, mD^L] instead of hD^L.
         forget_bias: initial bias of all forget gates.
-        time_scale: T of :func:`experiments.rivals.layer.gate_bias_init` for the LSTMs along time.
+        time_scale: T of :func:`experiments.rivals.initializers.gate_bias_init` for the LSTMs along time.
     """
 
     num_layers: int = 6

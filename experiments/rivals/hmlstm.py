@@ -45,8 +45,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, Rival, gate_bias_init, gate_norm, over_time, per_gate, sharing
-from experiments.rivals.orthogonal import orthogonal
+from experiments.rivals.initializers import gate_bias_init, orthogonal, per_gate
+from experiments.rivals.layer import Carry, Cell, Rival, gate_norm, over_time, sharing
 
 
 def boundary(zt: jax.Array, slope: float) -> jax.Array:
@@ -63,7 +63,7 @@ class HMLSTMCell(Cell):
         layer_norm: whether the gates' pre-activations and the memory cells are normalized.
         slope: the slope of the detectors.
         forget_bias: initial bias of the forget gates.
-        time_scale: T of :func:`experiments.rivals.layer.gate_bias_init`.
+        time_scale: T of :func:`experiments.rivals.initializers.gate_bias_init`.
     """
 
     num_layers: int = 3

@@ -22,7 +22,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, per_gate, sharing
+from experiments.rivals.initializers import gate_bias_init, per_gate
+from experiments.rivals.layer import Carry, Cell, CellStack, sharing
 
 
 class HOTCell(Cell):
@@ -33,7 +34,7 @@ class HOTCell(Cell):
         order: P, the number of states that are multiplied with each other.
         ranks: r_1..r_{P-1}, or one number for all.
         forget_bias: initial bias of the forget gate.
-        time_scale: T of :func:`experiments.rivals.layer.gate_bias_init`.
+        time_scale: T of :func:`experiments.rivals.initializers.gate_bias_init`.
     """
 
     lags: int = 2

@@ -40,8 +40,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, gate_norm, per_gate, sharing
-from experiments.rivals.orthogonal import orthogonal
+from experiments.rivals.initializers import gate_bias_init, orthogonal, per_gate
+from experiments.rivals.layer import Carry, Cell, CellStack, gate_norm, sharing
 
 
 class NormedGates(nn.Module):
@@ -87,7 +87,7 @@ class HyperLSTMCell(Cell):
         dropout: the probability that an entry of the candidate is dropped in training.
         hyper_dropout: the same in the small LSTM.
         forget_bias: initial bias of the forget gates.
-        time_scale: T of :func:`experiments.rivals.layer.gate_bias_init`, for the large LSTM.
+        time_scale: T of :func:`experiments.rivals.initializers.gate_bias_init`, for the large LSTM.
         deterministic: whether dropout is off.
     """
 

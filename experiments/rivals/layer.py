@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tlstm_jax import biases, checks
+from tlstm_jax import checks
 from tlstm_jax.layout import Layout
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -307,50 +307,13 @@ def core_size(layer: Rival, inputs: int) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(core)) - layer.num_constraints()
 
 
-def gate_bias_init(order: str, forget_bias: float, time_scale: float | None) -> Callable[..., jax.Array]:
-    """An initializer of the biases of gates side by side, (len(order) * M,).
-
-    The biases are 0 except for the forget gate's, which is ``forget_bias``. With a time scale T the forget gate's is
-    log u instead and the input gate's -log u, u uniform in 1..2T for each unit (chrono initialization,
-    arXiv:1804.11188), as in :class:`tlstm_jax.TLSTMConfig`.
-
-    Args:
-        order: a letter for each gate, ``i`` for the input gate and ``f`` for the forget gate, for example ``"ifgo"``.
-        forget_bias: the initial bias of the forget gate.
-        time_scale: for how many timesteps memory has to last, or None.
-    """
-
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        features = shape[-1] // len(order)
-        given = {"f": jnp.full((features,), forget_bias, dtype)}
-        if time_scale is not None:
-            given["i"], given["f"] = biases.chrono_biases(key, features, time_scale, dtype)
-        zeros = jnp.zeros((features,), dtype)
-        return jnp.concatenate([given.get(gate, zeros) for gate in order])
-
-    return init
-
-
-def per_gate(init: Callable[..., jax.Array], gates: int) -> Callable[..., jax.Array]:
-    """Initializes the matrices of several gates side by side, (n, gates * M), each as ``init`` does (n, M).
-
-    One after the other: on two CPU cores several QR decompositions of batches of matrices, which ``jax.vmap`` of an
-    orthogonal initializer makes, wait for each other for ever with jax 0.10.
-    """
-
-    def blocks(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        block = (*shape[:-1], shape[-1] // gates)
-        return jnp.concatenate([init(each, block, dtype) for each in jax.random.split(key, gates)], axis=-1)
-
-    return blocks
-
-
 def gate_norm(name: str, bias_init: Callable[..., jax.Array], param_dtype: Any, epsilon: float = 1e-3) -> nn.LayerNorm:
     """Normalizes each gate's pre-activations over the units, (*batch, gates, M); within a compact method.
 
     Args:
         name: the name of the module.
-        bias_init: initializer of the biases side by side, (gates * M,), for example from :func:`gate_bias_init`.
+        bias_init: initializer of the biases side by side, (gates * M,), for example from
+            :func:`experiments.rivals.initializers.gate_bias_init`.
         param_dtype: dtype of the parameters.
         epsilon: the number that is added to the variances.
     """
@@ -366,15 +329,6 @@ def gate_norm(name: str, bias_init: Callable[..., jax.Array], param_dtype: Any, 
         use_fast_variance=False,
         name=name,
     )
-
-
-def uniform_init(limit: float) -> Callable[..., jax.Array]:
-    """An initializer of numbers uniform in -limit..limit."""
-
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -limit, limit)
-
-    return init
 
 
 def last_before_end(states: jax.Array, lengths: jax.Array | None, count: int) -> jax.Array:

@@ -35,7 +35,8 @@ import jax
 import jax.numpy as jnp
 
 from experiments.rivals.convolutional import conv_by_product
-from experiments.rivals.layer import Carry, Rival, gate_bias_init, last_before_end, per_gate, state_at_end, uniform_init
+from experiments.rivals.initializers import gate_bias_init, per_gate, uniform_init
+from experiments.rivals.layer import Carry, Rival, last_before_end, state_at_end
 
 
 def linear_recurrence(f: jax.Array, u: jax.Array, start: jax.Array) -> jax.Array:

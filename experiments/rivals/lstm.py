@@ -15,8 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, lstm_gates, per_gate, sharing
-from experiments.rivals.orthogonal import orthogonal
+from experiments.rivals.initializers import gate_bias_init, orthogonal, per_gate
+from experiments.rivals.layer import Carry, Cell, CellStack, lstm_gates, sharing
 
 
 class LSTMCell(Cell):
@@ -30,7 +30,7 @@ class LSTMCell(Cell):
         output_peephole: whether the output gate reads the new memory cell, and all matrices start as Glorot's; else
             the recurrent ones are orthogonal, as in Flax.
         forget_bias: initial bias of the forget gate.
-        time_scale: T of :func:`experiments.rivals.layer.gate_bias_init`.
+        time_scale: T of :func:`experiments.rivals.initializers.gate_bias_init`.
     """
 
     output_peephole: bool = False

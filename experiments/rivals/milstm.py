@@ -19,8 +19,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, lstm_gates, per_gate, sharing
-from experiments.rivals.orthogonal import orthogonal
+from experiments.rivals.initializers import gate_bias_init, orthogonal, per_gate
+from experiments.rivals.layer import Carry, Cell, CellStack, lstm_gates, sharing
 
 
 class MILSTMCell(Cell):

@@ -22,7 +22,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Rival, gate_bias_init, per_gate, state_at_end
+from experiments.rivals.initializers import gate_bias_init, per_gate
+from experiments.rivals.layer import Carry, Rival, state_at_end
 from experiments.rivals.linear import linear_recurrence
 
 

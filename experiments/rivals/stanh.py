@@ -20,8 +20,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from experiments.rivals.initializers import orthogonal
 from experiments.rivals.layer import Carry, Rival, last_before_end
-from experiments.rivals.orthogonal import orthogonal
 
 
 class STanh(Rival):

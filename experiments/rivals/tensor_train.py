@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
-from experiments.rivals.orthogonal import decomposable
+from experiments.rivals.initializers import decomposable
 
 Shape = tuple[int, int, int, int]
 """The shape of a core, (r_{k-1}, n_k, m_k, r_k)."""

@@ -37,9 +37,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.rivals.layer import Carry, Cell, CellStack, gate_bias_init, lstm_gates, per_gate, sharing
+from experiments.rivals.initializers import gate_bias_init, orthogonal, per_gate
+from experiments.rivals.layer import Carry, Cell, CellStack, lstm_gates, sharing
 from experiments.rivals.low_rank import LowRankDense
-from experiments.rivals.orthogonal import orthogonal
 from experiments.rivals.tensor_train import TTDense, balanced_modes, check_modes, normal_cores, orthogonal_cores
 
 VARIANTS = ("tjandra", "yang", "onu", "denil")
@@ -57,7 +57,7 @@ class FactoredCell(Cell):
         hidden_modes: m_1..m_d of the hidden units.
         smooth: whether the dictionary of ``denil`` is fixed.
         forget_bias: initial bias of the gate that keeps the state.
-        time_scale: T of :func:`experiments.rivals.layer.gate_bias_init`.
+        time_scale: T of :func:`experiments.rivals.initializers.gate_bias_init`.
     """
 
     variant: str = "tjandra"

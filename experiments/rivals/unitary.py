@@ -34,7 +34,8 @@ import numpy as np
 import optax
 from flax.linen.dtypes import promote_dtype
 
-from experiments.rivals.layer import Carry, Rival, state_at_end, uniform_init
+from experiments.rivals.initializers import uniform_init
+from experiments.rivals.layer import Carry, Rival, state_at_end
 
 UNITARY = "unitary"
 """The name of the parameter that :func:`multiplicative_cayley` updates."""
